@@ -1,0 +1,25 @@
+/* Failing with a sentence. `return fp__fail(FP_FORMAT, "page %zu …", page)` sets the thread's detail. */
+#ifndef FP_CORE_ERROR_H
+#define FP_CORE_ERROR_H
+#include "fieldprint/status.h"
+
+/* Sets the detail (at most 1,023 bytes kept) and returns status. Never call with FP_OK. */
+fp_status fp__fail(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
+/* Puts "prefix: " in front of the current detail and returns status; for adding context while unwinding. */
+fp_status fp__fail_context(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
+
+#define FP_TRY(expr)                                                                                         \
+    do {                                                                                                     \
+        fp_status fp_try_status = (expr);                                                                    \
+        if (fp_try_status != FP_OK)                                                                          \
+            return fp_try_status;                                                                            \
+    } while (0)
+
+/* Kept in release builds: guards what verification relies on. Aborts with place and condition. */
+#define FP_CHECK(cond)                                                                                       \
+    do {                                                                                                     \
+        if (!(cond))                                                                                         \
+            fp__check_failed(__FILE__, __LINE__, #cond);                                                     \
+    } while (0)
+_Noreturn void fp__check_failed(const char *file, int line, const char *condition);
+#endif
