@@ -1,7 +1,7 @@
 /* Status codes: what every call of the library returns.
  *
- * A call that fails returns a status other than FP_OK and leaves a sentence for people, with what to do next, in
- * fp_error_detail(). Out-parameters are untouched on failure unless a function says otherwise. */
+ * A call that fails returns a status other than FP_OK and leaves a sentence for people, with what to do next,
+ * in fp_error_detail(). Out-parameters are untouched on failure unless a function says otherwise. */
 #ifndef FIELDPRINT_STATUS_H
 #define FIELDPRINT_STATUS_H
 
@@ -22,7 +22,8 @@
 extern "C" {
 #endif
 
-/* X(name, exit code of the program, text). Exit codes: 0 done, 1 verification failed, 2 usage, 3 environment. */
+/* X(name, exit code of the program, text). Exit codes: 0 done, 1 verification failed, 2 usage, 3 environment.
+ */
 #define FP_STATUS_TABLE(X)                                                                                   \
     X(OK, 0, "done")                                                                                         \
     X(USAGE, 2, "wrong argument")                                                                            \
@@ -50,8 +51,8 @@ typedef enum fp_status {
         FP_STATUS_COUNT
 } fp_status;
 
-FP_API const char *fp_status_name(fp_status status);   /* "MISMATCH" */
-FP_API const char *fp_status_text(fp_status status);   /* "bytes differ from …" */
+FP_API const char *fp_status_name(fp_status status); /* "MISMATCH" */
+FP_API const char *fp_status_text(fp_status status); /* "bytes differ from …" */
 FP_API int fp_status_exit_code(fp_status status);
 /* Detail of the last failure on this thread; never NULL; valid until the next failing call on this thread. */
 FP_API const char *fp_error_detail(void);

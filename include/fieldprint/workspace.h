@@ -1,0 +1,202 @@
+/* A workspace: the folder in which an operator keeps keys, policy, trust file, ledger, anchors and artifacts.
+ *
+ *   trust.json      the root of trust: origin, log key, digest of the first policy, witnesses
+ *   policy.json     the policy that was proposed last (the one in force comes from the ledger)
+ *   keys/           HOLDER/PURPOSE.pem private keys, mode 0600
+ *   ledger/         the log, in C2SP tlog-tiles; may be served as static files
+ *   ledger.state    the checkpoint this workspace has seen last: a reader never goes back
+ *   registry.db     a cache of the replayed log; delete it and it comes back the same
+ *   anchors/        ID.dsse.json statements      documents/   SHA256 documents
+ *   pending/        ID.dsse.json events that need more signatures
+ *   artifacts/      SET.MODEL.fpkv K/V pages     receipts/    ID.dsse.json receipts
+ *
+ * A workspace handle belongs to one thread at a time. Several processes may hold one open: the log's writer
+ * lock keeps appends apart (FP_BUSY when another process is appending). Nothing in the folder but trust.json
+ * is trusted without verification. */
+#ifndef FIELDPRINT_WORKSPACE_H
+#define FIELDPRINT_WORKSPACE_H
+#include "fieldprint/anchor.h"
+#include "fieldprint/key.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct fp_workspace fp_workspace;
+
+/* Makes the folder: one holder with a key for every purpose, a policy in which that holder alone meets every
+ * threshold, the trust file, and a ledger whose entry 0 is the policy. holder NULL: "operator"; origin NULL:
+ * "fieldprint.local/" and 16 random hex digits. FP_EXISTS when there is a workspace already. path as for
+ * open. */
+FP_API fp_status fp_workspace_init(const char *path, const char *holder, const char *origin) FP_WARN_UNUSED;
+
+/* path NULL: $FIELDPRINT_WORKSPACE, else ./.fieldprint. trust_path NULL: trust.json of the folder; an auditor
+ * names one that came another way. Reads the log (see fp_workspace_sync): FP_MISMATCH when it is inconsistent
+ * with what was seen before. */
+FP_API fp_status fp_workspace_open(const char *path, const char *trust_path,
+                                   fp_workspace **out) FP_WARN_UNUSED;
+FP_API void fp_workspace_close(fp_workspace *workspace); /* NULL is fine */
+/* Where open and init look: path if not NULL, else the environment, else the default. */
+FP_API const char *fp_workspace_default_path(const char *path);
+FP_API bool fp_workspace_exists(const char *path);
+
+/* Reads what is new in the log. Called by every function below that reads or appends. */
+FP_API fp_status fp_workspace_sync(fp_workspace *workspace) FP_WARN_UNUSED;
+
+typedef struct fp_workspace_info {
+    const char *path;   /* lives as long as the workspace */
+    const char *origin; /* of the log */
+    const char *trust_path;
+    uint64_t tree_size;
+    uint8_t tree_root[32];
+    uint8_t policy_digest[32]; /* in force at tree_size */
+    uint64_t policy_index;     /* its index in the log */
+    size_t anchors, receipts;  /* in the registry */
+    uint32_t max_set_tokens;   /* of the policy */
+    uint32_t witnesses;        /* how many cosignatures the trust file asks for; 0: unwitnessed */
+} fp_workspace_info;
+FP_API fp_status fp_workspace_get_info(fp_workspace *workspace, fp_workspace_info *out) FP_WARN_UNUSED;
+
+/* Path of something in the workspace; `size` bytes at out. */
+FP_API fp_status fp_workspace_artifact_path(const fp_workspace *workspace, const uint8_t set_id[32],
+                                            const uint8_t model_digest[32], char *out,
+                                            size_t size) FP_WARN_UNUSED;
+FP_API fp_status fp_workspace_receipt_path(const fp_workspace *workspace, const uint8_t receipt_id[32],
+                                           char *out, size_t size) FP_WARN_UNUSED;
+/* A private key held here for this purpose, which the policy in force names; FP_NOT_FOUND with what to do. */
+FP_API fp_status fp_workspace_key(fp_workspace *workspace, fp_purpose purpose, fp_key **out) FP_WARN_UNUSED;
+
+/* ---- Anchors, step by step ---- */
+/* Stores the document and an unsigned statement for it. `statement`: name, version, type, readers, validity,
+ * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. */
+FP_API fp_status fp_anchor_create(fp_workspace *workspace, const void *document, size_t size,
+                                  const fp_statement *statement, uint8_t id[32]) FP_WARN_UNUSED;
+/* Adds the signatures of every author key held here (holder NULL) or of one holder. *added = signatures
+ * added. */
+FP_API fp_status fp_anchor_sign(fp_workspace *workspace, const uint8_t id[32], const char *holder,
+                                size_t *added) FP_WARN_UNUSED;
+/* Takes a signed statement made elsewhere and, if document is not NULL, its document. */
+FP_API fp_status fp_anchor_import(fp_workspace *workspace, const void *envelope, size_t envelope_size,
+                                  const void *document, size_t document_size, uint8_t id[32]) FP_WARN_UNUSED;
+
+/* Where an event went: appended to the log, or waiting for signatures of other holders. */
+typedef struct fp_event_receipt {
+    uint8_t event_id[32];
+    bool appended;
+    uint64_t index;              /* in the log, when appended */
+    uint64_t tree_size;          /* of the checkpoint that holds it */
+    uint32_t signatures_missing; /* distinct holders still needed, when not appended */
+    char pending_path[512];      /* the envelope to pass on, when not appended */
+} fp_event_receipt;
+/* Each builds an event, signs it with the keys of the role held here, and appends it if the policy is met;
+ * otherwise leaves it in pending/ and returns FP_OK with appended = false. `out` may be NULL only where
+ * noted. An event that the replay would skip is not appended: FP_DENIED with the reason. */
+FP_API fp_status fp_anchor_register(fp_workspace *workspace, const uint8_t id[32],
+                                    fp_event_receipt *out) FP_WARN_UNUSED;
+FP_API fp_status fp_anchor_promote(fp_workspace *workspace, const uint8_t id[32],
+                                   fp_event_receipt *out) FP_WARN_UNUSED;
+FP_API fp_status fp_anchor_revoke(fp_workspace *workspace, const uint8_t id[32], const char *why,
+                                  fp_event_receipt *out) FP_WARN_UNUSED;
+FP_API fp_status fp_anchor_supersede(fp_workspace *workspace, const uint8_t old_id[32],
+                                     const uint8_t new_id[32], const char *why,
+                                     fp_event_receipt *out) FP_WARN_UNUSED;
+/* Adds the signatures of the keys held here to a pending event and appends it if the policy is met now. */
+FP_API fp_status fp_event_sign(fp_workspace *workspace, const void *envelope, size_t size,
+                               fp_event_receipt *out) FP_WARN_UNUSED;
+/* create, sign, register and promote at once. FP_DENIED when the keys held here do not suffice. */
+FP_API fp_status fp_anchor_add(fp_workspace *workspace, const void *document, size_t size,
+                               const fp_statement *statement, uint8_t id[32]) FP_WARN_UNUSED;
+
+/* ---- Compile events ---- */
+typedef struct fp_compile_record {
+    const uint8_t (*anchor_ids)[32];
+    size_t anchors;
+    uint8_t model_digest[32];
+    uint16_t arithmetic_version;
+    const uint32_t *token_ids; /* [tokens] of the whole set */
+    uint32_t tokens, pages;
+    uint8_t kv_head[32];
+} fp_compile_record;
+FP_API fp_status fp_anchor_record_compile(fp_workspace *workspace, const fp_compile_record *record,
+                                          fp_event_receipt *out) FP_WARN_UNUSED;
+/* H("fieldprint/toks" 01 salt[32] n:u32 ids:u32[n]): binds the tokens without telling them. */
+FP_API fp_status fp_compile_token_ids_digest(const uint8_t salt[32], const uint32_t *token_ids,
+                                             uint32_t tokens, uint8_t out[32]) FP_WARN_UNUSED;
+
+/* ---- Receipts ---- */
+#define FP_RECEIPTS_BATCH_MAX 256
+/* Logs the ids of up to FP_RECEIPTS_BATCH_MAX receipts as one event. */
+FP_API fp_status fp_receipts_log(fp_workspace *workspace, const uint8_t (*receipt_ids)[32], size_t n,
+                                 fp_event_receipt *out) FP_WARN_UNUSED;
+/* Index of the event that logged a receipt; FP_NOT_FOUND. */
+FP_API fp_status fp_receipt_find(fp_workspace *workspace, const uint8_t receipt_id[32],
+                                 uint64_t *index) FP_WARN_UNUSED;
+
+/* ---- Looking ---- */
+typedef enum fp_anchor_state {
+    FP_ANCHOR_UNLOGGED,  /* a statement in the folder only */
+    FP_ANCHOR_CANDIDATE, /* registered */
+    FP_ANCHOR_PROMOTED,
+    FP_ANCHOR_SUPERSEDED,
+    FP_ANCHOR_REVOKED,
+    FP_ANCHOR_EXPIRED /* promoted, but now is past its validity */
+} fp_anchor_state;
+FP_API const char *fp_anchor_state_name(fp_anchor_state state);
+
+#define FP_INDEX_NONE UINT64_MAX
+typedef struct fp_anchor_row {
+    uint8_t id[32];
+    fp_anchor_state state;
+    fp_label type;
+    bool have_statement, have_document; /* name, version are empty without the statement */
+    char name[FP_ANCHOR_NAME_MAX + 1], version[FP_ANCHOR_VERSION_MAX + 1];
+    uint32_t signatures; /* distinct author holders of the policy whose signature verifies */
+    uint64_t valid_from, valid_until;
+    uint64_t register_index, promote_index, supersede_index, revoke_index; /* in the log, or FP_INDEX_NONE */
+    uint8_t successor[32];                                                 /* zero if none */
+    uint32_t models; /* for how many models the set of this anchor alone is compiled */
+    uint32_t pages;  /* of the newest of them */
+} fp_anchor_row;
+/* All anchors known: logged ones in log order, then statements that are only in the folder, by id. Free with
+ * fp_anchor_rows_free. */
+FP_API fp_status fp_anchor_list(fp_workspace *workspace, fp_anchor_row **rows, size_t *n) FP_WARN_UNUSED;
+FP_API void fp_anchor_rows_free(fp_anchor_row *rows);
+/* row and statement may be NULL. FP_NOT_FOUND when neither log nor folder knows it. */
+FP_API fp_status fp_anchor_show(fp_workspace *workspace, const uint8_t id[32], fp_anchor_row *row,
+                                fp_statement *statement) FP_WARN_UNUSED;
+/* What a person typed: an id, the beginning of one (≥ 4 digits), a name, or name@version; FP_USAGE with the
+ * candidates when it is not unique. A name means its promoted anchors first. */
+FP_API fp_status fp_anchor_find(fp_workspace *workspace, const char *text, uint8_t id[32]) FP_WARN_UNUSED;
+/* The document, verified against the statement. Free with fp_bytes_free. FP_NOT_FOUND, FP_MISMATCH. */
+FP_API fp_status fp_anchor_document(fp_workspace *workspace, const uint8_t id[32], uint8_t **data,
+                                    size_t *size) FP_WARN_UNUSED;
+/* The envelope as stored (untrusted until parsed), or the payload that is signed. Free with fp_bytes_free. */
+FP_API fp_status fp_anchor_envelope(fp_workspace *workspace, const uint8_t id[32], uint8_t **data,
+                                    size_t *size) FP_WARN_UNUSED;
+FP_API fp_status fp_anchor_payload(fp_workspace *workspace, const uint8_t id[32], uint8_t **data,
+                                   size_t *size) FP_WARN_UNUSED;
+FP_API void fp_bytes_free(void *data);
+
+/* ---- Gate ---- */
+/* Syncs, then decides. FP_OK with result->reason = FP_GATE_ALLOW, FP_DENIED with the reason and the detail as
+ * the error detail too, or an operating error. An inconsistent log is a reason, not an error. */
+FP_API fp_status fp_gate_check(fp_workspace *workspace, const fp_gate_query *query,
+                               fp_gate_result *result) FP_WARN_UNUSED;
+
+/* ---- Ledger ---- */
+typedef struct fp_ledger_row {
+    uint64_t index;
+    uint8_t event_id[32]; /* zero when the entry is not a fieldprint event */
+    char type[24];        /* "promote"; "" when not an event */
+    uint8_t target[32];
+    bool valid;    /* counted by the replay */
+    char why[160]; /* why it was skipped */
+} fp_ledger_row;
+/* Rows [begin, begin + *n) of the log as the replay saw them; *n in: room at rows, out: filled. */
+FP_API fp_status fp_ledger_rows(fp_workspace *workspace, uint64_t begin, fp_ledger_row *rows,
+                                size_t *n) FP_WARN_UNUSED;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
