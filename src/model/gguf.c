@@ -137,8 +137,8 @@ static int compare_data(const void *a, const void *b)
 /* Length-prefixed bytes; max 0: any length that fits. */
 static fp_status read_string(fp__reader *r, size_t max, fp__gguf_string *out, const char *what)
 {
-    uint64_t size;
-    const uint8_t *data;
+    uint64_t size = 0;
+    const uint8_t *data = NULL;
     FP_TRY(fp__read_u64(r, &size, what));
     if (size > fp__reader_left(r))
         return fp__fail(FP_FORMAT,
@@ -173,7 +173,7 @@ static fp_status check_bools(const uint8_t *p, size_t n, fp__gguf_string key)
 
 static fp_status read_array(fp__reader *r, key_entry *e)
 {
-    uint32_t element;
+    uint32_t element = 0;
     FP_TRY(fp__read_u32(r, &element, "type of array elements"));
     FP_TRY(fp__read_u64(r, &e->count, "length of an array"));
     if (element == FP__GGUF_ARRAY)
@@ -189,7 +189,7 @@ static fp_status read_array(fp__reader *r, key_entry *e)
                         (int)e->key.size, e->key.data, (unsigned long long)e->count, fp__reader_left(r));
     e->value = r->data + r->offset;
     if (scalar_size(element)) {
-        const uint8_t *data;
+        const uint8_t *data = NULL;
         FP_TRY(fp__read_bytes(r, (size_t)e->count * unit, &data, "array"));
         if (element == FP__GGUF_BOOL)
             FP_TRY(check_bools(data, (size_t)e->count, e->key));
@@ -204,7 +204,7 @@ static fp_status read_array(fp__reader *r, key_entry *e)
 
 static fp_status read_key(fp__reader *r, key_entry *e)
 {
-    uint32_t type;
+    uint32_t type = 0;
     FP_TRY(read_name(r, MAX_KEY_BYTES, &e->key, "the name of a key"));
     FP_TRY(fp__read_u32(r, &type, "type of a value"));
     if (type > FP__GGUF_F64)
@@ -214,7 +214,7 @@ static fp_status read_key(fp__reader *r, key_entry *e)
     if (type == FP__GGUF_ARRAY)
         return read_array(r, e);
     if (type == FP__GGUF_STRING) {
-        fp__gguf_string s;
+        fp__gguf_string s = {0};
         FP_TRY(read_string(r, 0, &s, "a string value"));
         e->value = (const uint8_t *)s.data;
         e->size = s.size;
@@ -278,8 +278,8 @@ static fp_status place_tensor(const fp__gguf *g, fp__gguf_tensor *t, size_t data
 
 static fp_status read_header(fp__gguf *g, fp__reader *r)
 {
-    const uint8_t *magic;
-    uint64_t n_tensors, n_keys;
+    const uint8_t *magic = NULL;
+    uint64_t n_tensors = 0, n_keys = 0;
     FP_TRY(fp__read_bytes(r, 4, &magic, "the magic number"));
     if (memcmp(magic, "FUGG", 4) == 0)
         return fp__fail(FP_FORMAT, "GGUF: this is a big-endian file; convert it to little-endian");
@@ -476,7 +476,7 @@ static fp_status wrong_type(const char *key, const char *wanted)
 
 fp_status fp__gguf_get_u64(const fp__gguf *g, const char *key, uint64_t *out)
 {
-    const key_entry *e;
+    const key_entry *e = NULL;
     FP_TRY(need_key(g, key, &e));
     int64_t s = 0;
     switch (e->type) {
@@ -515,7 +515,7 @@ fp_status fp__gguf_get_u64(const fp__gguf *g, const char *key, uint64_t *out)
 
 fp_status fp__gguf_get_u32(const fp__gguf *g, const char *key, uint32_t *out)
 {
-    uint64_t v;
+    uint64_t v = 0;
     FP_TRY(fp__gguf_get_u64(g, key, &v));
     if (v > UINT32_MAX)
         return fp__fail(FP_FORMAT, "GGUF: key '%s' is %llu, more than 32 bits", key, (unsigned long long)v);
@@ -525,7 +525,7 @@ fp_status fp__gguf_get_u32(const fp__gguf *g, const char *key, uint32_t *out)
 
 fp_status fp__gguf_get_f32(const fp__gguf *g, const char *key, float *out)
 {
-    const key_entry *e;
+    const key_entry *e = NULL;
     FP_TRY(need_key(g, key, &e));
     if (e->type == FP__GGUF_F32) {
         uint32_t bits = fp__load_le32(e->value);
@@ -546,7 +546,7 @@ fp_status fp__gguf_get_f32(const fp__gguf *g, const char *key, float *out)
 
 fp_status fp__gguf_get_bool(const fp__gguf *g, const char *key, bool *out)
 {
-    const key_entry *e;
+    const key_entry *e = NULL;
     FP_TRY(need_key(g, key, &e));
     if (e->type != FP__GGUF_BOOL)
         return wrong_type(key, "a boolean");
@@ -556,7 +556,7 @@ fp_status fp__gguf_get_bool(const fp__gguf *g, const char *key, bool *out)
 
 fp_status fp__gguf_get_string(const fp__gguf *g, const char *key, fp__gguf_string *out)
 {
-    const key_entry *e;
+    const key_entry *e = NULL;
     FP_TRY(need_key(g, key, &e));
     if (e->type != FP__GGUF_STRING)
         return wrong_type(key, "a string");
@@ -566,7 +566,7 @@ fp_status fp__gguf_get_string(const fp__gguf *g, const char *key, fp__gguf_strin
 
 fp_status fp__gguf_get_array(const fp__gguf *g, const char *key, fp__gguf_type type, fp__gguf_array *out)
 {
-    const key_entry *e;
+    const key_entry *e = NULL;
     FP_TRY(need_key(g, key, &e));
     if (e->type != FP__GGUF_ARRAY || e->element != type)
         return wrong_type(key, "an array of the expected type");
