@@ -297,7 +297,7 @@ static fp_status load_tensors(loader *ld, float linear_factor)
             scaled[i] = factors ? factors[i] * linear_factor : linear_factor;
         factors = scaled;
     }
-    FP_TRY(fp__rope_plan_init(&m->rope, hp->rope_base, hp->n_rot, hp->rope_layout, factors));
+    FP_TRY(fp__rope_plan_init((double)hp->rope_base, hp->n_rot, hp->rope_layout, factors, &m->rope));
     for (size_t i = 0; i < hp->layers; i++)
         FP_TRY(load_layer(ld, i));
     FP_TRY(refuse_unused(ld));
@@ -379,21 +379,24 @@ static fp_status pack_all(loader *ld, size_t threads)
 static fp_status compute_digest(fp_model *m)
 {
     fp__buf bytes = {0};
-    uint8_t tokenizer[32], chat[32] = {0}, rope[32];
+    fp__model_parts parts = {0}; /* a file without a chat template: an absent hash */
     fp_status status = fp__tokenizer_serialize(m->tokenizer, &bytes);
     if (status == FP_OK) {
-        fp__sha256(bytes.data, bytes.size, tokenizer);
+        fp__sha256(bytes.data, bytes.size, parts.tokenizer);
         bytes.size = 0;
         status = m->chat ? fp__chat_template_serialize(m->chat, &bytes) : FP_OK;
     }
     if (status == FP_OK && m->chat)
-        fp__sha256(bytes.data, bytes.size, chat);
+        fp__sha256(bytes.data, bytes.size, parts.chat_template);
     bytes.size = 0;
+    size_t rope_bytes = fp__rope_identity_bytes(&m->rope);
     if (status == FP_OK)
-        status = fp__rope_plan_serialize(&m->rope, &bytes);
+        status = fp__buf_reserve(&bytes, rope_bytes);
     if (status == FP_OK) {
-        fp__sha256(bytes.data, bytes.size, rope);
-        fp__model_digest(FP__ARITHMETIC_VERSION, m->gguf_sha256, tokenizer, chat, rope, m->digest);
+        fp__rope_identity(&m->rope, bytes.data);
+        fp__sha256(bytes.data, rope_bytes, parts.rope_table);
+        memcpy(parts.gguf, m->gguf_sha256, 32);
+        fp__leaf_model(&parts, m->digest);
     }
     fp__buf_free(&bytes);
     return status;
@@ -476,7 +479,6 @@ void fp_model_close(fp_model *m)
     if (!m)
         return;
     fp__mem_free(m->packed, m->packed_bytes);
-    fp__rope_plan_free(&m->rope);
     fp__chat_template_destroy(m->chat);
     fp__tokenizer_destroy(m->tokenizer);
     fp__gguf_close(m->gguf);
