@@ -2,7 +2,6 @@
  * threads at once. */
 #include "model/model.h"
 #include "cache/leaf.h"
-#include "core/arena.h"
 #include "merkle/sha256.h"
 #include <stdatomic.h>
 #include <stdio.h>

@@ -2,6 +2,7 @@
  * fp_model_open. */
 #ifndef FP_MODEL_MODEL_H
 #define FP_MODEL_MODEL_H
+#include "core/arena.h"
 #include "core/team.h"
 #include "exact/rope.h"
 #include "fieldprint/model.h"
