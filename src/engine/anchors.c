@@ -1,20 +1,25 @@
-/* Anchor sets: compiled once into pages, loaded only after the gate said yes and the bytes are what the log names. */
+/* Anchor sets: compiled once into pages, loaded only after the gate said yes and the bytes are what the log
+ * names. */
 #include "core/file.h"
 #include "engine/engine.h"
 #include <stdlib.h>
 
-/* ---- tokens ------------------------------------------------------------------------------------------------------------ */
+/* ---- tokens
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
-/* The tokens of an anchor: the model's own template rendered for a system message that holds the document. A base model
- * without a template takes the plain text and a newline. */
-static fp_status tokenize_document(const fp_model *model, const uint8_t *document, size_t size, bool first, fp__ids *out)
+/* The tokens of an anchor: the model's own template rendered for a system message that holds the document. A
+ * base model without a template takes the plain text and a newline. */
+static fp_status tokenize_document(const fp_model *model, const uint8_t *document, size_t size, bool first,
+                                   fp__ids *out)
 {
     size_t bad;
     if (!fp__utf8_valid(document, size, &bad))
         return fp__fail(FP_TEXT, "anchor document: byte %zu is not UTF-8", bad);
     if (model->chat) {
         fp__chat_message message = {FP__ROLE_SYSTEM, (const char *)document, size};
-        return fp__chat_tokenize(model->tokenizer, model->chat, &message, 1, first ? 0 : FP__CHAT_CONTINUE, out, NULL);
+        return fp__chat_tokenize(model->tokenizer, model->chat, &message, 1, first ? 0 : FP__CHAT_CONTINUE,
+                                 out, NULL);
     }
     fp__buf text = {0};
     fp_status status = fp__buf_append(&text, document, size);
@@ -27,8 +32,8 @@ static fp_status tokenize_document(const fp_model *model, const uint8_t *documen
     return status;
 }
 
-fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32], size_t n,
-                               fp__ids *out, size_t *counts)
+fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
+                               size_t n, fp__ids *out, size_t *counts)
 {
     for (size_t i = 0; i < n; i++) {
         uint8_t *document;
@@ -44,8 +49,8 @@ fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, c
     return FP_OK;
 }
 
-fp_status fp__anchors_prefill(fp_engine *e, const fp__ids *ids, const size_t *counts, const fp_label *labels, size_t n,
-                              fp__kvseq **out)
+fp_status fp__anchors_prefill(fp_engine *e, const fp__ids *ids, const size_t *counts, const fp_label *labels,
+                              size_t n, fp__kvseq **out)
 {
     fp__kvseq_options options = {
         .segment = FP__SEGMENT_ANCHOR, .max_tokens = ids->size, .max_anchors = n, .label = FP_LABEL_CORE};
@@ -59,7 +64,8 @@ fp_status fp__anchors_prefill(fp_engine *e, const fp__ids *ids, const size_t *co
         while (at < end && status == FP_OK) {
             size_t step = end - at < e->chunk_tokens ? end - at : e->chunk_tokens;
             fp__feed feed = {.seq = seq, .ids = ids->data + at, .n = step, .label = labels[i]};
-            status = fp__engine_cancelled(e) ? fp__fail(FP_CANCELLED, "interrupted") : fp__engine_feed(e, &feed, 1);
+            status = fp__engine_cancelled(e) ? fp__fail(FP_CANCELLED, "interrupted")
+                                             : fp__engine_feed(e, &feed, 1);
             at += step;
             fp__engine_progress(e, (double)at / (double)ids->size);
         }
@@ -72,7 +78,9 @@ fp_status fp__anchors_prefill(fp_engine *e, const fp__ids *ids, const size_t *co
     return FP_OK;
 }
 
-/* ---- compile ----------------------------------------------------------------------------------------------------------- */
+/* ---- compile
+ * -----------------------------------------------------------------------------------------------------------
+ */
 
 static fp_status set_labels(fp_workspace *workspace, const uint8_t (*ids)[32], size_t n, fp_label *labels)
 {
@@ -84,7 +92,8 @@ static fp_status set_labels(fp_workspace *workspace, const uint8_t (*ids)[32], s
     return FP_OK;
 }
 
-static fp_status write_artifact(fp_engine *e, fp_workspace *workspace, const fp_gate_result *gate, fp__kvseq *seq)
+static fp_status write_artifact(fp_engine *e, fp_workspace *workspace, const fp_gate_result *gate,
+                                fp__kvseq *seq)
 {
     char path[4096];
     fp__artifact_info info = {0};
@@ -93,8 +102,8 @@ static fp_status write_artifact(fp_engine *e, fp_workspace *workspace, const fp_
     return fp__artifact_write(path, seq, &info, NULL, 0);
 }
 
-static fp_status compile(fp_engine *e, fp_workspace *workspace, const uint8_t (*ids)[32], size_t n, fp__kvseq **seq_out,
-                         fp_event_receipt *event, uint8_t head[32])
+static fp_status compile(fp_engine *e, fp_workspace *workspace, const uint8_t (*ids)[32], size_t n,
+                         fp__kvseq **seq_out, fp_event_receipt *event, uint8_t head[32])
 {
     fp_gate_query query = {.anchor_ids = ids,
                            .anchors = n,
@@ -112,8 +121,10 @@ static fp_status compile(fp_engine *e, fp_workspace *workspace, const uint8_t (*
     if (status == FP_OK)
         status = fp__anchors_tokenize(e->model, workspace, ids, n, &tokens, counts);
     if (status == FP_OK && tokens.size > info.max_set_tokens)
-        status = fp__fail(FP_LIMIT, "the set has %zu tokens, and the policy allows %u; shorten the documents or change the policy",
-                          tokens.size, info.max_set_tokens);
+        status = fp__fail(
+            FP_LIMIT,
+            "the set has %zu tokens, and the policy allows %u; shorten the documents or change the policy",
+            tokens.size, info.max_set_tokens);
     if (status == FP_OK)
         status = set_labels(workspace, ids, n, labels);
     if (status == FP_OK)
@@ -158,7 +169,9 @@ fp_status fp_anchors_compile(fp_engine *e, fp_workspace *workspace, const uint8_
     return status;
 }
 
-/* ---- load ---------------------------------------------------------------------------------------------------------------- */
+/* ---- load
+ * ----------------------------------------------------------------------------------------------------------------
+ */
 
 static fp_status load_pages(fp_anchors *a, fp_workspace *workspace, const char *given_path)
 {
@@ -169,10 +182,13 @@ static fp_status load_pages(fp_anchors *a, fp_workspace *workspace, const char *
     fp__artifact *artifact;
     fp_status status = fp__artifact_open(given_path ? given_path : path, &artifact);
     if (status == FP_NOT_FOUND)
-        return fp__fail_context(status, "the artifact of the set is missing; compile it: fieldprint anchor compile");
+        return fp__fail_context(status,
+                                "the artifact of the set is missing; compile it: fieldprint anchor compile");
     FP_TRY(status);
-    fp__artifact_expect expect = {
-        .kind = FP__ARTIFACT_ANCHORS, .kv_head = a->gate.kv_head, .subject = a->gate.set_id, .max_tokens = a->gate.tokens};
+    fp__artifact_expect expect = {.kind = FP__ARTIFACT_ANCHORS,
+                                  .kv_head = a->gate.kv_head,
+                                  .subject = a->gate.set_id,
+                                  .max_tokens = a->gate.tokens};
     status = fp__artifact_load(artifact, &expect, e->pool, e->hasher, &a->seq);
     fp__artifact_close(artifact);
     if (status == FP_MISMATCH)
@@ -197,6 +213,7 @@ static fp_status load(fp_anchors *a, fp_workspace *workspace, const uint8_t (*id
         *gate = a->gate;
     FP_TRY(status);
     a->n = n;
+    a->raised = o->gamma;
     a->ids = calloc(n, sizeof *a->ids);
     a->g = calloc(hp->layers * hp->heads, sizeof *a->g);
     if (!a->ids || !a->g)

@@ -5,7 +5,13 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { MAX_CONTEXT = 1 << 24, DEFAULT_CONTEXT = 8192, DEFAULT_CHUNK = 512, MAX_CHUNK = 8192, ANCHOR_PAGES = 256 };
+enum {
+    MAX_CONTEXT = 1 << 24,
+    DEFAULT_CONTEXT = 8192,
+    DEFAULT_CHUNK = 512,
+    MAX_CHUNK = 8192,
+    ANCHOR_PAGES = 256
+};
 
 uint64_t fp__now_ns(void)
 {
@@ -42,8 +48,8 @@ static fp_status create(fp_engine *e, const fp_engine_options *o)
     if (!e->context_tokens)
         e->context_tokens = hp->context < DEFAULT_CONTEXT ? hp->context : DEFAULT_CONTEXT;
     if (e->context_tokens > MAX_CONTEXT || e->chunk_tokens > MAX_CHUNK || e->max_sessions > 4096)
-        return fp__fail(FP_USAGE, "engine: at most %d context tokens, %d tokens a step and 4096 sessions", MAX_CONTEXT,
-                        MAX_CHUNK);
+        return fp__fail(FP_USAGE, "engine: at most %d context tokens, %d tokens a step and 4096 sessions",
+                        MAX_CONTEXT, MAX_CHUNK);
     size_t tokens = e->chunk_tokens > e->max_sessions ? e->chunk_tokens : e->max_sessions;
     size_t pages = (e->context_tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS + 1;
     size_t mass = hp->layers * hp->heads;
@@ -107,11 +113,12 @@ size_t fp_engine_context_tokens(const fp_engine *e)
     return e->context_tokens;
 }
 
-/* ---- one step ------------------------------------------------------------------------------------------------------ */
+/* ---- one step
+ * ------------------------------------------------------------------------------------------------------ */
 
 /* The span of n reserved tokens of a sequence. */
-static void make_span(const fp__kvseq *seq, const fp_anchors *anchors, const uint32_t *ids, size_t n, uint64_t *mass,
-                      fp__forward_span *span)
+static void make_span(const fp__kvseq *seq, const fp_anchors *anchors, const uint32_t *ids, size_t n,
+                      uint64_t *mass, fp__forward_span *span)
 {
     fp__attn_segment view;
     fp__kvseq_view(seq, n, &view);
@@ -141,12 +148,13 @@ fp_status fp__engine_feed(fp_engine *e, const fp__feed *feeds, size_t n)
     if (status == FP_OK) {
         memset(e->step_mass, 0, n * mass * sizeof *e->step_mass);
         for (size_t i = 0; i < n; i++)
-            make_span(feeds[i].seq, feeds[i].anchors, feeds[i].ids, feeds[i].n, feeds[i].mass ? e->step_mass + i * mass : NULL,
-                      &e->spans[i]);
+            make_span(feeds[i].seq, feeds[i].anchors, feeds[i].ids, feeds[i].n,
+                      feeds[i].mass ? e->step_mass + i * mass : NULL, &e->spans[i]);
         status = fp__forward_step(e->forward, e->spans, n, NULL);
     }
     for (size_t i = 0; i < n; i++) {
-        if (status != FP_OK) { /* nothing of the step stays; its failure comes before what dropping it finds */
+        if (status !=
+            FP_OK) { /* nothing of the step stays; its failure comes before what dropping it finds */
             fp_status dropped = fp__kvseq_truncate(feeds[i].seq, fp__kvseq_tokens(feeds[i].seq));
             (void)dropped;
             continue;
@@ -195,7 +203,8 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
     for (size_t i = 0; i < n; i++) {
         fp_session *s = e->stepping[i];
         size_t done = fp__kvseq_tokens(s->context);
-        make_span(s->context, s->anchors, s->ids.data + done, counts[i], e->step_mass + i * mass, &e->spans[i]);
+        make_span(s->context, s->anchors, s->ids.data + done, counts[i], e->step_mass + i * mass,
+                  &e->spans[i]);
         row += counts[i];
         if (done + counts[i] == s->ids.size)
             e->rows[wanted++] = row - 1;

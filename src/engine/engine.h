@@ -1,5 +1,5 @@
-/* Inside of the engine: what engine.c, session.c, anchors.c, receipt.c, audit.c and session_file.c share. The public side
- * is fieldprint/engine.h. */
+/* Inside of the engine: what engine.c, session.c, anchors.c, receipt.c, audit.c and session_file.c share. The
+ * public side is fieldprint/engine.h. */
 #ifndef FP_ENGINE_ENGINE_H
 #define FP_ENGINE_ENGINE_H
 #include "cache/artifact.h"
@@ -19,11 +19,11 @@ struct fp_engine {
     fp__hasher *hasher;
     fp_session **sessions; /* [max_sessions], NULL: free */
     /* one step */
-    fp__forward_span *spans;  /* [max_sessions] */
-    fp_session **stepping;    /* [max_sessions] session of a span */
-    size_t *counts;           /* [max_sessions] tokens of a span */
-    size_t *rows;             /* [max_sessions] rows whose logits are wanted */
-    uint64_t *step_mass;      /* [max_sessions][L][H] */
+    fp__forward_span *spans; /* [max_sessions] */
+    fp_session **stepping;   /* [max_sessions] session of a span */
+    size_t *counts;          /* [max_sessions] tokens of a span */
+    size_t *rows;            /* [max_sessions] rows whose logits are wanted */
+    uint64_t *step_mass;     /* [max_sessions][L][H] */
 };
 
 struct fp_anchors {
@@ -32,7 +32,8 @@ struct fp_anchors {
     fp_gate_result gate;
     uint8_t (*ids)[32]; /* [n] anchor ids in order */
     size_t n;
-    uint32_t *g;        /* [L][H] */
+    uint32_t *g;     /* [L][H] */
+    uint32_t raised; /* options.gamma */
     uint64_t load_ns;
 };
 
@@ -54,8 +55,8 @@ typedef struct fp__answer {
     size_t n_stops;
     int (*on_text)(void *context, const char *text, size_t size);
     void *on_text_context;
-    size_t turn;          /* index of the answer's turn */
-    size_t emitted;       /* bytes of its text that were given to on_text */
+    size_t turn;    /* index of the answer's turn */
+    size_t emitted; /* bytes of its text that were given to on_text */
     fp__detok detok;
     uint32_t prompt_tokens;
     uint64_t start_ns, first_ns, end_ns;
@@ -103,15 +104,15 @@ bool fp__session_active(const fp_session *s);
 
 /* ---- anchors.c ---- */
 /* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */
-fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32], size_t n,
-                               fp__ids *out, size_t *counts) FP_WARN_UNUSED;
+fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
+                               size_t n, fp__ids *out, size_t *counts) FP_WARN_UNUSED;
 /* Prefill of a set into a new anchor sequence. */
-fp_status fp__anchors_prefill(fp_engine *engine, const fp__ids *ids, const size_t *counts, const fp_label *labels, size_t n,
-                              fp__kvseq **out) FP_WARN_UNUSED;
+fp_status fp__anchors_prefill(fp_engine *engine, const fp__ids *ids, const size_t *counts,
+                              const fp_label *labels, size_t n, fp__kvseq **out) FP_WARN_UNUSED;
 
 /* ---- engine.c ---- */
-/* Runs tokens [committed, committed + n) of a sequence's segment through the model and commits them. anchors: what a context
- * attends to, or NULL. rows, out: logits wanted of these tokens (NULL, 0: none). */
+/* Runs tokens [committed, committed + n) of a sequence's segment through the model and commits them. anchors:
+ * what a context attends to, or NULL. rows, out: logits wanted of these tokens (NULL, 0: none). */
 typedef struct fp__feed {
     fp__kvseq *seq;
     const fp_anchors *anchors;

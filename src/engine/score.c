@@ -27,8 +27,8 @@ static fp_status take_rows(fp_engine *e, fp__sampler *sampler, scored *batch, si
                 continue;
             FP_TRY(fp__forward_logits(e->forward, rows, k, &logits));
             for (size_t r = 0; r < k; r++)
-                FP_TRY(fp__sampler_logprob(sampler, logits + r * e->model->hp.vocabulary, batch[s].ids[position[r]],
-                                           &batch[s].out[position[r] - first]));
+                FP_TRY(fp__sampler_logprob(sampler, logits + r * e->model->hp.vocabulary,
+                                           batch[s].ids[position[r]], &batch[s].out[position[r] - first]));
         }
     }
     return FP_OK;
@@ -62,7 +62,8 @@ static fp_status score_some(fp_engine *e, fp__sampler *sampler, scored *batch, s
 {
     fp_status status = FP_OK;
     for (size_t s = 0; s < n && status == FP_OK; s++) {
-        fp__kvseq_options options = {.segment = FP__SEGMENT_CONTEXT, .max_tokens = batch[s].n, .label = FP_LABEL_CORE};
+        fp__kvseq_options options = {
+            .segment = FP__SEGMENT_CONTEXT, .max_tokens = batch[s].n, .label = FP_LABEL_CORE};
         status = fp__kvseq_create(e->pool, e->hasher, &options, &batch[s].seq);
     }
     if (status == FP_OK)
@@ -76,8 +77,8 @@ static fp_status score_some(fp_engine *e, fp__sampler *sampler, scored *batch, s
     return status;
 }
 
-fp_status fp_engine_score(fp_engine *e, const uint32_t *const *ids, const size_t *n, size_t sequences, size_t first,
-                          double *const *out, uint8_t (*kv_heads)[32])
+fp_status fp_engine_score(fp_engine *e, const uint32_t *const *ids, const size_t *n, size_t sequences,
+                          size_t first, double *const *out, uint8_t (*kv_heads)[32])
 {
     scored batch[64] = {0};
     size_t at_once = e->max_sessions < 64 ? e->max_sessions : 64;
@@ -86,8 +87,8 @@ fp_status fp_engine_score(fp_engine *e, const uint32_t *const *ids, const size_t
         return fp__fail(FP_USAGE, "score: the first token of a sequence has no probability");
     for (size_t s = 0; s < sequences; s++)
         if (n[s] > e->context_tokens)
-            return fp__fail(FP_LIMIT, "score: %zu tokens, but the context is %zu; make it larger (--ctx)", n[s],
-                            e->context_tokens);
+            return fp__fail(FP_LIMIT, "score: %zu tokens, but the context is %zu; make it larger (--ctx)",
+                            n[s], e->context_tokens);
     FP_TRY(fp__sampler_create(e->model->hp.vocabulary, e->model->ops->exp_weights, &sampler));
     fp_status status = FP_OK;
     for (size_t s = 0; s < sequences && status == FP_OK; s += at_once) {

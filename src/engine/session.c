@@ -14,7 +14,9 @@ void fp_sampling_default(fp_sampling *out)
     *out = (fp_sampling){.top_p = 1.0f, .repeat_penalty = 1.0f};
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------
+ */
 
 static fp_status session_init(fp_session *s, const fp_session_options *o)
 {
@@ -28,12 +30,15 @@ static fp_status session_init(fp_session *s, const fp_session_options *o)
     if (o->nonce)
         memcpy(s->nonce, o->nonce, 32);
     if (!s->raw && !s->engine->model->chat)
-        return fp__fail(FP_UNSUPPORTED, "session: the model names no chat template; give one with --template (%s), or complete raw text",
-                        fp__chat_template_names());
+        return fp__fail(
+            FP_UNSUPPORTED,
+            "session: the model names no chat template; give one with --template (%s), or complete raw text",
+            fp__chat_template_names());
     s->anchors = o->anchors;
     size_t anchor_tokens = fp__session_anchor_tokens(s);
     if (anchor_tokens >= s->engine->context_tokens)
-        return fp__fail(FP_LIMIT, "session: the anchors have %zu tokens, the context is %zu; make it larger (--ctx)",
+        return fp__fail(FP_LIMIT,
+                        "session: the anchors have %zu tokens, the context is %zu; make it larger (--ctx)",
                         anchor_tokens, s->engine->context_tokens);
     uint8_t head[32];
     fp__kvseq_options options = {.segment = FP__SEGMENT_CONTEXT,
@@ -101,7 +106,9 @@ void fp_session_destroy(fp_session *s)
     free(s);
 }
 
-/* ---- messages --------------------------------------------------------------------------------------------------------- */
+/* ---- messages
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, const char *text, size_t size,
                                fp__turn **out)
@@ -158,9 +165,10 @@ static void assign_ranges(fp__turn *turns, size_t n, const uint32_t *sources, si
         turns[i].first = turns[i - 1].first + turns[i - 1].count;
 }
 
-/* After an answer the template closes its turn first: rendered by putting a stand-in for the answer in front and dropping
- * everything up to the end of the stand-in's text. */
-static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool after_answer, fp__ids *ids, fp__ids *sources)
+/* After an answer the template closes its turn first: rendered by putting a stand-in for the answer in front
+ * and dropping everything up to the end of the stand-in's text. */
+static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool after_answer, fp__ids *ids,
+                             fp__ids *sources)
 {
     static const fp__chat_role roles[] = {FP__ROLE_SYSTEM, FP__ROLE_USER, FP__ROLE_ASSISTANT};
     fp__chat_message *messages = calloc(n + 1, sizeof *messages);
@@ -170,10 +178,11 @@ static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool afte
     size_t shift = after_answer ? 1 : 0, skip = 0;
     messages[0] = (fp__chat_message){FP__ROLE_ASSISTANT, "x", 1};
     for (size_t i = 0; i < n; i++)
-        messages[shift + i] = (fp__chat_message){roles[turns[i].role], (const char *)turns[i].text.data, turns[i].text.size};
+        messages[shift + i] =
+            (fp__chat_message){roles[turns[i].role], (const char *)turns[i].text.data, turns[i].text.size};
     unsigned flags = FP__CHAT_GENERATE | (after_answer || s->anchors ? FP__CHAT_CONTINUE : 0u);
-    fp_status status = fp__chat_tokenize(s->engine->model->tokenizer, s->engine->model->chat, messages, n + shift, flags, &all,
-                                         &all_sources);
+    fp_status status = fp__chat_tokenize(s->engine->model->tokenizer, s->engine->model->chat, messages,
+                                         n + shift, flags, &all, &all_sources);
     for (size_t i = 0; shift && i < all.size; i++)
         if (all_sources.data[i] == 0)
             skip = i + 1;
@@ -181,7 +190,8 @@ static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool afte
         uint32_t source = all_sources.data[i];
         status = fp__ids_append(ids, all.data[i]);
         if (status == FP_OK)
-            status = fp__ids_append(sources, source == FP__CHAT_SOURCE_TEMPLATE ? source : source - (uint32_t)shift);
+            status = fp__ids_append(sources,
+                                    source == FP__CHAT_SOURCE_TEMPLATE ? source : source - (uint32_t)shift);
     }
     free(messages);
     fp__ids_free(&all);
@@ -189,13 +199,14 @@ static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool afte
     return status;
 }
 
-static fp_status render_raw(fp_session *s, fp__turn *turns, size_t n, bool first, fp__ids *ids, fp__ids *sources)
+static fp_status render_raw(fp_session *s, fp__turn *turns, size_t n, bool first, fp__ids *ids,
+                            fp__ids *sources)
 {
     for (size_t i = 0; i < n; i++) {
         unsigned flags = first && i == 0 && !s->anchors ? FP__TOKENIZE_ADD : FP__TOKENIZE_CONTINUE;
         size_t before = ids->size;
-        FP_TRY(fp__tokenizer_encode(s->engine->model->tokenizer, (const char *)turns[i].text.data, turns[i].text.size, flags,
-                                    ids));
+        FP_TRY(fp__tokenizer_encode(s->engine->model->tokenizer, (const char *)turns[i].text.data,
+                                    turns[i].text.size, flags, ids));
         for (size_t k = before; k < ids->size; k++)
             FP_TRY(fp__ids_append(sources, (uint32_t)i));
     }
@@ -221,7 +232,8 @@ fp_status fp__session_render(fp_session *s, fp__ids *ids)
     return status;
 }
 
-/* ---- generation ------------------------------------------------------------------------------------------------------- */
+/* ---- generation
+ * ------------------------------------------------------------------------------------------------------- */
 
 static fp__sampling sampling_params(const fp_sampling *p)
 {
@@ -255,10 +267,12 @@ static fp_status copy_options(fp__answer *a, const fp_generate_options *o)
     return FP_OK;
 }
 
-/* An end-of-generation token that was sampled last is not in the context: the template closes the turn itself. */
+/* An end-of-generation token that was sampled last is not in the context: the template closes the turn
+ * itself. */
 static void drop_last_eog(fp_session *s)
 {
-    bool after_answer = s->n_turns > s->pending_turns && s->turns[s->n_turns - s->pending_turns - 1].kind == FP__TEXT_OUTPUT;
+    bool after_answer =
+        s->n_turns > s->pending_turns && s->turns[s->n_turns - s->pending_turns - 1].kind == FP__TEXT_OUTPUT;
     if (after_answer && !s->raw && s->ids.size > fp__kvseq_tokens(s->context) &&
         fp__tokenizer_is_eog(s->engine->model->tokenizer, s->ids.data[s->ids.size - 1]))
         s->ids.size--;
@@ -275,10 +289,11 @@ static fp_status begin(fp_session *s, const fp_generate_options *o)
     FP_TRY(fp__sampling_check(&params, s->engine->model->hp.vocabulary));
     FP_TRY(fp__session_render(s, &s->ids));
     if (anchor_tokens + s->ids.size + 1 > s->engine->context_tokens)
-        return fp__fail(FP_LIMIT,
-                        "context overflow: %zu anchor tokens and %zu context tokens leave no room for an answer in %zu; "
-                        "shorten the prompt or make the context larger (--ctx)",
-                        anchor_tokens, s->ids.size, s->engine->context_tokens);
+        return fp__fail(
+            FP_LIMIT,
+            "context overflow: %zu anchor tokens and %zu context tokens leave no room for an answer in %zu; "
+            "shorten the prompt or make the context larger (--ctx)",
+            anchor_tokens, s->ids.size, s->engine->context_tokens);
     a->prompt_tokens = (uint32_t)(s->ids.size - before);
     fp__turn *turn;
     FP_TRY(fp__session_add_turn(s, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
@@ -338,7 +353,8 @@ static void emit(fp_session *s, size_t until)
         a->emitted = until;
 }
 
-/* Finds the first stop string in the text from where one could begin; gives out what cannot be part of one. */
+/* Finds the first stop string in the text from where one could begin; gives out what cannot be part of one.
+ */
 static void match_stops(fp_session *s)
 {
     fp__answer *a = &s->answer;
@@ -349,8 +365,10 @@ static void match_stops(fp_session *s)
         const uint8_t *at = memmem(text->data + a->emitted, text->size - a->emitted, a->stops[i], length);
         if (at && (size_t)(at - text->data) < found)
             found = (size_t)(at - text->data);
-        for (size_t tail = length - 1; tail > 0; tail--) /* the longest tail of the text that begins the stop string */
-            if (tail <= text->size - a->emitted && memcmp(text->data + text->size - tail, a->stops[i], tail) == 0) {
+        for (size_t tail = length - 1; tail > 0;
+             tail--) /* the longest tail of the text that begins the stop string */
+            if (tail <= text->size - a->emitted &&
+                memcmp(text->data + text->size - tail, a->stops[i], tail) == 0) {
                 safe = text->size - tail < safe ? text->size - tail : safe;
                 break;
             }
@@ -435,7 +453,9 @@ fp_status fp_session_run(fp_session *s)
     return FP_OK;
 }
 
-/* ---- looking ------------------------------------------------------------------------------------------------------------- */
+/* ---- looking
+ * -------------------------------------------------------------------------------------------------------------
+ */
 
 fp_status fp_session_error(const fp_session *s, const char **detail)
 {

@@ -37,7 +37,8 @@ size_t fp__transcript_answer(const fp__transcript *t)
     return i - 1;
 }
 
-/* ---- of a session -------------------------------------------------------------------------------------------------- */
+/* ---- of a session
+ * -------------------------------------------------------------------------------------------------- */
 
 static fp_status add_turns(fp_session *s, fp__transcript *t)
 {
@@ -104,7 +105,9 @@ fp_status fp__transcript_of_session(fp_session *s, fp__transcript *out)
     return status;
 }
 
-/* ---- digests ---------------------------------------------------------------------------------------------------------- */
+/* ---- digests
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 fp_status fp__transcript_root(const fp__transcript *t, uint8_t out[32])
 {
@@ -143,7 +146,9 @@ fp_status fp__transcript_stops_digest(const fp__transcript *t, uint8_t out[32])
     return status;
 }
 
-/* ---- JSON ------------------------------------------------------------------------------------------------------------------ */
+/* ---- JSON
+ * ------------------------------------------------------------------------------------------------------------------
+ */
 
 /* Text as "text"; where strict JSON cannot hold it (NUL), "base64"; other leaves as "hex". */
 static json_t *leaf_bytes(const fp__transcript_leaf *leaf, const char **key)
@@ -191,13 +196,13 @@ fp_status fp__transcript_write(const fp__transcript *t, fp__buf *out)
             return fp__fail(FP_NO_MEMORY, "transcript: no memory");
         }
     }
-    return fp__json_dump(json_pack("{s:s, s:b, s:o, s:o}", "format", FP__TRANSCRIPT_FORMAT, "raw", (int)t->raw, "stops", stops,
-                                   "leaves", leaves),
+    return fp__json_dump(json_pack("{s:s, s:b, s:o, s:o}", "format", FP__TRANSCRIPT_FORMAT, "raw",
+                                   (int)t->raw, "stops", stops, "leaves", leaves),
                          0, out);
 }
 
-static fp_status parse_name(const json_t *object, const char *where, const char *key, const char *const *names, size_t n,
-                            size_t *out)
+static fp_status parse_name(const json_t *object, const char *where, const char *key,
+                            const char *const *names, size_t n, size_t *out)
 {
     const char *text;
     FP_TRY(fp__json_text(object, where, key, 1, 32, &text));
@@ -216,7 +221,8 @@ static fp_status parse_ids(const json_t *object, const char *where, fp__ids *out
     FP_TRY(fp__ids_reserve(out, json_array_size(ids)));
     for (size_t i = 0; i < json_array_size(ids); i++) {
         const json_t *id = json_array_get(ids, i);
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= (json_int_t)UINT32_MAX)
+        if (!json_is_integer(id) || json_integer_value(id) < 0 ||
+            json_integer_value(id) >= (json_int_t)UINT32_MAX)
             return fp__fail(FP_FORMAT, "%s.ids[%zu] is not a token id", where, i);
         FP_TRY(fp__ids_append(out, (uint32_t)json_integer_value(id)));
     }
@@ -298,11 +304,14 @@ static fp_status parse_all(const json_t *object, fp__transcript *t)
         t->n = i + 1;
         FP_TRY(parse_leaf(json_array_get(leaves, i), i, &t->leaves[i]));
         bool last = i + 1 == json_array_size(leaves), before = i + 2 == json_array_size(leaves);
-        if ((t->leaves[i].kind == FP__TEXT_ANCHOR_MASSES) != last || (t->leaves[i].kind == FP__TEXT_KV_HEAD) != before)
-            return fp__fail(FP_FORMAT, "transcript: the kv head and the anchor masses are the last two leaves");
+        if ((t->leaves[i].kind == FP__TEXT_ANCHOR_MASSES) != last ||
+            (t->leaves[i].kind == FP__TEXT_KV_HEAD) != before)
+            return fp__fail(FP_FORMAT,
+                            "transcript: the kv head and the anchor masses are the last two leaves");
     }
     if (t->leaves[t->n - 3].kind != FP__TEXT_OUTPUT || t->leaves[t->n - 2].bytes.size != 32)
-        return fp__fail(FP_FORMAT, "transcript: it must end with an answer, a kv head of 32 bytes and the anchor masses");
+        return fp__fail(
+            FP_FORMAT, "transcript: it must end with an answer, a kv head of 32 bytes and the anchor masses");
     return FP_OK;
 }
 

@@ -1,6 +1,6 @@
-/* Transcript: what a receipt commits to with one root, leaf by leaf, each with its salt. It is private to its holder; each
- * leaf can be disclosed alone (docs/formats.md). Order: the messages and answers of the conversation, the kv head, the
- * anchor masses. */
+/* Transcript: what a receipt commits to with one root, leaf by leaf, each with its salt. It is private to its
+ * holder; each leaf can be disclosed alone (docs/formats.md). Order: the messages and answers of the
+ * conversation, the kv head, the anchor masses. */
 #ifndef FP_ENGINE_TRANSCRIPT_H
 #define FP_ENGINE_TRANSCRIPT_H
 #include "anchor/json_strict.h"
@@ -13,7 +13,8 @@ typedef struct fp__transcript_leaf {
     fp__text_kind kind;
     fp_role role; /* messages */
     fp_label label;
-    fp__buf bytes; /* text; kv head: 32 bytes; masses: rows:u64 then [L][H] u64, little-endian, empty without anchors */
+    fp__buf bytes; /* text; kv head: 32 bytes; masses: rows:u64 then [L][H] u64, little-endian, empty without
+                      anchors */
     fp__ids ids;
     uint8_t salt[32];
 } fp__transcript_leaf;
@@ -35,7 +36,8 @@ fp_status fp__transcript_root(const fp__transcript *t, uint8_t out[32]) FP_WARN_
 /* SHA-256 over n:u32 and, for each stop string, size:u32 and bytes. */
 fp_status fp__transcript_stops_digest(const fp__transcript *t, uint8_t out[32]) FP_WARN_UNUSED;
 fp_status fp__transcript_write(const fp__transcript *t, fp__buf *out) FP_WARN_UNUSED; /* JSON, appended */
-/* Untrusted bytes, strict: FP_FORMAT, FP_LIMIT. The last two leaves are the kv head and the masses, and an answer is there. */
+/* Untrusted bytes, strict: FP_FORMAT, FP_LIMIT. The last two leaves are the kv head and the masses, and an
+ * answer is there. */
 fp_status fp__transcript_parse(const void *data, size_t size, fp__transcript *out) FP_WARN_UNUSED;
 /* Index of the last answer. */
 size_t fp__transcript_answer(const fp__transcript *t);
