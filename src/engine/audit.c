@@ -280,10 +280,15 @@ static fp_status check_messages(replay *p, size_t first, size_t end)
 {
     fp_session *s = p->session;
     const fp__transcript *t = &p->a->t;
-    for (size_t i = first; i < end; i++)
-        FP_TRY(fp_session_add_message(s, t->leaves[i].role, (const char *)t->leaves[i].bytes.data,
-                                      t->leaves[i].bytes.size));
-    FP_TRY(fp__session_render(s, &p->ids));
+    fp_status status = FP_OK;
+    for (size_t i = first; i < end && status == FP_OK; i++)
+        status = fp_session_add_message(s, t->leaves[i].role, (const char *)t->leaves[i].bytes.data,
+                                        t->leaves[i].bytes.size);
+    if (status == FP_OK)
+        status = fp__session_render(s, &p->ids);
+    if (status == FP_TEXT || status == FP_USAGE)
+        return fp__fail_context(FP_INVALID, "the messages of the transcript");
+    FP_TRY(status);
     for (size_t i = first; i < end; i++) {
         size_t bad;
         if (!leaf_ids_equal(&t->leaves[i], &p->ids, &s->turns[i], &bad)) {
@@ -329,10 +334,11 @@ static fp_status rebuild_tokens(replay *p)
 static fp_status check_samples(replay *p, size_t begin, size_t n)
 {
     fp_session *s = p->session;
-    const fp__turn *answer = &s->turns[fp__transcript_answer(&p->a->t)];
+    const fp__transcript *t = &p->a->t;
+    size_t first = (size_t)p->a->r.prompt_tokens, end = first + t->leaves[fp__transcript_answer(t)].ids.size;
     size_t rows[FP__LOGIT_ROWS], k = 0;
     for (size_t i = begin; i < begin + n; i++) {
-        if (i + 1 >= answer->first && i + 1 < answer->first + answer->count)
+        if (i + 1 >= first && i + 1 < end)
             rows[k++] = i - begin;
         if (k == 0 || (k < FP__LOGIT_ROWS && i + 1 < begin + n))
             continue;
@@ -352,10 +358,8 @@ static fp_status check_samples(replay *p, size_t begin, size_t n)
                     "position %lld: the model and the sampler give token %u, the transcript has %u",
                     (long long)p->a->result->position, s->ids.data[at], p->ids.data[at]);
             }
-            bool last = at + 1 == answer->first + answer->count;
-            if (!last && s->answer.finish != FP_FINISH_NONE)
-                return fp__fail(FP_INVALID, "the answer should have ended after %zu tokens",
-                                at + 1 - answer->first);
+            if (at + 1 < end && s->answer.finish != FP_FINISH_NONE)
+                return fp__fail(FP_INVALID, "the answer should have ended after %zu tokens", at + 1 - first);
         }
         k = 0;
     }
@@ -366,7 +370,7 @@ static fp_status feed_all(replay *p)
 {
     fp_session *s = p->session;
     uint64_t committed = p->a->r.context_tokens;
-    if (committed + 1 > p->ids.size + 1 || committed > p->ids.size || committed < p->a->r.prompt_tokens)
+    if (committed + 1 != p->ids.size) /* all but the token that was sampled last */
         return differs("the number of context tokens");
     FP_TRY(fp__ids_reserve(&s->ids, p->ids.size + 1));
     for (size_t at = 0; at < committed;) {
@@ -452,9 +456,10 @@ static fp_status audit_full(audit *a)
             "the model is not the one that answered (another file, tokenizer, template or arithmetic)");
     if (!a->has_transcript)
         return fp__fail(FP_NOT_FOUND, "the transcript is needed for a full audit (--transcript)");
-    size_t needed = (size_t)(a->r.anchor_tokens + a->r.context_tokens + 2);
-    if (options.context_tokens < needed)
-        options.context_tokens = needed;
+    if (a->r.context_limit < a->r.anchor_tokens + a->r.context_tokens + 1)
+        return differs("the size of the context");
+    options.context_tokens = (size_t)a->r.context_limit;
+    options.max_sessions = 1;
     FP_TRY(fp_engine_create(a->o->model, &options, &p.engine));
     fp_status status = a->r.anchors ? recompile(&p) : FP_OK;
     if (status == FP_OK)

@@ -51,6 +51,7 @@ static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, f
     r->prompt_tokens = answer->first;
     r->output_tokens = answer->count;
     r->context_tokens = fp__kvseq_tokens(s->context);
+    r->context_limit = s->engine->context_tokens;
     r->finish = s->answer.finish;
     r->label = answer->label;
     r->leaves = t->n;
@@ -89,8 +90,9 @@ static fp_status write_files(fp_workspace *w, const fp__dsse *dsse, const fp__tr
 fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], char *receipt_path,
                              char *transcript_path)
 {
-    if (s->answer.start_ns == 0 || fp__session_active(s) || s->answer.finish == FP_FINISH_ERROR)
-        return fp__fail(FP_USAGE, "receipt: there is no finished answer");
+    if (s->answer.start_ns == 0 || fp__session_active(s) || s->answer.finish == FP_FINISH_ERROR ||
+        s->turns[s->answer.turn].count == 0)
+        return fp__fail(FP_USAGE, "receipt: there is no answer");
     fp__transcript t = {0};
     fp__receipt r = {0};
     fp__dsse dsse = {0};

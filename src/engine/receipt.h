@@ -34,6 +34,7 @@ typedef struct fp__receipt {
     bool ignore_eog;
     uint8_t stops[32];
     uint64_t anchor_tokens, prompt_tokens, output_tokens, context_tokens; /* context: committed K/V */
+    uint64_t context_limit; /* of the engine, anchors included */
     fp_finish finish;
     fp_label label;
     uint64_t leaves;

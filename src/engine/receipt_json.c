@@ -97,19 +97,20 @@ static const char *finish_text(fp_finish finish)
 static json_t *predicate(const fp__receipt *r)
 {
     static const uint8_t none[32];
-    json_t *p = json_pack("{s:o, s:o, s:I, s:o, s:{s:s, s:o, s:o}, s:o, s:{s:I, s:I, s:I, s:I}, s:s, s:s, "
-                          "s:{s:s, s:I}, s:{s:s, s:s}, "
-                          "s:{s:I, s:o}, s:s, s:I}",
-                          "tenant", hex32(r->tenant), "model", hex32(r->model), "arithmetic",
-                          (json_int_t)r->arithmetic, "policy", hex32(r->policy), "log", "origin", r->origin,
-                          "first", head_json(r->first_size, r->first_root), "last",
-                          head_json(r->last_size, r->last_root), "sampling", sampling_json(r), "tokens",
-                          "anchor", (json_int_t)r->anchor_tokens, "prompt", (json_int_t)r->prompt_tokens,
-                          "output", (json_int_t)r->output_tokens, "context", (json_int_t)r->context_tokens,
-                          "finish", finish_text(r->finish), "label", fp_label_name(r->label), "validation",
-                          "level", "hash", "unverifiedPages", (json_int_t)0, "release", "mode", "optimistic",
-                          "status", "final", "leaves", "count", (json_int_t)r->leaves, "root", hex32(r->root),
-                          "engine", r->engine, "time", (json_int_t)r->time);
+    json_t *p =
+        json_pack("{s:o, s:o, s:I, s:o, s:{s:s, s:o, s:o}, s:o, s:{s:I, s:I, s:I, s:I, s:I}, s:s, s:s, "
+                  "s:{s:s, s:I}, s:{s:s, s:s}, "
+                  "s:{s:I, s:o}, s:s, s:I}",
+                  "tenant", hex32(r->tenant), "model", hex32(r->model), "arithmetic",
+                  (json_int_t)r->arithmetic, "policy", hex32(r->policy), "log", "origin", r->origin, "first",
+                  head_json(r->first_size, r->first_root), "last", head_json(r->last_size, r->last_root),
+                  "sampling", sampling_json(r), "tokens", "anchor", (json_int_t)r->anchor_tokens, "prompt",
+                  (json_int_t)r->prompt_tokens, "output", (json_int_t)r->output_tokens, "context",
+                  (json_int_t)r->context_tokens, "limit", (json_int_t)r->context_limit, "finish",
+                  finish_text(r->finish), "label", fp_label_name(r->label), "validation", "level", "hash",
+                  "unverifiedPages", (json_int_t)0, "release", "mode", "optimistic", "status", "final",
+                  "leaves", "count", (json_int_t)r->leaves, "root", hex32(r->root), "engine", r->engine,
+                  "time", (json_int_t)r->time);
     if (p && r->has_nonce)
         json_object_set_new(p, "nonce", hex32(r->nonce));
     if (p && r->anchors)
@@ -261,9 +262,8 @@ static fp_status read_constants(const json_t *p)
 
 static fp_status read_counts(const json_t *p, fp__receipt *r)
 {
-    static const char *const tokens[] = {"anchor", "prompt", "output", "context", NULL}, *const leaves[] = {
-                                                                                             "count", "root",
-                                                                                             NULL};
+    static const char *const tokens[] = {"anchor", "prompt", "output", "context", "limit", NULL},
+                             *const leaves[] = {"count", "root", NULL};
     json_t *object;
     const char *text;
     FP_TRY(fp__json_object(p, "receipt", "tokens", &object));
@@ -272,6 +272,7 @@ static fp_status read_counts(const json_t *p, fp__receipt *r)
     FP_TRY(fp__json_uint(object, "receipt.tokens", "prompt", 1, MAX53, &r->prompt_tokens));
     FP_TRY(fp__json_uint(object, "receipt.tokens", "output", 0, MAX53, &r->output_tokens));
     FP_TRY(fp__json_uint(object, "receipt.tokens", "context", 0, MAX53, &r->context_tokens));
+    FP_TRY(fp__json_uint(object, "receipt.tokens", "limit", 1, MAX53, &r->context_limit));
     FP_TRY(fp__json_object(p, "receipt", "leaves", &object));
     FP_TRY(fp__json_fields(object, "receipt.leaves", leaves, NULL));
     FP_TRY(fp__json_uint(object, "receipt.leaves", "count", 1, MAX53, &r->leaves));

@@ -141,6 +141,8 @@ fp_status fp_session_add_message(fp_session *s, fp_role role, const char *text, 
         return fp__fail(FP_USAGE, "session: an answer is being generated");
     if (role > FP_ROLE_ASSISTANT || (s->raw && role != FP_ROLE_USER))
         return fp__fail(FP_USAGE, "session: no such role here");
+    if (memchr(text, 0, size))
+        return fp__fail(FP_TEXT, "message: it holds a NUL byte");
     if (!fp__utf8_valid(text, size, &bad))
         return fp__fail(FP_TEXT, "message: byte %zu is not UTF-8", bad);
     FP_TRY(fp__session_add_turn(s, FP__TEXT_MESSAGE, role, text, size, NULL));
