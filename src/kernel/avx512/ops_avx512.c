@@ -1,11 +1,12 @@
 #include "kernel/avx512/elementwise_avx512.h"
+#include "kernel/linear.h"
 #include "kernel/ref/ref.h"
 
 const fp__kernel_ops fp__kernel_ops_avx512 = {
     .name = "avx512",
     .rmsnorm = fp__rmsnorm_avx512,
-    .act_quantise = fp__act_quantise_ref,
-    .linear = fp__linear_ref,
+    .act_quantise = fp__act_quantise_avx512,
+    .linear = fp__linear_avx512,
     .rope = fp__rope_avx512,
     .query = fp__query_ref,
     .kv_write = fp__kv_write_ref,
