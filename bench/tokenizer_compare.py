@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compares our token ids with llama.cpp's on random Unicode strings; prints the number that differ.
 
-usage: tokenizer_compare.py TOKENIZE_LINES MODEL.gguf [--n 10000] [--seed 1] [--show 5] [--special]
-Needs the PyPI package llama-cpp-python (at measuring time only). TOKENIZE_LINES is build/bench/tokenize_lines.
+usage: tokenizer_compare.py BENCH_TOKENIZE MODEL.gguf [--n 10000] [--seed 1] [--show 5] [--special]
+Needs the PyPI package llama-cpp-python (at measuring time only). BENCH_TOKENIZE is build/bench/bench_tokenize.
 """
 import argparse
 import ctypes

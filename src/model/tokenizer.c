@@ -147,7 +147,8 @@ fp_status fp__append_byte_token(const fp__tokenizer *tok, uint8_t byte, fp__ids 
     if (tok->kind == FP__TOKENIZER_BPE)
         return FP_OK;
     if (tok->unk >= tok->V)
-        return fp__fail(FP_UNSUPPORTED, "the vocabulary has no token for byte 0x%02x and none for unknown text", byte);
+        return fp__fail(FP_UNSUPPORTED,
+                        "the vocabulary has no token for byte 0x%02x and none for unknown text", byte);
     return fp__ids_append(out, tok->unk);
 }
 

@@ -74,8 +74,9 @@ static inline bool fp__token_is_plain(const fp__tokenizer *tok, uint32_t symbol)
 size_t fp__byte_to_text(uint8_t byte, uint8_t out[2]);
 int fp__text_to_byte(uint32_t code_point);
 
-/* Appends the token of one byte that no longer token covers. Some BPE vocabularies lack bytes (SmolLM2 has 12 such, as 0x04):
- * these give no token, as in llama.cpp and Hugging Face's tokenizers. SPM without the byte: unk. */
+/* Appends the token of one byte that no longer token covers. Some BPE vocabularies lack bytes (SmolLM2 lacks
+ * 0x04, 0xf1 and six more): these give no token, as in llama.cpp and Hugging Face's tokenizers. SPM without
+ * the byte: unk. */
 fp_status fp__append_byte_token(const fp__tokenizer *tok, uint8_t byte, fp__ids *out) FP_WARN_UNUSED;
 
 /* Plain text (valid UTF-8, size ≥ 1) without special tokens. SPM: spaces not yet escaped; prefix: put a space

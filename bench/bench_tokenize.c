@@ -1,4 +1,4 @@
-/* Tokenizes texts for bench/tokenizer_compare.py: `tokenize_lines MODEL.gguf [special]` reads texts from
+/* Tokenizes texts for bench/tokenizer_compare.py: `bench_tokenize MODEL.gguf [special]` reads texts from
  * stdin, each a little-endian u32 length and its bytes, and writes for each a u32 count and the ids. Prints
  * its own times to stderr. */
 #include "core/file.h"
@@ -16,7 +16,7 @@ static double now(void)
 
 static int failed(const char *what)
 {
-    fprintf(stderr, "tokenize_lines: %s: %s\n", what, fp_error_detail());
+    fprintf(stderr, "bench_tokenize: %s: %s\n", what, fp_error_detail());
     return 1;
 }
 
@@ -41,7 +41,7 @@ static int answer(const fp__tokenizer *tok, const char *text, size_t size, unsig
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        fprintf(stderr, "usage: tokenize_lines MODEL.gguf [special]\n");
+        fprintf(stderr, "usage: bench_tokenize MODEL.gguf [special]\n");
         return 2;
     }
     fp__gguf *g = NULL;
@@ -68,9 +68,9 @@ int main(int argc, char **argv)
         texts++;
         bytes += size;
     }
-    fprintf(stderr, "open %.1f ms, load %.1f ms, %zu texts, %zu bytes in %.1f ms (%.1f MB/s)\n",
-            (opened - start) * 1e3, (loaded - opened) * 1e3, texts, bytes, seconds * 1e3,
-            seconds > 0 ? (double)bytes / seconds * 1e-6 : 0);
+    fprintf(stderr,
+            "{\"open_ms\": %.1f, \"load_ms\": %.1f, \"texts\": %zu, \"bytes\": %zu, \"encode_ms\": %.1f}\n",
+            (opened - start) * 1e3, (loaded - opened) * 1e3, texts, bytes, seconds * 1e3);
     fp__tokenizer_destroy(tok);
     fp__gguf_close(g);
     return rc;
