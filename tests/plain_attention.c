@@ -48,7 +48,8 @@ static size_t stride_of(size_t d)
     return (d + 31) / 32 * 32;
 }
 
-/* ---- painted pages and queries -------------------------------------------------------------------------- */
+/* ---- painted pages and queries --------------------------------------------------------------------------
+ */
 
 enum { RANDOM, EXTREME, ZERO_SCALES, SOME_ZERO_SCALES, TINY, HUGE_SCALES, TIES, SIGNED_ZEROS, GAPS, PAINTS };
 
@@ -115,9 +116,10 @@ static void paint_queries(int paint, size_t rows, size_t d, int16_t *q16, float 
     }
 }
 
-/* ---- spans ------------------------------------------------------------------------------------------------ */
+/* ---- spans ------------------------------------------------------------------------------------------------
+ */
 
-enum { SPAN_ROWS_MAX = 101, GUARD = 16 };
+enum { SPAN_ROWS_MAX = 101, GUARD = 16, CHUNK_MAX = 100 };
 
 struct span_case {
     size_t d, rows, pages;
@@ -178,7 +180,8 @@ static void check_span(const struct span_case *c, const fp__kernel_ops *ops, int
 static void check_spans(size_t d, size_t rows, int paint)
 {
     struct span_case c = {.d = d, .rows = rows, .pages = 1 + random_below(4)};
-    size_t q_bytes = rows * stride_of(d) * sizeof *c.q16, state_bytes = (rows * (d + 2) + GUARD) * sizeof *c.m;
+    size_t q_bytes = rows * stride_of(d) * sizeof *c.q16,
+           state_bytes = (rows * (d + 2) + GUARD) * sizeof *c.m;
     c.q16 = allocate(q_bytes);
     c.m = allocate(state_bytes);
     c.l = c.m + rows;
@@ -202,7 +205,8 @@ static void check_spans(size_t d, size_t rows, int paint)
     fp__mem_free(c.got, state_bytes);
 }
 
-/* ---- queries and K/V ---------------------------------------------------------------------------------------- */
+/* ---- queries and K/V
+ * ---------------------------------------------------------------------------------------- */
 
 static void paint_vector(size_t d, float *x)
 {
@@ -267,7 +271,8 @@ static void check_kv_write(const fp__kernel_ops *ops, size_t d)
     fp__mem_free(got, bytes);
 }
 
-/* ---- merge and mix ------------------------------------------------------------------------------------------ */
+/* ---- merge and mix
+ * ------------------------------------------------------------------------------------------ */
 
 static void paint_state(fp__attn_state *s, size_t d, bool empty)
 {
@@ -328,8 +333,8 @@ static void check_mix(const fp__kernel_ops *ops, size_t d)
         paint_state(&c, d, i / 15 == 2);
         memset(got, 0xa5, sizeof got);
         float alpha = fp__exact_mix(&a, &c, mode, g, d, want);
-        float x = ops->attn_mix((fp__attn_states){&a.m, &a.l, a.o}, (fp__attn_states){&c.m, &c.l, c.o}, mode, g,
-                                d, got);
+        float x = ops->attn_mix((fp__attn_states){&a.m, &a.l, a.o}, (fp__attn_states){&c.m, &c.l, c.o}, mode,
+                                g, d, got);
         CHECK(memcmp(&alpha, &x, 4) == 0, "%s mix: share: d %zu mode %d g %u", ops->name, d, (int)mode, g);
         CHECK(memcmp(want, got, d * 4) == 0, "%s mix: d %zu mode %d g %u", ops->name, d, (int)mode, g);
         CHECK(fp__float_bits(got[d]) == 0xa5a5a5a5u, "%s mix wrote past d %zu", ops->name, d);
@@ -358,7 +363,8 @@ static void check_tables(void)
     }
 }
 
-/* ---- the driver ----------------------------------------------------------------------------------------------- */
+/* ---- the driver
+ * ----------------------------------------------------------------------------------------------- */
 
 enum {
     L = 2,
@@ -388,6 +394,9 @@ static struct {
     float s_q[TOKENS * H];
     fp__attn_state *context_state;         // [TOKENS][H]
     fp__attn_state *anchor_state[ANCHORS]; // [TOKENS][H]
+    /* an anchor that is being compiled behind the last of the above: full pages, then causal ones */
+    const uint8_t *compiled[ANCHOR_PAGES + CONTEXT_PAGES];
+    fp__attn_state *compiled_state; // [TOKENS][H]
 } world;
 
 static const uint8_t *slab_of(const uint8_t *group, size_t head)
@@ -401,8 +410,25 @@ static void expect_segment(const uint8_t *const *groups, const uint8_t *visible,
     const uint8_t *slabs[CONTEXT_PAGES + ANCHOR_PAGES];
     for (size_t p = 0; p < pages; p++)
         slabs[p] = slab_of(groups[p], head / G);
-    fp__exact_attend(world.q16 + (token * H + head) * STRIDE, world.s_q[token * H + head], D, slabs, visible, pages,
-                     out);
+    fp__exact_attend(world.q16 + (token * H + head) * STRIDE, world.s_q[token * H + head], D, slabs, visible,
+                     pages, out);
+}
+
+static void make_expected(void)
+{
+    for (size_t t = 0; t < TOKENS; t++)
+        for (size_t h = 0; h < H; h++) {
+            uint8_t visible[ANCHOR_PAGES + CONTEXT_PAGES], *causal = visible + ANCHOR_PAGES;
+            memcpy(visible, anchor_filled[ANCHORS - 1], ANCHOR_PAGES);
+            for (size_t p = 0; p < CONTEXT_PAGES; p++)
+                causal[p] = (uint8_t)(t + 1 <= p * 64 ? 0 : t + 1 - p * 64 < 64 ? t + 1 - p * 64 : 64);
+            expect_segment(world.context, causal, CONTEXT_PAGES, t, h, &world.context_state[t * H + h]);
+            expect_segment(world.compiled, visible, ANCHOR_PAGES + CONTEXT_PAGES, t, h,
+                           &world.compiled_state[t * H + h]);
+            for (size_t a = 0; a < ANCHORS; a++)
+                expect_segment(world.anchor[a], anchor_filled[a], anchor_pages[a], t, h,
+                               &world.anchor_state[a][t * H + h]);
+        }
 }
 
 static void make_world(void)
@@ -411,6 +437,7 @@ static void make_world(void)
     world.pool = allocate(pages * group);
     world.q16 = allocate(TOKENS * H * STRIDE * sizeof *world.q16);
     world.context_state = allocate(TOKENS * H * sizeof *world.context_state);
+    world.compiled_state = allocate(TOKENS * H * sizeof *world.compiled_state);
     for (size_t i = 0; i < pages * L * HK; i++)
         paint_slab(RANDOM, D, world.pool + i * fp__slab_bytes(D));
     /* pages lie in the pool in a scattered order (17 and the number of pages have no common divisor) */
@@ -424,16 +451,10 @@ static void make_world(void)
     paint_queries(RANDOM, TOKENS * H, D, world.q16, world.s_q);
     for (size_t a = 0; a < ANCHORS; a++)
         world.anchor_state[a] = allocate(TOKENS * H * sizeof(fp__attn_state));
-    for (size_t t = 0; t < TOKENS; t++)
-        for (size_t h = 0; h < H; h++) {
-            uint8_t visible[CONTEXT_PAGES];
-            for (size_t p = 0; p < CONTEXT_PAGES; p++)
-                visible[p] = (uint8_t)(t + 1 <= p * 64 ? 0 : t + 1 - p * 64 < 64 ? t + 1 - p * 64 : 64);
-            expect_segment(world.context, visible, CONTEXT_PAGES, t, h, &world.context_state[t * H + h]);
-            for (size_t a = 0; a < ANCHORS; a++)
-                expect_segment(world.anchor[a], anchor_filled[a], anchor_pages[a], t, h,
-                               &world.anchor_state[a][t * H + h]);
-        }
+    for (size_t p = 0; p < ANCHOR_PAGES; p++)
+        world.compiled[p] = world.anchor[ANCHORS - 1][p];
+    memcpy(world.compiled + ANCHOR_PAGES, world.context, sizeof world.context);
+    make_expected();
 }
 
 /* How one run of the driver is cut up. */
@@ -443,11 +464,14 @@ struct run {
     fp__attn_plan *plan;
     size_t chunk; /* query tokens of a sequence per step */
     fp__injection_mode mode;
+    bool compile;              /* the tokens stand in the anchor segment; there is no context */
+    size_t n;                  /* sequences */
+    size_t anchors[SEQUENCES]; /* of each sequence */
+    /* one step */
     fp__attn_sequence sequences[SEQUENCES];
-    size_t anchors[SEQUENCES], n, tokens;
-    bool compile; /* the tokens stand in the anchor segment; no context */
-    int16_t *q16; // [tokens][H][STRIDE] of the step
-    float *s_q, *out, *alpha;
+    size_t tokens;
+    int16_t *q16;             // [tokens][H][STRIDE]
+    float *s_q, *out, *alpha; // [tokens][H], [tokens][H·D], [tokens][H]
 };
 
 static void run_thread(void *arg, size_t thread, size_t threads)
@@ -459,72 +483,151 @@ static void run_thread(void *arg, size_t thread, size_t threads)
 
 static void check_rows(const struct run *r, const fp__attn_sequence *s, size_t done, size_t anchor)
 {
+    fp__attn_state empty;
+    fp__exact_state_init(&empty, D);
     for (size_t i = 0; i < s->tokens; i++)
         for (size_t h = 0; h < H; h++) {
             float want[D];
             size_t row = (done + i) * H + h, at = (s->first_token + i) * H + h;
-            uint32_t g = s->g ? s->g[LAYER * H + h] : 0;
-            fp__attn_state empty;
-            fp__exact_state_init(&empty, D);
-            const fp__attn_state *a = &world.anchor_state[anchor][row], *c = &world.context_state[row];
-            float alpha = r->compile ? fp__exact_mix(c, &empty, r->mode, g, D, want)
-                                     : fp__exact_mix(a, c, r->mode, g, D, want);
+            const fp__attn_state *a =
+                r->compile ? &world.compiled_state[row] : &world.anchor_state[anchor][row];
+            const fp__attn_state *c = r->compile ? &empty : &world.context_state[row];
+            float alpha = fp__exact_mix(a, c, r->mode, s->g ? s->g[LAYER * H + h] : 0, D, want);
             CHECK(memcmp(want, r->out + at * D, sizeof want) == 0,
-                  "%s driver: threads %zu chunk %zu anchor of %zu tokens, token %zu head %zu", r->ops->name,
-                  fp__team_threads(r->team), r->chunk, anchor_tokens[anchor], done + i, h);
+                  "%s driver: %zu threads, chunks of %zu, anchor of %zu tokens: token %zu head %zu",
+                  r->ops->name, fp__team_threads(r->team), r->chunk, anchor_tokens[anchor], done + i, h);
             CHECK(memcmp(&alpha, r->alpha + at, 4) == 0, "%s driver: anchor share of token %zu head %zu",
                   r->ops->name, done + i, h);
         }
 }
 
-/* Lays sequence s of the step out; it has consumed `done` tokens. */
-static void set_sequence(struct run *r, size_t s, size_t done, size_t tokens)
+/* Puts `tokens` tokens of a sequence that has consumed `done` into slot n of the step. */
+static void set_sequence(struct run *r, size_t n, size_t sequence, size_t done, size_t tokens)
 {
-    fp__attn_segment anchor = {.groups = world.anchor[r->anchors[s]],
-                               .filled = anchor_filled[r->anchors[s]],
-                               .pages = anchor_pages[r->anchors[s]],
-                               .causal_page = anchor_pages[r->anchors[s]]};
-    fp__attn_segment context = {.groups = world.context, .pages = (done + tokens + 63) / 64, .causal_tokens = done};
-    r->sequences[s] = (fp__attn_sequence){.first_token = r->tokens,
+    size_t a = r->anchors[sequence], context_pages = (done + tokens + 63) / 64;
+    fp__attn_segment anchor = {world.anchor[a], anchor_filled[a], anchor_pages[a], anchor_pages[a], 0};
+    fp__attn_segment context = {world.context, NULL, context_pages, 0, done};
+    fp__attn_segment none = {NULL, NULL, 0, 0, 0};
+    fp__attn_segment compiled = {world.compiled, anchor_filled[ANCHORS - 1], ANCHOR_PAGES + context_pages,
+                                 ANCHOR_PAGES, done};
+    r->sequences[n] = (fp__attn_sequence){.first_token = r->tokens,
                                           .tokens = tokens,
-                                          .anchor = r->compile ? context : anchor,
-                                          .context = r->compile ? (fp__attn_segment){0} : context,
+                                          .anchor = r->compile ? compiled : anchor,
+                                          .context = r->compile ? none : context,
                                           .mode = r->mode,
-                                          .g = s == 1 ? NULL : gammas};
-    memcpy(r->q16 + r->tokens * H * STRIDE, world.q16 + done * H * STRIDE, tokens * H * STRIDE * sizeof *r->q16);
+                                          .g = sequence == 1 ? NULL : gammas};
+    memcpy(r->q16 + r->tokens * H * STRIDE, world.q16 + done * H * STRIDE,
+           tokens * H * STRIDE * sizeof *r->q16);
     memcpy(r->s_q + r->tokens * H, world.s_q + done * H, tokens * H * sizeof *r->s_q);
     r->tokens += tokens;
 }
 
-/* Sequence s starts `lead·s` tokens ahead, so that a step holds different depths. */
-static void run_through(struct run *r, size_t total, size_t lead)
+/* Runs all sequences from their starts to `total` tokens. Sequence 2 goes token by token, so that a step
+ * holds different depths and sizes. */
+static void run_through(struct run *r, const size_t start[SEQUENCES], size_t total)
 {
-    size_t done[SEQUENCES];
-    for (size_t s = 0; s < r->n; s++)
-        done[s] = s * lead;
+    size_t done[SEQUENCES], which[SEQUENCES];
+    memcpy(done, start, sizeof done);
     for (;;) {
-        size_t n = 0, at[SEQUENCES], which[SEQUENCES];
+        size_t n = 0;
         r->tokens = 0;
         for (size_t s = 0; s < r->n; s++) {
-            if (done[s] >= total)
+            size_t step = s == 2 ? 1 : r->chunk, left = total - done[s];
+            if (left == 0)
                 continue;
-            size_t step = s == 2 ? 1 : r->chunk, left = total - done[s], anchor = r->anchors[s];
-            r->anchors[n] = anchor;
-            set_sequence(r, n, done[s], step < left ? step : left);
-            r->anchors[n] = r->anchors[n];
-            which[n] = s;
-            at[n++] = done[s];
+            set_sequence(r, n, s, done[s], step < left ? step : left);
+            which[n++] = s;
         }
         if (n == 0)
             return;
         memset(r->out, 0xa5, r->tokens * H * D * sizeof *r->out);
         memset(r->alpha, 0xa5, r->tokens * H * sizeof *r->alpha);
         fp_status status = fp__attn_plan_step(r->plan, r->sequences, n);
-        CHECK(status == FP_OK, "plan_step: %s", fp_status_text(status));
+        CHECK(status == FP_OK, "plan_step: %s", fp_error_detail());
+        if (status != FP_OK)
+            return;
         fp__team_run(r->team, run_thread, r);
         for (size_t i = 0; i < n; i++) {
-            check_rows(r, &r->sequences[i], at[i], r->anchors[i]);
+            check_rows(r, &r->sequences[i], done[which[i]], r->anchors[which[i]]);
             done[which[i]] += r->sequences[i].tokens;
         }
     }
+}
+
+static void check_driver(const fp__kernel_ops *ops, size_t threads, bool brief)
+{
+    static const size_t chunks[] = {1, 7, 64, CHUNK_MAX};
+    static const fp__attn_geometry geometry = {L, H, HK, D};
+    size_t rows = SEQUENCES * CHUNK_MAX;
+    struct run r = {.ops = ops};
+    FP_CHECK(fp__team_create(threads, &r.team) == FP_OK);
+    FP_CHECK(fp__attn_plan_create(ops, &geometry, threads, rows, SEQUENCES, ANCHOR_PAGES + CONTEXT_PAGES,
+                                  &r.plan) == FP_OK);
+    r.q16 = allocate(rows * H * STRIDE * sizeof *r.q16);
+    r.s_q = allocate(rows * H * sizeof *r.s_q);
+    r.out = allocate(rows * H * D * sizeof *r.out);
+    r.alpha = allocate(rows * H * sizeof *r.alpha);
+    for (size_t i = 0; i < 4 * ANCHORS; i++) {
+        size_t a = i % ANCHORS, start[SEQUENCES] = {0, 1000, 1030};
+        if (brief && i % 7 != threads)
+            continue;
+        r.chunk = chunks[i / ANCHORS];
+        r.mode = (fp__injection_mode)((i + threads) % 3);
+        for (size_t s = 0; s < SEQUENCES; s++)
+            r.anchors[s] = (a + s) % ANCHORS;
+        r.n = 1;
+        r.compile = false;
+        run_through(&r, start, brief ? 300 : TOKENS);
+        r.compile = i % 3 == 0;
+        start[0] = 0;
+        r.n = r.compile ? 1 : SEQUENCES;
+        run_through(&r, r.compile ? (size_t[SEQUENCES]){200} : (size_t[SEQUENCES]){700, 1000, 1030},
+                    r.compile ? 420 : TOKENS);
+    }
+    fp__attn_plan_destroy(r.plan);
+    fp__team_destroy(r.team);
+    fp__mem_free(r.q16, rows * H * STRIDE * sizeof *r.q16);
+    fp__mem_free(r.s_q, rows * H * sizeof *r.s_q);
+    fp__mem_free(r.out, rows * H * D * sizeof *r.out);
+    fp__mem_free(r.alpha, rows * H * sizeof *r.alpha);
+}
+
+static void check_refusals(void)
+{
+    fp__attn_plan *plan;
+    const fp__kernel_ops *ops = fp__kernel_ops_at(0);
+    static const fp__attn_geometry bad[] = {{1, 5, 2, 64}, {1, 4, 2, 65}, {1, 4, 2, 514}, {1, 4, 0, 64}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(fp__attn_plan_create(ops, &bad[i], 1, 1, 1, 1, &plan) == FP_USAGE, "geometry %zu", i);
+    FP_CHECK(fp__attn_plan_create(ops, &(fp__attn_geometry){L, H, HK, D}, 1, 8, 1, 2, &plan) == FP_OK);
+    static const uint8_t zero_filled[1] = {0};
+    const struct {
+        fp__attn_sequence sequence;
+        fp_status status;
+    } cases[] = {
+        {{.tokens = 1}, FP_INTERNAL},                                             /* nothing to see */
+        {{.tokens = 1, .context = {world.context, NULL, 1, 0, 64}}, FP_INTERNAL}, /* a page is missing */
+        {{.tokens = 1, .context = {world.context, NULL, 1, 2, 0}}, FP_INTERNAL},  /* no such page */
+        {{.tokens = 1, .context = {world.context, zero_filled, 1, 1, 0}}, FP_INTERNAL}, /* empty page */
+        {{.tokens = 1, .context = {world.context, NULL, 3, 0, 128}}, FP_LIMIT},
+        {{.tokens = 9, .context = {world.context, NULL, 1, 0, 0}}, FP_LIMIT},
+        {{.tokens = 8, .context = {world.context, NULL, 1, 0, 0}}, FP_OK},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK(fp__attn_plan_step(plan, &cases[i].sequence, 1) == cases[i].status, "step %zu", i);
+    fp__attn_plan_destroy(plan);
+}
+
+int main(void)
+{
+    const fp__kernel_ops *ops;
+    check_tables();
+    make_world();
+    check_refusals();
+    for (size_t i = 0; (ops = fp__kernel_ops_at(i)) != NULL; i++)
+        for (size_t threads = 1; threads <= 3; threads++)
+            check_driver(ops, threads, i == 0);
+    if (failures)
+        printf("%d differences\n", failures);
+    return failures ? 1 : 0;
 }
