@@ -7,5 +7,6 @@
 #include "fieldprint/key.h"
 #include "fieldprint/model.h"
 #include "fieldprint/status.h"
+#include "fieldprint/system.h"
 #include "fieldprint/workspace.h"
 #endif
