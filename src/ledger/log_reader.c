@@ -108,21 +108,30 @@ static fp_status read_subtree(void *arg, unsigned height, uint64_t index, uint8_
 
 /* ---- moving forward ---- */
 
-/* What the reader remembers must be a tree that the one at hand continues. `what` names the older one. */
+/* `what` names the older checkpoint. */
+static fp_status check_not_back(const fp__ledger_reader *r, uint64_t older, uint64_t newer, const char *what)
+{
+    if (older <= newer)
+        return FP_OK;
+    return fp__fail(FP_MISMATCH,
+                    "the log went back: %s has %llu entries, %s/checkpoint states %llu; after a power "
+                    "failure, open the log for writing once; otherwise do not trust this copy",
+                    what, (unsigned long long)older, r->dir, (unsigned long long)newer);
+}
+
+/* The reader's tree must continue the older one: a consistency proof, recomputed from authenticated tiles.
+ * The old root's subtrees lie in tiles that were partial in the old tree, so the cache cannot hold them from
+ * then. */
 static fp_status check_continues(fp__ledger_reader *r, const fp__ledger_head *older, const char *what)
 {
     uint8_t root[32];
-    if (older->size > r->head.size)
-        return fp__fail(FP_MISMATCH,
-                        "%s: the log went back: %s has %llu entries, its checkpoint states %llu; after a "
-                        "power failure, open the log for writing once; otherwise do not trust this copy",
-                        r->dir, what, (unsigned long long)older->size, (unsigned long long)r->head.size);
+    FP_TRY(check_not_back(r, older->size, r->head.size, what));
     FP_TRY(fp__merkle_root_at(read_subtree, r, older->size, root));
     if (memcmp(root, older->root, 32) != 0)
         return fp__fail(FP_MISMATCH,
-                        "%s: the log was forked: its first %llu entries have another root than %s, which "
-                        "was signed with as many; keep both checkpoints as evidence and stop using it",
-                        r->dir, (unsigned long long)older->size, what);
+                        "the log was forked: its first %llu entries have another root than %s, which was "
+                        "signed with as many; keep both checkpoints as evidence and stop using it",
+                        (unsigned long long)older->size, what);
     return FP_OK;
 }
 
@@ -180,7 +189,8 @@ static fp_status save_state(fp__ledger_reader *r, const fp__buf *note)
     return status;
 }
 
-/* Takes the checkpoint as the reader's head: edge, consistency with `known` (each may be NULL), state. */
+/* Takes the checkpoint as the reader's head: edge, consistency with what is held and stored (NULL: nothing),
+ * state. */
 static fp_status advance(fp__ledger_reader *r, const fp__checkpoint *checkpoint, const fp__buf *note,
                          const fp__ledger_head *held, const fp__ledger_head *stored)
 {
@@ -202,13 +212,10 @@ static fp_status accept_note(fp__ledger_reader *r, fp__buf *note, const fp__ledg
     FP_TRY(
         fp__checkpoint_open(note->data, note->size, r->origin, r->keys, r->key_count, verdicts, &checkpoint));
     fp__ledger_head held = r->head;
-    if (r->open && checkpoint.size < held.size) { /* before any of its tiles is looked for */
-        fp__ledger_head older = {.size = checkpoint.size};
-        r->head = older;
-        fp_status status = check_continues(r, &held, "the checkpoint read before");
-        r->head = held;
-        return status;
-    }
+    if (r->open)
+        FP_TRY(check_not_back(r, held.size, checkpoint.size, "the checkpoint read before"));
+    if (stored != NULL)
+        FP_TRY(check_not_back(r, stored->size, checkpoint.size, r->state_path));
     fp__tile_edge *old_edge = r->edge, *edge = malloc(sizeof *edge);
     if (edge == NULL)
         return fp__fail(FP_NO_MEMORY, "no memory for the ledger's reader");
