@@ -7,14 +7,16 @@
  * outputs are then zeros. */
 #ifndef FP_KERNEL_KERNEL_H
 #define FP_KERNEL_KERNEL_H
+#include "exact/sampling.h"
 #include "kernel/weight.h"
 
 /* Query rows of one KV head, prepared by `query`. */
 typedef struct fp__attn_rows {
     size_t rows, d;
-    size_t stride;      /* int16 elements from row to row, a multiple of 32, ≥ d; the tail is zero */
-    const int16_t *q16; /* [rows][stride], 64-byte aligned */
-    const float *s_q;   /* [rows] */
+    size_t stride;       /* int16 elements from row to row, a multiple of 32, ≥ d; the tail is zero */
+    const int16_t *q16;  /* [rows][stride], 64-byte aligned */
+    const float *s_q;    /* [rows] */
+    const uint8_t *next; /* slab that will be read after this call, or NULL: a hint to prefetch it */
 } fp__attn_rows;
 
 /* Softmax states of rows: m[rows], l[rows], o[rows][d]. m = -inf marks a state that saw nothing (l = 0, o =
@@ -54,6 +56,8 @@ typedef struct fp__kernel_ops {
                       size_t d, float *out);
     /* §7. out[i] = silu(g[i])·u[i]. out may be g. */
     void (*silu_mul)(const float *g, const float *u, size_t n, float *out);
+    /* §7. Weights of the sampler (exact/sampling.h); given to fp__sampler_create. */
+    fp__exp_weights_fn *exp_weights;
 } fp__kernel_ops;
 
 extern const fp__kernel_ops fp__kernel_ops_ref;
