@@ -104,6 +104,19 @@ void cli_hex_text(const uint8_t *bytes, size_t n, char *out)
     out[2 * n] = 0;
 }
 
+bool cli_hex_bytes(const char *text, uint8_t *out, size_t n)
+{
+    static const char digits[] = "0123456789abcdef0123456789ABCDEF";
+    for (size_t i = 0; i < 2 * n; i++) {
+        const char *at = text[i] ? strchr(digits, text[i]) : NULL;
+        if (!at)
+            return false;
+        unsigned v = (unsigned)(at - digits) % 16;
+        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | v : v << 4);
+    }
+    return text[2 * n] == 0;
+}
+
 json_t *cli_hex(const uint8_t *bytes, size_t n)
 {
     char text[129] = "";

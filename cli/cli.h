@@ -56,6 +56,7 @@ int cli_usage(const char *format, ...) FP_PRINTF(1, 2); /* prints, returns 2 */
 int cli_print_json(json_t *object);
 json_t *cli_hex(const uint8_t *bytes, size_t n);
 void cli_hex_text(const uint8_t *bytes, size_t n, char *out); /* 2n + 1 chars */
+bool cli_hex_bytes(const char *text, uint8_t *out, size_t n); /* exactly 2n digits */
 void cli_time_text(uint64_t seconds, char out[32]);           /* 2026-01-31T12:00:00Z, or "-" for ever */
 
 /* Progress bar on stderr, if it is a terminal and the work takes over a second. */

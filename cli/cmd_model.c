@@ -1,5 +1,5 @@
 /* fieldprint model info|digest, tokenize, doctor. */
-#include "cli.h"
+#include "commands.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,22 +18,28 @@ static int info_main(const cli_args *args)
     int code = 0;
     if (args->json) {
         code = cli_print_json(json_pack(
-            "{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s, s:s, s:s, s:i, s:i}",
-            "name", i.name, "architecture", i.architecture, "parameters", (json_int_t)i.parameters, "file_bytes",
-            (json_int_t)i.file_bytes, "tensors", fp_model_types(model), "layers", (int)i.layers, "width", (int)i.width,
-            "heads", (int)i.heads, "kv_heads", (int)i.kv_heads, "head_dim", (int)i.head_dim, "ffn_width", (int)i.ffn_width,
-            "vocabulary", (int)i.vocabulary, "context", (int)i.context, "rope_dims", (int)i.rope_dims, "rope_base",
-            (double)i.rope_base, "tokenizer", i.tokenizer, "pretokenizer", i.pretokenizer, "chat_template", i.chat_template,
-            "kernels", i.kernels, "kv_page_bytes", (int)i.kv_page_bytes, "arithmetic", (int)i.arithmetic_version));
+            "{s:s, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:s, s:s, s:s, s:s, "
+            "s:i, s:i}",
+            "name", i.name, "architecture", i.architecture, "parameters", (json_int_t)i.parameters,
+            "file_bytes", (json_int_t)i.file_bytes, "tensors", fp_model_types(model), "layers", (int)i.layers,
+            "width", (int)i.width, "heads", (int)i.heads, "kv_heads", (int)i.kv_heads, "head_dim",
+            (int)i.head_dim, "ffn_width", (int)i.ffn_width, "vocabulary", (int)i.vocabulary, "context",
+            (int)i.context, "rope_dims", (int)i.rope_dims, "rope_base", (double)i.rope_base, "tokenizer",
+            i.tokenizer, "pretokenizer", i.pretokenizer, "chat_template", i.chat_template, "kernels",
+            i.kernels, "kv_page_bytes", (int)i.kv_page_bytes, "arithmetic", (int)i.arithmetic_version));
     } else {
-        printf("name           %s\narchitecture   %s\nparameters     %.1f M\nfile           %.1f MiB\ntensors        %s\n"
-               "layers         %u\nwidth          %u\nheads          %u (%u K/V heads of %u)\nFFN width      %u\n"
-               "vocabulary     %u (%s %s)\nchat template  %s\ntrained ctx    %u\nrotary         %u dimensions, base %g\n"
+        printf("name           %s\narchitecture   %s\nparameters     %.1f M\nfile           %.1f "
+               "MiB\ntensors        %s\n"
+               "layers         %u\nwidth          %u\nheads          %u (%u K/V heads of %u)\nFFN width      "
+               "%u\n"
+               "vocabulary     %u (%s %s)\nchat template  %s\ntrained ctx    %u\nrotary         %u "
+               "dimensions, base %g\n"
                "K/V            %.1f KiB per token\nkernels        %s\n",
-               i.name, i.architecture, (double)i.parameters / 1e6, (double)i.file_bytes / 1048576, fp_model_types(model),
-               i.layers, i.width, i.heads, i.kv_heads, i.head_dim, i.ffn_width, i.vocabulary, i.tokenizer, i.pretokenizer,
-               i.chat_template[0] ? i.chat_template : "none (use --template)", i.context, i.rope_dims, (double)i.rope_base,
-               (double)i.kv_page_bytes / 64 / 1024, i.kernels);
+               i.name, i.architecture, (double)i.parameters / 1e6, (double)i.file_bytes / 1048576,
+               fp_model_types(model), i.layers, i.width, i.heads, i.kv_heads, i.head_dim, i.ffn_width,
+               i.vocabulary, i.tokenizer, i.pretokenizer,
+               i.chat_template[0] ? i.chat_template : "none (use --template)", i.context, i.rope_dims,
+               (double)i.rope_base, (double)i.kv_page_bytes / 64 / 1024, i.kernels);
     }
     fp_model_close(model);
     return code;
@@ -132,18 +138,21 @@ static int doctor_main(const cli_args *args)
     if (status != FP_OK)
         return cli_fail(args, status);
     if (args->json)
-        return cli_print_json(json_pack("{s:s, s:s, s:i, s:b, s:s, s:s}", "version", fp_version(), "processor", i.processor,
-                                        "cores", (int)i.cores, "sha_instructions", i.sha_instructions, "kernels_in_use",
-                                        i.kernels, "kernels_available", i.kernels_available));
-    printf("fieldprint     %s\nprocessor      %s\ncores          %zu usable\nSHA-256        %s\nkernels        %s (this machine runs: %s)\n"
+        return cli_print_json(json_pack("{s:s, s:s, s:i, s:b, s:s, s:s}", "version", fp_version(),
+                                        "processor", i.processor, "cores", (int)i.cores, "sha_instructions",
+                                        i.sha_instructions, "kernels_in_use", i.kernels, "kernels_available",
+                                        i.kernels_available));
+    printf("fieldprint     %s\nprocessor      %s\ncores          %zu usable\nSHA-256        %s\nkernels      "
+           "  %s (this machine runs: %s)\n"
            "GPU            none: this build computes on the CPU\nfloating point %s\n",
            fp_version(), i.processor, i.cores, i.sha_instructions ? "in hardware" : "in software", i.kernels,
-           i.kernels_available, i.canonical_floats ? "canonical (round to nearest, subnormals kept)" : "NOT canonical");
+           i.kernels_available,
+           i.canonical_floats ? "canonical (round to nearest, subnormals kept)" : "NOT canonical");
     return 0;
 }
 
-const cli_command cli_command_model_info = {
-    "model info", "", 0, 0, "what a model file is", "", model_options, info_main};
+const cli_command cli_command_model_info = {"model info",  "",       0, 0, "what a model file is", "",
+                                            model_options, info_main};
 const cli_command cli_command_model_digest = {
     "model digest",
     "",
@@ -153,6 +162,8 @@ const cli_command cli_command_model_digest = {
     "Covers the file, the tokenizer, the chat template, the rotary table and the version of the arithmetic.",
     model_options,
     digest_main};
-const cli_command cli_command_tokenize = {"tokenize", "", 0, 0, "text to tokens", "", tokenize_options, tokenize_main};
+const cli_command cli_command_tokenize = {"tokenize",       "",           0, 0, "text to tokens", "",
+                                          tokenize_options, tokenize_main};
 const cli_command cli_command_doctor = {
-    "doctor", "", 0, 0, "what this machine has, and which kernels are in use", "", doctor_options, doctor_main};
+    "doctor",       "",         0, 0, "what this machine has, and which kernels are in use", "",
+    doctor_options, doctor_main};

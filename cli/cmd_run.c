@@ -1,5 +1,5 @@
 /* fieldprint run: one answer, streamed; with a workspace, a receipt of it. */
-#include "cli.h"
+#include "commands.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,8 +10,10 @@ static const cli_option options[] = {
     {"prompt", 'p', "TEXT", "what to say to the model"},
     {"file", 'f', "FILE", "read the prompt from a file (- for standard input)"},
     {"system", 's', "TEXT", "a system message of your own (an anchor is one already)"},
-    {"anchor", 'a', "ID", "attend to this anchor: id, unique beginning of it, name or name@version; may be repeated, in order"},
-    {"artifact", 0, "FILE", "the K/V artifact of the anchors, if it is not where compile put it; verified all the same"},
+    {"anchor", 'a', "ID",
+     "attend to this anchor: id, unique beginning of it, name or name@version; may be repeated, in order"},
+    {"artifact", 0, "FILE",
+     "the K/V artifact of the anchors, if it is not where compile put it; verified all the same"},
     {"gamma", 0, "G", "raise the anchors' guaranteed mass to G (0..1), within policy"},
     {"max-tokens", 'n', "N", "end the answer after N tokens (default: when the model ends it)"},
     {"temperature", 0, "T", "0 (default): greedy; higher is more varied"},
@@ -72,7 +74,8 @@ static fp_status load_anchors(run *r)
     fp_anchors_options o = {.gamma = cli_gamma(r->args, "gamma"),
                             .reader = cli_text(r->args, "tenant", NULL),
                             .artifact_path = cli_text(r->args, "artifact", NULL)};
-    return fp_anchors_load(r->engine, r->workspace, (const uint8_t(*)[32])ids, names->n, &o, &r->anchors, NULL);
+    return fp_anchors_load(r->engine, r->workspace, (const uint8_t(*)[32])ids, names->n, &o, &r->anchors,
+                           NULL);
 }
 
 static int prompt_text(run *r, char **text, size_t *size)
@@ -87,39 +90,29 @@ static int prompt_text(run *r, char **text, size_t *size)
     return *text ? 0 : 3;
 }
 
-static bool hex_nonce(const char *text, uint8_t out[32])
-{
-    for (size_t i = 0; text && i < 64; i++) {
-        const char *digits = "0123456789abcdef0123456789ABCDEF", *at = text[i] ? strchr(digits, text[i]) : NULL;
-        if (!at)
-            return false;
-        unsigned v = (unsigned)(at - digits) % 16;
-        out[i / 2] = (uint8_t)(i % 2 ? out[i / 2] | v : v << 4);
-    }
-    return text && text[64] == 0;
-}
-
 static fp_status open_sessions(run *r, const char *prompt, size_t size)
 {
     const cli_args *args = r->args;
     uint8_t nonce[32];
     const char *nonce_text = cli_text(args, "nonce", NULL), *load = cli_text(args, "load", NULL);
-    if (nonce_text && !hex_nonce(nonce_text, nonce))
+    if (nonce_text && !cli_hex_bytes(nonce_text, nonce, 32))
         exit(cli_usage("--nonce: 64 hexadecimal digits are wanted"));
     fp_session_options o = {.anchors = r->anchors,
                             .tenant = cli_text(args, "tenant", NULL),
                             .nonce = nonce_text ? nonce : NULL,
                             .raw = cli_has(args, "raw")};
     for (size_t i = 0; i < r->batch; i++) {
-        fp_status status = load && i == 0 ? fp_session_load(r->engine, r->workspace, load, &o, &r->sessions[i])
-                                          : fp_session_create(r->engine, &o, &r->sessions[i]);
+        fp_status status = load && i == 0
+                               ? fp_session_load(r->engine, r->workspace, load, &o, &r->sessions[i])
+                               : fp_session_create(r->engine, &o, &r->sessions[i]);
         char other[64];
         snprintf(other, sizeof other, "Name %zu things that are blue, and say why.", i + 2);
         const char *text = i == 0 ? prompt : other, *system = cli_text(args, "system", NULL);
         if (status == FP_OK && system && !o.raw)
             status = fp_session_add_message(r->sessions[i], FP_ROLE_SYSTEM, system, strlen(system));
         if (status == FP_OK)
-            status = fp_session_add_message(r->sessions[i], FP_ROLE_USER, text, i == 0 ? size : strlen(other));
+            status =
+                fp_session_add_message(r->sessions[i], FP_ROLE_USER, text, i == 0 ? size : strlen(other));
         if (status != FP_OK)
             return status;
     }
@@ -165,7 +158,8 @@ static json_t *mass_json(const fp_result *result)
         double sum = 0;
         for (size_t h = 0; h < result->heads; h++)
             sum += (double)result->mass[l * result->heads + h];
-        json_array_append_new(layers, json_real(sum / 16777216.0 / (double)result->heads / (double)result->mass_rows));
+        json_array_append_new(
+            layers, json_real(sum / 16777216.0 / (double)result->heads / (double)result->mass_rows));
     }
     return layers;
 }
@@ -186,10 +180,11 @@ static int report_json(run *r, const fp_result *x)
         json_array_append_new(ids, json_integer(x->ids[i]));
     json_t *object = json_pack(
         "{s:o, s:o, s:s, s:o, s:{s:i, s:i, s:i, s:i}, s:{s:f, s:f, s:f, s:f, s:f, s:f, s:f}}", "text",
-        json_stringn(x->text, x->text_size), "ids", ids, "finish", fp_finish_name(x->finish), "kv_root", cli_hex(head, 32),
-        "tokens", "anchor", (int)x->anchor_tokens, "prompt", (int)x->prompt_tokens, "output", (int)x->n_ids, "context",
-        (int)x->context_tokens, "timings", "load_s", seconds(r->loaded_ns - r->start_ns), "anchors_s", seconds(x->load_ns),
-        "prefill_s", seconds(x->prefill_ns), "decode_s", seconds(x->decode_ns), "first_token_s",
+        json_stringn(x->text, x->text_size), "ids", ids, "finish", fp_finish_name(x->finish), "kv_root",
+        cli_hex(head, 32), "tokens", "anchor", (int)x->anchor_tokens, "prompt", (int)x->prompt_tokens,
+        "output", (int)x->n_ids, "context", (int)x->context_tokens, "timings", "load_s",
+        seconds(r->loaded_ns - r->start_ns), "anchors_s", seconds(x->load_ns), "prefill_s",
+        seconds(x->prefill_ns), "decode_s", seconds(x->decode_ns), "first_token_s",
         seconds(r->loaded_ns - r->start_ns + x->load_ns + x->prefill_ns), "prefill_tokens_per_s",
         x->prefill_ns ? (double)x->prompt_tokens / seconds(x->prefill_ns) : 0.0, "decode_tokens_per_s",
         x->decode_ns && x->n_ids > 1 ? (double)(x->n_ids - 1) / seconds(x->decode_ns) : 0.0);
@@ -221,7 +216,8 @@ static void report_text(run *r, const fp_result *x)
 static fp_status prepare(run *r)
 {
     const cli_args *args = r->args;
-    bool needs = cli_has(args, "anchor") || cli_has(args, "save") || cli_has(args, "load") || cli_has(args, "workspace");
+    bool needs = cli_has(args, "anchor") || cli_has(args, "save") || cli_has(args, "load") ||
+                 cli_has(args, "workspace");
     bool wants = needs || (!cli_has(args, "no-receipt") && fp_workspace_exists(NULL));
     fp_status status = wants ? cli_open_workspace(args, &r->workspace) : FP_OK;
     if (status == FP_OK)
@@ -243,7 +239,8 @@ static int finish(run *r, fp_status generated)
     fp_status status = FP_OK;
     bool answered = (generated == FP_OK || generated == FP_CANCELLED) && result.n_ids > 0;
     if (answered && r->workspace && !cli_has(r->args, "no-receipt")) {
-        status = fp_session_receipt(r->sessions[0], r->workspace, r->receipt_id, r->receipt_path, r->transcript_path);
+        status = fp_session_receipt(r->sessions[0], r->workspace, r->receipt_id, r->receipt_path,
+                                    r->transcript_path);
         r->has_receipt = status == FP_OK;
     }
     if (answered && status == FP_OK && cli_has(r->args, "save"))
@@ -298,8 +295,10 @@ const cli_command cli_command_run = {
     0,
     0,
     "answer a prompt, with anchors if wanted, and write a receipt",
-    "Streams the answer to standard output. With --anchor the anchors of the workspace pass the gate, their K/V pages are "
-    "verified and shared, and the answer attends to them. Where there is a workspace, a receipt and its transcript are written "
+    "Streams the answer to standard output. With --anchor the anchors of the workspace pass the gate, their "
+    "K/V pages are "
+    "verified and shared, and the answer attends to them. Where there is a workspace, a receipt and its "
+    "transcript are written "
     "and logged; fieldprint audit checks them. Without a workspace it just answers.",
     options,
     run_main,

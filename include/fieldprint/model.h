@@ -53,6 +53,9 @@ FP_API fp_status fp_model_digest(const fp_model *model, uint8_t out[32]) FP_WARN
 /* Tensors of each type, for people: "Q4_1 210, F32 61, Q8_0 1". */
 FP_API const char *fp_model_types(const fp_model *model);
 
+/* The token that every text begins with (BOS), or UINT32_MAX when the model wants none. */
+FP_API uint32_t fp_model_begin_token(const fp_model *model);
+
 enum {
     FP_TOKENIZE_SPECIAL = 1, /* control tokens written in the text count; otherwise they are plain text */
     FP_TOKENIZE_ADD = 2      /* BOS in front, EOS behind, where the model wants them */

@@ -2,6 +2,7 @@
 #include "engine/receipt.h"
 #include "anchor/workspace_inside.h"
 #include "core/file.h"
+#include "fieldprint/audit.h"
 #include <stdlib.h>
 #include <time.h>
 

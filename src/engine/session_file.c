@@ -266,7 +266,8 @@ static fp_status load_pages(fp_session *s, fp__artifact *artifact, const manifes
                                   .subject = m->session,
                                   .tenant = m->tenant,
                                   .injection = m->injection,
-                                  .max_tokens = fp__kvseq_max_tokens(s->context)};
+                                  .max_tokens = fp__kvseq_max_tokens(s->context),
+                                  .label = s->anchors ? fp__kvseq_label(s->anchors->seq) : FP_LABEL_CORE};
     if (s->anchors) {
         FP_TRY(fp__kvseq_head(s->anchors->seq, head));
         expect.anchor_kv_head = head;

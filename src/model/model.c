@@ -533,6 +533,11 @@ const char *fp_model_types(const fp_model *m)
     return m->types;
 }
 
+uint32_t fp_model_begin_token(const fp_model *m)
+{
+    return fp__tokenizer_adds_bos(m->tokenizer) ? fp__tokenizer_bos(m->tokenizer) : UINT32_MAX;
+}
+
 fp_status fp_model_tokenize(const fp_model *m, const char *text, size_t size, unsigned flags, uint32_t **out,
                             size_t *n)
 {
