@@ -155,7 +155,13 @@ static json_t *leaf_bytes(const fp__transcript_leaf *leaf, const char **key)
 {
     if (leaf->kind == FP__TEXT_KV_HEAD || leaf->kind == FP__TEXT_ANCHOR_MASSES) {
         *key = "hex";
-        return fp__json_hex_value(leaf->bytes.data, leaf->bytes.size);
+        char *hex = malloc(2 * leaf->bytes.size + 1);
+        if (!hex)
+            return NULL;
+        fp__hex_encode(leaf->bytes.data, leaf->bytes.size, hex);
+        json_t *value = json_string(hex);
+        free(hex);
+        return value;
     }
     *key = "text";
     if (leaf->bytes.size == 0 || !memchr(leaf->bytes.data, 0, leaf->bytes.size))
