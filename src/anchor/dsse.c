@@ -1,5 +1,5 @@
 #include "anchor/dsse.h"
-#include "ledger/ed25519.h"
+#include "anchor/keys.h"
 #include "merkle/sha256.h"
 #include <stdio.h>
 
@@ -18,8 +18,8 @@ static fp_status set_payload(fp__dsse *dsse, const void *payload, size_t size)
         return fp__fail(FP_LIMIT, "envelope: payload of %zu bytes; at most %u are allowed", size,
                         FP__DSSE_PAYLOAD_MAX_BYTES);
     FP_TRY(fp__buf_append(&dsse->payload, payload, size));
-    FP_TRY(fp__buf_printf(&dsse->pae, "DSSEv1 %zu %s %zu ", strlen(FP__DSSE_PAYLOAD_TYPE), FP__DSSE_PAYLOAD_TYPE,
-                          size));
+    FP_TRY(fp__buf_printf(&dsse->pae, "DSSEv1 %zu %s %zu ", strlen(FP__DSSE_PAYLOAD_TYPE),
+                          FP__DSSE_PAYLOAD_TYPE, size));
     FP_TRY(fp__buf_append(&dsse->pae, payload, size));
     fp__sha256(dsse->pae.data, dsse->pae.size, dsse->id);
     return FP_OK;
@@ -126,7 +126,8 @@ static fp_status parse_envelope(const json_t *json, fp__dsse *out)
     for (size_t i = 0; i < json_array_size(list); i++) {
         FP_TRY(parse_signature(json_array_get(list, i), i, out));
         for (size_t j = 0; j < i; j++)
-            if (out->signatures[i].keyid[0] != 0 && strcmp(out->signatures[j].keyid, out->signatures[i].keyid) == 0)
+            if (out->signatures[i].keyid[0] != 0 &&
+                strcmp(out->signatures[j].keyid, out->signatures[i].keyid) == 0)
                 return fp__fail(FP_FORMAT, "envelope.signatures[%zu]: a second signature of keyid %s", i,
                                 out->signatures[i].keyid);
     }
@@ -178,8 +179,10 @@ fp_status fp__dsse_write(const fp__dsse *dsse, fp__buf *out)
     size_t before = out->size;
     FP_TRY(fp__json_dump(json, 0, out));
     if (out->size - before > FP__DSSE_ENVELOPE_MAX_BYTES)
-        return fp__fail(FP_LIMIT, "envelope of %zu bytes; at most %u are allowed: use fewer signatures or a shorter payload",
-                        out->size - before, FP__DSSE_ENVELOPE_MAX_BYTES);
+        return fp__fail(
+            FP_LIMIT,
+            "envelope of %zu bytes; at most %u are allowed: use fewer signatures or a shorter payload",
+            out->size - before, FP__DSSE_ENVELOPE_MAX_BYTES);
     return FP_OK;
 }
 
@@ -190,8 +193,9 @@ json_t *fp__intoto_build(const char *subject_name, const char *algorithm, const 
         return NULL;
     char hex[65];
     fp__hex_encode(digest, 32, hex);
-    return json_pack("{s:s, s:[{s:s, s:{s:s}}], s:s, s:o}", "_type", FP__INTOTO_TYPE, "subject", "name", subject_name,
-                     "digest", algorithm, hex, "predicateType", predicate_type, "predicate", predicate);
+    return json_pack("{s:s, s:[{s:s, s:{s:s}}], s:s, s:o}", "_type", FP__INTOTO_TYPE, "subject", "name",
+                     subject_name, "digest", algorithm, hex, "predicateType", predicate_type, "predicate",
+                     predicate);
 }
 
 static fp_status read_intoto(fp__intoto *s, const char *name)

@@ -89,7 +89,7 @@ fp_status fp__json_fields(const json_t *object, const char *where, const char *c
     if (!json_is_object(object))
         return fp__fail(FP_FORMAT, "%s: not a JSON object", where);
     const char *key;
-    json_t *value;
+    json_t *value = NULL;
     json_object_foreach((json_t *)object, key, value)
     {
         if (!listed(required, key) && !listed(optional, key))
@@ -111,7 +111,7 @@ static fp_status get(const json_t *object, const char *where, const char *key, j
 
 fp_status fp__json_object(const json_t *object, const char *where, const char *key, json_t **out)
 {
-    json_t *value;
+    json_t *value = NULL;
     FP_TRY(get(object, where, key, &value));
     if (!json_is_object(value))
         return fp__fail(FP_FORMAT, "%s.%s: not an object", where, key);
@@ -119,9 +119,10 @@ fp_status fp__json_object(const json_t *object, const char *where, const char *k
     return FP_OK;
 }
 
-fp_status fp__json_array(const json_t *object, const char *where, const char *key, size_t min, size_t max, json_t **out)
+fp_status fp__json_array(const json_t *object, const char *where, const char *key, size_t min, size_t max,
+                         json_t **out)
 {
-    json_t *value;
+    json_t *value = NULL;
     FP_TRY(get(object, where, key, &value));
     if (!json_is_array(value))
         return fp__fail(FP_FORMAT, "%s.%s: not a list", where, key);
@@ -135,13 +136,14 @@ fp_status fp__json_array(const json_t *object, const char *where, const char *ke
 fp_status fp__json_text(const json_t *object, const char *where, const char *key, size_t min, size_t max,
                         const char **out)
 {
-    json_t *value;
+    json_t *value = NULL;
     FP_TRY(get(object, where, key, &value));
     if (!json_is_string(value))
         return fp__fail(FP_FORMAT, "%s.%s: not text", where, key);
     size_t n = json_string_length(value);
     if (n < min || n > max)
-        return fp__fail(FP_FORMAT, "%s.%s: text of %zu bytes; %zu to %zu are allowed", where, key, n, min, max);
+        return fp__fail(FP_FORMAT, "%s.%s: text of %zu bytes; %zu to %zu are allowed", where, key, n, min,
+                        max);
     const char *text = json_string_value(value);
     for (size_t i = 0; i < n; i++)
         if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
@@ -153,7 +155,7 @@ fp_status fp__json_text(const json_t *object, const char *where, const char *key
 fp_status fp__json_uint(const json_t *object, const char *where, const char *key, uint64_t min, uint64_t max,
                         uint64_t *out)
 {
-    json_t *value;
+    json_t *value = NULL;
     FP_TRY(get(object, where, key, &value));
     if (!json_is_integer(value))
         return fp__fail(FP_FORMAT, "%s.%s: not an integer", where, key);
@@ -175,7 +177,7 @@ fp_status fp__json_hex_text(const char *text, const char *where, void *out, size
 
 fp_status fp__json_hex(const json_t *object, const char *where, const char *key, void *out, size_t n)
 {
-    const char *text;
+    const char *text = NULL;
     FP_TRY(fp__json_text(object, where, key, 0, 4096, &text));
     char full[160];
     snprintf(full, sizeof full, "%s.%s", where, key);
@@ -184,7 +186,7 @@ fp_status fp__json_hex(const json_t *object, const char *where, const char *key,
 
 fp_status fp__json_constant(const json_t *object, const char *where, const char *key, const char *value)
 {
-    const char *text;
+    const char *text = NULL;
     FP_TRY(fp__json_text(object, where, key, 0, 4096, &text));
     if (strcmp(text, value) != 0)
         return fp__fail(FP_FORMAT, "%s.%s: \"%.80s\" where \"%s\" is needed", where, key, text, value);
