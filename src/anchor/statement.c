@@ -349,3 +349,10 @@ fp_status fp_statement_parse(const void *envelope, size_t size, fp_statement *ou
     fp__dsse_free(&dsse);
     return status;
 }
+
+const char *fp_anchor_state_name(fp_anchor_state state)
+{
+    static const char *const names[] = {"unlogged",   "candidate", "promoted",
+                                        "superseded", "revoked",   "expired"};
+    return (unsigned)state < sizeof names / sizeof names[0] ? names[state] : "unknown";
+}

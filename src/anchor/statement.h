@@ -3,7 +3,7 @@
 #ifndef FP_ANCHOR_STATEMENT_H
 #define FP_ANCHOR_STATEMENT_H
 #include "anchor/dsse.h"
-#include "fieldprint/anchor.h"
+#include "fieldprint/workspace.h"
 
 #define FP__ANCHOR_PREDICATE "urn:fieldprint:anchor:v1"
 
