@@ -163,8 +163,8 @@ struct replay {
 static fp_status record(fp__registry *r, uint64_t index, const fp__dsse *dsse, const fp__event *e,
                         const char *type, const fp__verdict *verdict)
 {
-    return fp__db_run(r, FP__SQL_EVENT_ADD, "ibtbit", index, dsse->id, type, e->target,
-                      (uint64_t)verdict->counts, verdict->why);
+    return fp__db_run(r, FP__SQL_EVENT_ADD, "ibtbiit", index, dsse->id, type, e->target,
+                      (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
 }
 
 static fp_status replay_event(struct replay *replay, uint64_t index, const fp__dsse *dsse)

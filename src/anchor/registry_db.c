@@ -17,7 +17,7 @@ static const char create_tables[] =
     "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY, size INTEGER, root BLOB, trust BLOB, poisoned "
     "INTEGER);"
     "CREATE TABLE IF NOT EXISTS events (idx INTEGER PRIMARY KEY, id BLOB, type TEXT, target BLOB, valid "
-    "INTEGER, why TEXT);"
+    "INTEGER, authentic INTEGER, why TEXT);"
     "CREATE INDEX IF NOT EXISTS events_id ON events (id);"
     "CREATE TABLE IF NOT EXISTS policies (idx INTEGER PRIMARY KEY, digest BLOB, bytes BLOB);"
     "CREATE TABLE IF NOT EXISTS anchors (id BLOB PRIMARY KEY, first INTEGER, type INTEGER, registered "

@@ -37,7 +37,7 @@ static void judge_unknown(const fp__registry *r, const fp__dsse *dsse, uint64_t 
     for (size_t k = 0; r->policy != NULL && k < r->policy->keys_count; k++)
         if (!fp__distrusted(&r->distrusts, r->policy->keys[k].keyid, index) &&
             fp__dsse_verify(dsse, r->policy->keys[k].public_key)) {
-            out->poison = true;
+            out->poison = out->authentic = true;
             refuse(out,
                    "unknown event type, signed by a key of the policy: everything is denied from here on");
             return;
@@ -87,7 +87,7 @@ static void judge_parsed_policy(const fp__registry *r, const fp__dsse *dsse, con
         out->missing += threshold.missing;
         memcpy(out->why, threshold.why, sizeof out->why);
     }
-    out->counts = out->why[0] == 0;
+    out->counts = out->authentic = out->why[0] == 0;
 }
 
 static fp_status judge_policy(const fp__registry *r, const fp__dsse *dsse, const fp__event *e, uint64_t index,
@@ -173,6 +173,21 @@ static fp_status judge_state(fp__registry *r, const fp__event *e, fp__verdict *o
     }
 }
 
+static fp_status judge_known(fp__registry *r, const fp__dsse *dsse, const fp__event *e, uint64_t index,
+                             fp__verdict *out)
+{
+    fp__verdict state = {0};
+    out->authentic =
+        signed_by(r->policy, dsse, fp__event_purpose(e->type), e->label, &r->distrusts, index, out);
+    FP_TRY(judge_state(r, e, &state));
+    if (state.why[0] != 0) { /* more signatures would not help */
+        memcpy(out->why, state.why, sizeof out->why);
+        out->missing = 0;
+    }
+    out->counts = out->why[0] == 0;
+    return FP_OK;
+}
+
 fp_status fp__registry_judge(fp__registry *r, const fp__dsse *dsse, const fp__event *e, uint64_t index,
                              fp__verdict *out)
 {
@@ -200,12 +215,8 @@ fp_status fp__registry_judge(fp__registry *r, const fp__dsse *dsse, const fp__ev
         refuse(out, "it names a policy that is not the one in force");
     else if (e->type == FP__EVENT_POLICY)
         return judge_policy(r, dsse, e, index, out);
-    else {
-        FP_TRY(judge_state(r, e, out));
-        if (out->why[0] == 0)
-            out->counts =
-                signed_by(r->policy, dsse, fp__event_purpose(e->type), e->label, &r->distrusts, index, out);
-    }
+    else
+        return judge_known(r, dsse, e, index, out);
     return FP_OK;
 }
 

@@ -350,11 +350,14 @@ static fp_status fill_from_statement(fp_workspace *w, bool logged, fp_anchor_row
     row->have_statement = true;
     memcpy(row->name, statement->name, sizeof row->name);
     memcpy(row->version, statement->version, sizeof row->version);
-    if (!logged) {
+    if (!logged)
         row->type = statement->type;
+    if (!logged || statement->valid_from > row->valid_from)
         row->valid_from = statement->valid_from;
+    if (!logged || statement->valid_until < row->valid_until)
         row->valid_until = statement->valid_until;
-    }
+    if (row->state == FP_ANCHOR_PROMOTED && (uint64_t)time(NULL) >= row->valid_until)
+        row->state = FP_ANCHOR_EXPIRED;
     status = fp__workspace_author_count(w, &dsse, statement->type, row->promote_index, &signers, &needed);
     if (status == FP_OK)
         row->signatures = signers.count;
