@@ -68,6 +68,20 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens) FP_WARN_UNUSED;
  * anchor head and pool are the same. Waits for src's outstanding hashes. */
 fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
 
+/* Content for an empty sequence from elsewhere (an artifact). */
+typedef struct fp__kvseq_content {
+    const uint32_t *ids; // [tokens]
+    size_t tokens;
+    const uint32_t *anchor_tokens; // [anchors]; context: NULL
+    size_t anchors;
+    const uint8_t *page_labels; // [pages]; given to each token of the page
+    fp__group *const *groups;   // [pages] hashed, with the checksums of their tokens
+    size_t pages;
+} fp__kvseq_content;
+/* Takes it over; the references of the groups become the sequence's on success. FP_LIMIT: more than max_tokens or
+ * max_anchors; FP_USAGE: not empty, or counts that contradict each other. */
+fp_status fp__kvseq_adopt(fp__kvseq *seq, const fp__kvseq_content *content) FP_WARN_UNUSED;
+
 /* ---- Commitments ---- */
 /* kv head over the committed tokens; waits for outstanding hashes. FP_MISMATCH: a page's bytes at sealing
  * were not those that had been written; names page, layer and head. */
