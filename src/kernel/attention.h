@@ -31,18 +31,20 @@ typedef struct fp__attn_geometry {
 
 typedef struct fp__attn_plan fp__attn_plan;
 /* Makes room for steps of up to max_tokens query tokens, max_sequences sequences and max_pages pages per
- * sequence. */
+ * sequence (anchor and context together). FP_USAGE: a geometry outside of arithmetic §6; FP_NO_MEMORY. */
 fp_status fp__attn_plan_create(const fp__kernel_ops *ops, const fp__attn_geometry *geometry, size_t threads,
                                size_t max_tokens, size_t max_sequences, size_t max_pages,
                                fp__attn_plan **out) FP_WARN_UNUSED;
 void fp__attn_plan_destroy(fp__attn_plan *plan);
-/* Lays the work of one step out (no allocation). The sequences array and what it points to must stay until
- * the step ends. */
+/* Lays the work of one step out (no allocation); needed again only when the sequences change. The sequences
+ * array and what it points to must stay until the step ends. FP_LIMIT: more than the plan has room for;
+ * FP_INTERNAL: a segment with too few pages for its tokens, or a sequence with nothing to see. */
 fp_status fp__attn_plan_step(fp__attn_plan *plan, const fp__attn_sequence *sequences,
                              size_t n) FP_WARN_UNUSED;
-/* One layer, by all threads of the team. q16 [T][H][stride], s_q [T][H] (made by ops->query); out [T][H·d];
- * alpha [T][H] anchor share, or NULL. All K/V of this step must already be written (barrier before). Returns
- * without a closing barrier: the caller's next barrier orders the output. */
+/* One layer, by all threads of the team, once per layer after plan_step. q16 [T][H][stride], s_q [T][H] (made
+ * by ops->query); out [T][H·d]; alpha [T][H] anchor share, or NULL. All K/V of this step must already be
+ * written (barrier before). Returns without a closing barrier: the caller's next barrier orders the output.
+ */
 void fp__attn_run(fp__attn_plan *plan, fp__team *team, size_t thread, size_t layer, const int16_t *q16,
                   const float *s_q, size_t stride, float *out, float *alpha);
 #endif

@@ -12,9 +12,10 @@
 /* Query rows of one KV head, prepared by `query`. */
 typedef struct fp__attn_rows {
     size_t rows, d;
-    size_t stride;      /* int16 elements from row to row, a multiple of 32, ≥ d; the tail is zero */
-    const int16_t *q16; /* [rows][stride], 64-byte aligned */
-    const float *s_q;   /* [rows] */
+    size_t stride;       /* int16 elements from row to row, a multiple of 32, ≥ d; the tail is zero */
+    const int16_t *q16;  /* [rows][stride], 64-byte aligned */
+    const float *s_q;    /* [rows] */
+    const uint8_t *next; /* slab that will be read after this call, or NULL: a hint to prefetch it */
 } fp__attn_rows;
 
 /* Softmax states of rows: m[rows], l[rows], o[rows][d]. m = -inf marks a state that saw nothing (l = 0, o =
