@@ -78,8 +78,8 @@ static fp_status start_workers(fp__hasher *hasher)
     }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (error != 0)
-        return fp__fail(FP_NO_MEMORY, "only %zu of %zu hash workers could be started; ask for fewer", hasher->started,
-                        hasher->workers);
+        return fp__fail(FP_NO_MEMORY, "only %zu of %zu hash workers could be started; ask for fewer",
+                        hasher->started, hasher->workers);
     return FP_OK;
 }
 

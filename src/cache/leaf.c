@@ -45,7 +45,8 @@ static void put_tag(writer *w, const char *tag)
     put_u8(w, LAYOUT_VERSION);
 }
 
-void fp__leaf_slab(const fp__page_geometry *g, size_t layer, size_t kv_head, const uint8_t *slab, uint8_t out[32])
+void fp__leaf_slab(const fp__page_geometry *g, size_t layer, size_t kv_head, const uint8_t *slab,
+                   uint8_t out[32])
 {
     uint8_t prefix[64] = {0};
     writer w = {.data = prefix};
@@ -92,7 +93,8 @@ void fp__leaf_page(const fp__page_leaf *leaf, uint8_t out[32])
     fp__sha256(data, sizeof data, out);
 }
 
-void fp__leaf_kv_head(uint64_t sealed, const uint8_t sealed_root[32], const uint8_t *open_leaf, uint8_t out[32])
+void fp__leaf_kv_head(uint64_t sealed, const uint8_t sealed_root[32], const uint8_t *open_leaf,
+                      uint8_t out[32])
 {
     uint8_t data[1 + 16 + 8 + 64];
     writer w = {.data = data};

@@ -8,10 +8,11 @@ fp_status fp__page_geometry_check(const fp__page_geometry *g)
 {
     if (g->layers < 1 || g->layers > UINT16_MAX || g->kv_heads < 1 || g->kv_heads > UINT16_MAX ||
         g->layers * g->kv_heads > SLABS_MAX || g->d < 1 || g->d > FP__HEAD_DIM_MAX)
-        return fp__fail(FP_UNSUPPORTED,
-                        "K/V of %zu layers, %zu KV heads and head size %zu do not fit the page format (head size 1 "
-                        "to %d, layers times heads 1 to %d)",
-                        g->layers, g->kv_heads, g->d, (int)FP__HEAD_DIM_MAX, (int)SLABS_MAX);
+        return fp__fail(
+            FP_UNSUPPORTED,
+            "K/V of %zu layers, %zu KV heads and head size %zu do not fit the page format (head size 1 "
+            "to %d, layers times heads 1 to %d)",
+            g->layers, g->kv_heads, g->d, (int)FP__HEAD_DIM_MAX, (int)SLABS_MAX);
     return FP_OK;
 }
 
@@ -80,7 +81,8 @@ static uint64_t sum_k_token(const fp__page_weights *w, const uint8_t *row)
 }
 
 /* Word column `word` of V, the bytes of tokens [first, last) of it. */
-static uint64_t sum_v_word(const fp__page_weights *w, const uint8_t *v, size_t word, size_t first, size_t last)
+static uint64_t sum_v_word(const fp__page_weights *w, const uint8_t *v, size_t word, size_t first,
+                           size_t last)
 {
     size_t lo = first > 8 * word ? first - 8 * word : 0, hi = last < 8 * word + 8 ? last - 8 * word : 8;
     uint64_t mask = (UINT64_MAX >> (64 - 8 * (hi - lo))) << (8 * lo), sum = 0;
@@ -99,7 +101,8 @@ uint64_t fp__page_checksum(const fp__page_weights *w, const uint8_t *slab, size_
         uint16_t k_scale, v_scale;
         memcpy(&k_scale, s_k + 2 * t, 2);
         memcpy(&v_scale, s_v + 2 * t, 2);
-        sum += sum_k_token(w, slab + t * d) * w->k_token[t] + k_scale * w->scale_k[t] + v_scale * w->scale_v[t];
+        sum +=
+            sum_k_token(w, slab + t * d) * w->k_token[t] + k_scale * w->scale_k[t] + v_scale * w->scale_v[t];
     }
     for (size_t word = first / 8; word * 8 < last; word++)
         sum += sum_v_word(w, v, word, first, last) * w->v_word[word];

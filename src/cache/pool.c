@@ -46,7 +46,8 @@ fp_status fp__pool_create(const fp__page_geometry *g, size_t max_groups, fp__poo
     FP_TRY(fp__page_geometry_check(g));
     size_t total;
     if (max_groups == 0 || !fp__size_mul(max_groups, fp__page_group_bytes(g), &total))
-        return fp__fail(FP_LIMIT, "a K/V pool of %zu pages is not possible; choose another context size", max_groups);
+        return fp__fail(FP_LIMIT, "a K/V pool of %zu pages is not possible; choose another context size",
+                        max_groups);
     fp__pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return fp__fail(FP_NO_MEMORY, "no memory for a K/V pool");
@@ -123,9 +124,10 @@ static fp_status extent_add(fp__pool *pool)
     }
     if (!e || !e->groups || !e->sums || !e->slab_leaves || !e->data) {
         extent_free(pool, e);
-        return fp__fail(FP_NO_MEMORY,
-                        "no memory for %zu more pages of K/V (%zu bytes); close other programs or use a smaller context",
-                        count, count * pool->group_bytes);
+        return fp__fail(
+            FP_NO_MEMORY,
+            "no memory for %zu more pages of K/V (%zu bytes); close other programs or use a smaller context",
+            count, count * pool->group_bytes);
     }
     ASAN_POISON_MEMORY_REGION(e->data, count * pool->group_bytes);
     for (size_t i = 0; i < count; i++) {
@@ -142,10 +144,11 @@ static fp_status extent_add(fp__pool *pool)
 static fp_status take_locked(fp__pool *pool, fp__group **out)
 {
     if (pool->used_groups == pool->max_groups)
-        return fp__fail(FP_LIMIT,
-                        "all %zu K/V pages (%zu tokens) are in use; raise the context size, shorten the text, or wait "
-                        "until another sequence ends",
-                        pool->max_groups, pool->max_groups * FP__PAGE_TOKENS);
+        return fp__fail(
+            FP_LIMIT,
+            "all %zu K/V pages (%zu tokens) are in use; raise the context size, shorten the text, or wait "
+            "until another sequence ends",
+            pool->max_groups, pool->max_groups * FP__PAGE_TOKENS);
     if (pool->free) {
         *out = pool->free;
         pool->free = (*out)->next_free;

@@ -3,24 +3,25 @@
 #include "merkle/tree.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 enum { TOKENS = FP__PAGE_TOKENS };
 #define TOKENS_MAX ((size_t)1 << 31)
 #define NO_PAGE SIZE_MAX
 
-typedef struct page {
+typedef struct page_entry {
     fp__hash_job job; /* first: the job is the page */
     fp__kvseq *seq;
     fp__group *group;
     size_t index, first_token;
     uint8_t leaf[32]; /* valid when sealed, hashed and not failed */
     size_t bad_slab;  /* when failed */
-} page;
+} page_entry;
 
-typedef struct anchor {
+typedef struct anchor_entry {
     size_t first_page, first_token;
-} anchor;
+} anchor_entry;
 
 struct fp__kvseq {
     fp__pool *pool;
@@ -35,12 +36,12 @@ struct fp__kvseq {
     size_t anchors;
     size_t base_page, base_token; /* where the current anchor (or the context) starts */
 
-    page *page;       // [max_pages]
-    uint8_t **groups; // [max_pages]
-    uint8_t *filled;  // [max_pages]
-    uint32_t *ids;    // [max_tokens]
-    uint8_t *labels;  // [max_tokens] running minimum
-    anchor *anchor;   // [max_anchors]
+    page_entry *page;     // [max_pages]
+    uint8_t **groups;     // [max_pages]
+    uint8_t *filled;      // [max_pages]
+    uint32_t *ids;        // [max_tokens]
+    uint8_t *labels;      // [max_tokens] running minimum
+    anchor_entry *anchor; // [max_anchors]
 
     fp__hash_owner owner;
     fp__merkle_frontier frontier; /* leaves of the first frontier.size sealed pages */
@@ -67,7 +68,8 @@ static fp_status check_options(const fp__kvseq_options *o)
     return FP_OK;
 }
 
-fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_options *options, fp__kvseq **out)
+fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_options *options,
+                           fp__kvseq **out)
 {
     FP_TRY(check_options(options));
     fp__kvseq *seq = calloc(1, sizeof *seq);
@@ -97,7 +99,7 @@ fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_o
                         options->max_tokens);
     }
     for (size_t p = 0; p < seq->max_pages; p++)
-        seq->page[p] = (page){.seq = seq, .index = p};
+        seq->page[p] = (page_entry){.seq = seq, .index = p};
     *out = seq;
     return FP_OK;
 }
@@ -113,6 +115,14 @@ static void drop_pages(fp__kvseq *seq, size_t first)
     }
     if (seq->taken > first)
         seq->taken = first;
+}
+
+/* Back to the empty sequence. */
+static void drop_all(fp__kvseq *seq)
+{
+    drop_pages(seq, 0);
+    seq->tokens = seq->pages = seq->sealed = seq->anchors = seq->base_page = seq->base_token = 0;
+    seq->frontier = (fp__merkle_frontier){0};
 }
 
 void fp__kvseq_destroy(fp__kvseq *seq)
@@ -155,8 +165,10 @@ static const char *segment_name(const fp__kvseq *seq)
 
 static fp_status fail_slab(const fp__kvseq *seq, size_t p, size_t slab, const char *what)
 {
-    return fp__fail(FP_MISMATCH, "K/V bytes of %s page %zu, layer %zu, head %zu %s; discard the page and compute it again",
-                    segment_name(seq), p, slab / seq->geometry->kv_heads, slab % seq->geometry->kv_heads, what);
+    return fp__fail(FP_MISMATCH,
+                    "K/V bytes of %s page %zu, layer %zu, head %zu %s; discard the page and compute it again",
+                    segment_name(seq), p, slab / seq->geometry->kv_heads, slab % seq->geometry->kv_heads,
+                    what);
 }
 
 static const char *const CHANGED_BEFORE_SEAL = "changed between writing and sealing";
@@ -169,9 +181,10 @@ static fp_status check_failed_page(const fp__kvseq *seq)
 
 /* ---- sealing ---- */
 
-static void page_leaf(const fp__kvseq *seq, size_t p, bool open, const uint8_t group_root[32], uint8_t out[32])
+static void page_leaf(const fp__kvseq *seq, size_t p, bool open, const uint8_t group_root[32],
+                      uint8_t out[32])
 {
-    const page *page = &seq->page[p];
+    const page_entry *page = &seq->page[p];
     size_t visible = seq->filled[p], first = page->first_token;
     fp__leaf_page(&(fp__page_leaf){.page = p,
                                    .first_pos = seq->options.first_pos + first,
@@ -196,7 +209,7 @@ static void note_failed_page(fp__kvseq *seq, size_t p)
 /* On a hash worker. The page is sealed: nobody writes what is read here. */
 static void run_seal(fp__hash_job *job)
 {
-    page *page = (struct page *)(void *)job;
+    page_entry *page = (page_entry *)(void *)job;
     fp__kvseq *seq = page->seq;
     fp__group *group = page->group;
     size_t bad = first_bad_sum(seq, group);
@@ -225,10 +238,11 @@ fp_status fp__kvseq_reserve(fp__kvseq *seq, size_t n)
     if (seq->options.segment == FP__SEGMENT_ANCHOR && seq->anchors == 0)
         return fp__fail(FP_USAGE, "no anchor was started in this segment");
     if (n > seq->options.max_tokens - seq->tokens)
-        return fp__fail(FP_LIMIT,
-                        "%zu tokens do not fit: %zu of %zu of the context are used; raise the context size or shorten "
-                        "the text",
-                        n, seq->tokens, seq->options.max_tokens);
+        return fp__fail(
+            FP_LIMIT,
+            "%zu tokens do not fit: %zu of %zu of the context are used; raise the context size or shorten "
+            "the text",
+            n, seq->tokens, seq->options.max_tokens);
     size_t need = seq->base_page + pages_of(seq->tokens - seq->base_token + n), before = seq->taken;
     FP_CHECK(need <= seq->max_pages);
     for (size_t p = before; p < need; p++) {
@@ -272,6 +286,8 @@ void fp__kvseq_checksum(fp__kvseq *seq, size_t n, size_t slab_begin, size_t slab
 fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_label label)
 {
     size_t begin = seq->tokens - seq->base_token, end = begin + n;
+    if (n == 0)
+        return FP_OK;
     if (seq->base_page + pages_of(end) > seq->taken || n > seq->options.max_tokens - seq->tokens)
         return fp__fail(FP_USAGE, "%zu tokens are committed, but fewer were reserved", n);
     if ((unsigned)label >= FP_LABEL_COUNT)
@@ -307,13 +323,15 @@ fp_status fp__kvseq_start_anchor(fp__kvseq *seq)
     }
     seq->base_page = seq->pages;
     seq->base_token = seq->tokens;
-    seq->anchor[seq->anchors++] = (anchor){.first_page = seq->base_page, .first_token = seq->base_token};
+    seq->anchor[seq->anchors++] =
+        (anchor_entry){.first_page = seq->base_page, .first_token = seq->base_token};
     return FP_OK;
 }
 
 /* ---- truncating ---- */
 
-/* The first `slots` tokens of page p go on, in a group of this sequence alone. Its checksums then cover just them. */
+/* The first `slots` tokens of page p go on, in a group of this sequence alone. Its checksums then cover just
+ * them. */
 static fp_status reopen_page(fp__kvseq *seq, size_t p, size_t slots)
 {
     const fp__page_weights *w = fp__pool_weights(seq->pool);
@@ -358,7 +376,7 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
     fp__hasher_wait(seq->hasher, &seq->owner);
     while (seq->anchors > 0 && seq->anchor[seq->anchors - 1].first_token >= tokens)
         seq->anchors--;
-    const anchor *last = seq->anchors > 0 ? &seq->anchor[seq->anchors - 1] : &(anchor){0};
+    const anchor_entry *last = seq->anchors > 0 ? &seq->anchor[seq->anchors - 1] : &(anchor_entry){0};
     seq->base_page = last->first_page;
     seq->base_token = last->first_token;
     size_t k = tokens - seq->base_token, slots = k % TOKENS;
@@ -376,7 +394,8 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
         return FP_OK;
     char detail[512];
     snprintf(detail, sizeof detail, "%s", fp_error_detail());
-    (void)fp__kvseq_truncate(seq, tokens - slots); /* without the page; the first failure is the one to tell */
+    (void)fp__kvseq_truncate(seq,
+                             tokens - slots); /* without the page; the first failure is the one to tell */
     return fp__fail(status, "%s", detail);
 }
 
@@ -385,22 +404,24 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
 static fp_status check_shareable(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
 {
     const fp__kvseq_options *a = &dst->options, *b = &src->options;
-    bool same_head = a->anchor_kv_head && b->anchor_kv_head ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
-                                                            : !a->anchor_kv_head && !b->anchor_kv_head;
-    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos || a->label != b->label ||
-        !same_head)
+    bool same_head = a->anchor_kv_head && b->anchor_kv_head
+                         ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
+                         : !a->anchor_kv_head && !b->anchor_kv_head;
+    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos ||
+        a->label != b->label || !same_head)
         return fp__fail(FP_USAGE, "the sequences differ in pool, segment, first position, label or anchors");
     if (dst->taken > 0 || dst->anchors > 0 || tokens > src->tokens)
-        return fp__fail(FP_USAGE, "pages can be shared with an empty sequence only, and only committed tokens");
+        return fp__fail(FP_USAGE,
+                        "pages can be shared with an empty sequence only, and only committed tokens");
     if (tokens > a->max_tokens)
-        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size", tokens,
-                        a->max_tokens);
+        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size",
+                        tokens, a->max_tokens);
     return FP_OK;
 }
 
 static void share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
 {
-    const page *from = &src->page[p];
+    const page_entry *from = &src->page[p];
     fp__pool_ref(dst->pool, from->group);
     dst->page[p].group = from->group;
     dst->page[p].first_token = from->first_token;
@@ -427,9 +448,12 @@ fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
         share_page(dst, src, p);
     dst->anchors = anchors;
     dst->tokens = tokens;
-    /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a page
-     * that others may still append to must not see their tokens: reopen_page keeps only ours. */
-    return fp__kvseq_truncate(dst, tokens);
+    /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a
+     * page that others may still append to must not see their tokens: reopen_page keeps only ours. */
+    fp_status status = fp__kvseq_truncate(dst, tokens);
+    if (status != FP_OK)
+        drop_all(dst);
+    return status;
 }
 
 /* ---- adopting ---- */
@@ -439,7 +463,8 @@ static fp_status check_content(const fp__kvseq *seq, const fp__kvseq_content *c)
     if (seq->taken > 0 || seq->anchors > 0)
         return fp__fail(FP_USAGE, "only an empty sequence can take content over");
     if (c->tokens < 1 || c->tokens > seq->options.max_tokens || c->anchors > seq->options.max_anchors)
-        return fp__fail(FP_LIMIT, "%zu tokens in %zu anchors do not fit a context of %zu; raise the context size",
+        return fp__fail(FP_LIMIT,
+                        "%zu tokens in %zu anchors do not fit a context of %zu; raise the context size",
                         c->tokens, c->anchors, seq->options.max_tokens);
     size_t pages = c->anchors > 0 ? 0 : pages_of(c->tokens), tokens = c->anchors > 0 ? 0 : c->tokens;
     for (size_t a = 0; a < c->anchors; a++) {
@@ -473,7 +498,8 @@ fp_status fp__kvseq_adopt(fp__kvseq *seq, const fp__kvseq_content *c)
     for (size_t a = 0; a < c->anchors; a++) {
         seq->base_page = seq->taken;
         seq->base_token = seq->tokens;
-        seq->anchor[seq->anchors++] = (anchor){.first_page = seq->base_page, .first_token = seq->base_token};
+        seq->anchor[seq->anchors++] =
+            (anchor_entry){.first_page = seq->base_page, .first_token = seq->base_token};
         adopt_run(seq, c, seq->tokens, c->anchor_tokens[a]);
         seq->tokens += c->anchor_tokens[a];
     }
@@ -524,18 +550,18 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
     return check_failed_page(seq);
 }
 
-typedef struct scrub {
+typedef struct scrub_job {
     fp__hash_job job; /* first */
     const fp__kvseq *seq;
     size_t page, bad_slab; /* bad_slab = slabs: none */
     bool bad_leaf;
-} scrub;
+} scrub_job;
 
 static void run_scrub(fp__hash_job *job)
 {
-    scrub *scrub = (struct scrub *)(void *)job;
+    scrub_job *scrub = (scrub_job *)(void *)job;
     const fp__kvseq *seq = scrub->seq;
-    const page *page = &seq->page[scrub->page];
+    const page_entry *page = &seq->page[scrub->page];
     const fp__group *group = page->group;
     scrub->bad_leaf = seq->groups[scrub->page] != group->data;
     if (scrub->page >= seq->sealed) {
@@ -545,8 +571,8 @@ static void run_scrub(fp__hash_job *job)
     uint8_t leaf[32];
     size_t s = 0;
     for (; s < seq->slabs; s++) {
-        fp__leaf_slab(seq->geometry, s / seq->geometry->kv_heads, s % seq->geometry->kv_heads, slab_at(seq, group, s),
-                      leaf);
+        fp__leaf_slab(seq->geometry, s / seq->geometry->kv_heads, s % seq->geometry->kv_heads,
+                      slab_at(seq, group, s), leaf);
         if (memcmp(leaf, group->slab_leaves + 32 * s, 32) != 0)
             break;
     }
@@ -563,11 +589,11 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
         return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
     fp__hasher_wait(seq->hasher, &seq->owner);
     FP_TRY(check_failed_page(seq));
-    scrub *scrubs = calloc(pages ? pages : 1, sizeof *scrubs);
+    scrub_job *scrubs = calloc(pages ? pages : 1, sizeof *scrubs);
     if (!scrubs)
         return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
     for (size_t i = 0; i < pages; i++) {
-        scrubs[i] = (scrub){.job.run = run_scrub, .seq = seq, .page = first_page + i};
+        scrubs[i] = (scrub_job){.job.run = run_scrub, .seq = seq, .page = first_page + i};
         fp__hasher_submit(seq->hasher, &scrubs[i].job, &seq->owner);
     }
     fp__hasher_wait(seq->hasher, &seq->owner);
@@ -576,17 +602,32 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
         if (scrubs[i].bad_slab < seq->slabs)
             status = fail_slab(seq, first_page + i, scrubs[i].bad_slab, "are not those that were committed");
         else if (scrubs[i].bad_leaf)
-            status = fp__fail(FP_MISMATCH,
-                              "block table, token ids, label or hashes of %s page %zu are not those that were committed; "
-                              "discard the sequence and compute it again",
-                              segment_name(seq), first_page + i);
+            status = fp__fail(
+                FP_MISMATCH,
+                "block table, token ids, label or hashes of %s page %zu are not those that were committed; "
+                "discard the sequence and compute it again",
+                segment_name(seq), first_page + i);
     }
     free(scrubs);
     return status;
 }
 
+fp_status fp__kvseq_check_sums(fp__kvseq *seq)
+{
+    for (size_t p = 0; p < seq->pages; p++) {
+        size_t bad = first_bad_sum(seq, seq->page[p].group);
+        if (bad < seq->slabs)
+            return fail_slab(seq, p, bad, "changed after writing");
+    }
+    return FP_OK;
+}
+
 /* ---- reading ---- */
 
+const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq)
+{
+    return seq->geometry;
+}
 size_t fp__kvseq_tokens(const fp__kvseq *seq)
 {
     return seq->tokens;
@@ -650,7 +691,7 @@ void fp__kvseq_view(const fp__kvseq *seq, size_t new_tokens, fp__attn_segment *o
 void fp__kvseq_page_get(const fp__kvseq *seq, size_t p, fp__kvseq_page *out)
 {
     FP_CHECK(p < seq->pages);
-    const page *page = &seq->page[p];
+    const page_entry *page = &seq->page[p];
     *out = (fp__kvseq_page){.group = page->group,
                             .first_pos = seq->options.first_pos + page->first_token,
                             .first_token = page->first_token,

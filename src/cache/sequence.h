@@ -78,8 +78,8 @@ typedef struct fp__kvseq_content {
     fp__group *const *groups;   // [pages] hashed, with the checksums of their tokens
     size_t pages;
 } fp__kvseq_content;
-/* Takes it over; the references of the groups become the sequence's on success. FP_LIMIT: more than max_tokens or
- * max_anchors; FP_USAGE: not empty, or counts that contradict each other. */
+/* Takes it over; the references of the groups become the sequence's on success. FP_LIMIT: more than
+ * max_tokens or max_anchors; FP_USAGE: not empty, or counts that contradict each other. */
 fp_status fp__kvseq_adopt(fp__kvseq *seq, const fp__kvseq_content *content) FP_WARN_UNUSED;
 
 /* ---- Commitments ---- */
@@ -93,8 +93,11 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
  * committed; the open page with its checksum. FP_MISMATCH names the first page, layer and head that differ.
  */
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages) FP_WARN_UNUSED;
+/* Cheap check (no hash) of all pages against their write-time checksums; FP_MISMATCH as above. */
+fp_status fp__kvseq_check_sums(fp__kvseq *seq) FP_WARN_UNUSED;
 
 /* ---- Reading ---- */
+const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq);
 size_t fp__kvseq_tokens(const fp__kvseq *seq); /* committed */
 size_t fp__kvseq_pages(const fp__kvseq *seq);  /* holding committed tokens */
 size_t fp__kvseq_sealed(const fp__kvseq *seq); /* of these, sealed */
