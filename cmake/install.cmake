@@ -10,6 +10,11 @@ if(FP_CLI)
   target_link_libraries(fieldprint PRIVATE fieldprint_static)
   install(TARGETS fieldprint RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+# What `make` builds: everything people install, without the tests.
+add_custom_target(program DEPENDS fieldprint_shared fieldprint_static)
+if(FP_CLI)
+  add_dependencies(program fieldprint)
+endif()
 install(TARGETS fieldprint_shared fieldprint_static LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})

@@ -11,7 +11,8 @@ void fp__arena_reset(fp__arena *arena);
 void *fp__arena_alloc(fp__arena *arena, size_t size, size_t align);
 char *fp__arena_strdup(fp__arena *arena, const char *text, size_t size); /* NUL-terminated copy */
 
-/* Aligned heap memory for weights, pages and scratch: zeroed, 128-byte aligned at least, advises huge pages from 2 MiB on. */
+/* Aligned heap memory for weights, pages and scratch: zeroed, 128-byte aligned at least, advises huge pages
+ * from 2 MiB on. */
 void *fp__mem_alloc(size_t size); /* NULL (with detail set) when memory is out */
 void fp__mem_free(void *p, size_t size);
 #endif

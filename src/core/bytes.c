@@ -100,7 +100,7 @@ fp_status fp__read_bytes(fp__reader *r, size_t n, const uint8_t **out, const cha
 
 fp_status fp__read_u8(fp__reader *r, uint8_t *out, const char *what)
 {
-    const uint8_t *p = NULL;
+    const uint8_t *p;
     FP_TRY(fp__read_bytes(r, 1, &p, what));
     *out = *p;
     return FP_OK;
@@ -108,7 +108,7 @@ fp_status fp__read_u8(fp__reader *r, uint8_t *out, const char *what)
 
 fp_status fp__read_u16(fp__reader *r, uint16_t *out, const char *what)
 {
-    const uint8_t *p = NULL;
+    const uint8_t *p;
     FP_TRY(fp__read_bytes(r, 2, &p, what));
     *out = fp__load_le16(p);
     return FP_OK;
@@ -116,7 +116,7 @@ fp_status fp__read_u16(fp__reader *r, uint16_t *out, const char *what)
 
 fp_status fp__read_u32(fp__reader *r, uint32_t *out, const char *what)
 {
-    const uint8_t *p = NULL;
+    const uint8_t *p;
     FP_TRY(fp__read_bytes(r, 4, &p, what));
     *out = fp__load_le32(p);
     return FP_OK;
@@ -124,7 +124,7 @@ fp_status fp__read_u32(fp__reader *r, uint32_t *out, const char *what)
 
 fp_status fp__read_u64(fp__reader *r, uint64_t *out, const char *what)
 {
-    const uint8_t *p = NULL;
+    const uint8_t *p;
     FP_TRY(fp__read_bytes(r, 8, &p, what));
     *out = fp__load_le64(p);
     return FP_OK;
@@ -165,7 +165,7 @@ fp_status fp__hex_decode(const char *text, size_t text_size, void *out, size_t n
     }
     uint8_t *bytes = out;
     for (size_t i = 0; i < n; i++)
-        bytes[i] = (uint8_t)(hex_value(text[2 * i]) << 4 | hex_value(text[2 * i + 1]));
+        bytes[i] = (uint8_t)((unsigned)hex_value(text[2 * i]) * 16 + (unsigned)hex_value(text[2 * i + 1]));
     return FP_OK;
 }
 

@@ -38,7 +38,8 @@ static inline void fp__store_le64(void *p, uint64_t v)
         b[i] = (uint8_t)(v >> 8 * i);
 }
 
-/* Growing buffer. Zero-initialise; release with fp__buf_free. Always followed by a NUL that `size` does not count. */
+/* Growing buffer. Zero-initialise; release with fp__buf_free. Always followed by a NUL that `size` does not
+ * count. */
 typedef struct fp__buf {
     uint8_t *data;
     size_t size, capacity;
@@ -52,7 +53,8 @@ fp_status fp__buf_append_le16(fp__buf *buf, uint16_t v) FP_WARN_UNUSED;
 fp_status fp__buf_append_le32(fp__buf *buf, uint32_t v) FP_WARN_UNUSED;
 fp_status fp__buf_append_le64(fp__buf *buf, uint64_t v) FP_WARN_UNUSED;
 
-/* Reader over untrusted bytes: every read is checked against what remains; a short read is FP_FORMAT naming `what`. */
+/* Reader over untrusted bytes: every read is checked against what remains; a short read is FP_FORMAT naming
+ * `what`. */
 typedef struct fp__reader {
     const uint8_t *data;
     size_t size, offset;
@@ -73,13 +75,14 @@ void fp__hex_encode(const void *data, size_t n, char *out);
 /* Exactly 2·n hexadecimal digits (either case), nothing after. */
 fp_status fp__hex_decode(const char *text, size_t text_size, void *out, size_t n) FP_WARN_UNUSED;
 /* Standard base64 with padding (RFC 4648 §4). Decoding is strict: canonical padding bits, no white space. */
-fp_status fp__base64_encode(const void *data, size_t n, fp__buf *out) FP_WARN_UNUSED;   /* appends */
+fp_status fp__base64_encode(const void *data, size_t n, fp__buf *out) FP_WARN_UNUSED;         /* appends */
 fp_status fp__base64_decode(const char *text, size_t text_size, fp__buf *out) FP_WARN_UNUSED; /* appends */
 
-/* True if the n bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). *bad = offset of the first
- * ill-formed sequence, if bad is not NULL. */
+/* True if the n bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). *bad = offset of
+ * the first ill-formed sequence, if bad is not NULL. */
 bool fp__utf8_valid(const void *data, size_t n, size_t *bad);
-/* Number of leading bytes of data that end at a code point boundary (an incomplete last sequence is left out). */
+/* Number of leading bytes of data that end at a code point boundary (an incomplete last sequence is left
+ * out). */
 size_t fp__utf8_complete(const void *data, size_t n);
 
 /* Overflow-checked size arithmetic: false on overflow. */

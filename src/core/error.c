@@ -74,7 +74,8 @@ static size_t stored(int printed, size_t capacity)
     return (size_t)printed < capacity ? (size_t)printed : capacity - 1;
 }
 
-fp_status fp__fail(fp_status status, const char *format, ...)
+/* The parentheses keep the macros of the same names away. */
+fp_status(fp__fail)(fp_status status, const char *format, ...)
 {
     FP_CHECK(status != FP_OK && status_known(status));
     char text[DETAIL_SIZE]; /* formatted here first: an argument may be the current detail */
@@ -86,7 +87,7 @@ fp_status fp__fail(fp_status status, const char *format, ...)
     return status;
 }
 
-fp_status fp__fail_context(fp_status status, const char *format, ...)
+fp_status(fp__fail_context)(fp_status status, const char *format, ...)
 {
     FP_CHECK(status != FP_OK && status_known(status));
     char text[DETAIL_SIZE];

@@ -8,6 +8,17 @@ fp_status fp__fail(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
 /* Puts "prefix: " in front of the current detail and returns status; for adding context while unwinding. */
 fp_status fp__fail_context(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
 
+/* The two return what they are given, which is never FP_OK: said to compilers and analysers, which would
+ * otherwise follow "it failed with FP_OK, and the out-parameter is not set" through every caller. */
+static inline fp_status fp__not_ok(fp_status status)
+{
+    if (status == FP_OK)
+        __builtin_unreachable();
+    return status;
+}
+#define fp__fail(...) fp__not_ok(fp__fail(__VA_ARGS__))
+#define fp__fail_context(...) fp__not_ok(fp__fail_context(__VA_ARGS__))
+
 #define FP_TRY(expr)                                                                                         \
     do {                                                                                                     \
         fp_status fp_try_status = (expr);                                                                    \

@@ -12,35 +12,51 @@
 
 /* ---- errors ---- */
 
-/* errno → status and what to do next. `action` reads as in "cannot <action> 'path'". */
+/* What to do next, for the errors that people meet; NULL for others. */
+static const char *advice(int error)
+{
+    switch (error) {
+    case ENOENT:
+        return "there is no such file or folder; check the path";
+    case EEXIST:
+        return "it is already there; choose another name or remove it first";
+    case EACCES:
+        return "permission denied; use an account that may, or choose another folder";
+    case EPERM:
+        return "operation not permitted; use an account that may, or choose another folder";
+    case EROFS:
+        return "the file system is read-only; choose a folder that can be written";
+    case ENOSPC:
+        return "no space left on the disk; free some space there and try again";
+    case EDQUOT:
+        return "the disk quota is used up; free some space there and try again";
+    case EFBIG:
+        return "the file would be larger than the limit; raise it (ulimit -f) or choose another disk";
+    case ENOTDIR:
+        return "a part of the path is a file, not a folder; check the path";
+    case EISDIR:
+        return "it is a folder; name a file";
+    case EMFILE:
+        return "too many open files; raise the limit (ulimit -n)";
+    case ENFILE:
+        return "too many open files on this machine; close other programs";
+    case ENOMEM:
+        return "out of memory; close other programs";
+    default:
+        return NULL;
+    }
+}
+
+/* errno → status and message. `action` reads as in "cannot <action> 'path'". */
 static fp_status fail_errno(int error, const char *action, const char *path)
 {
-    static const struct {
-        int error;
-        fp_status status;
-        const char *text;
-    } table[] = {
-        {ENOENT, FP_NOT_FOUND, "there is no such file or folder; check the path"},
-        {EEXIST, FP_EXISTS, "it is already there; choose another name or remove it first"},
-        {EACCES, FP_IO, "permission denied; use an account that may, or choose another folder"},
-        {EPERM, FP_IO, "operation not permitted; use an account that may, or choose another folder"},
-        {EROFS, FP_IO, "the file system is read-only; choose a folder that can be written"},
-        {ENOSPC, FP_IO, "no space left on the disk; free some space there and try again"},
-        {EDQUOT, FP_IO, "the disk quota is used up; free some space there and try again"},
-        {EFBIG, FP_IO,
-         "the file would be larger than the limit; raise it (ulimit -f) or choose another disk"},
-        {ENOTDIR, FP_IO, "a part of the path is a file, not a folder; check the path"},
-        {EISDIR, FP_IO, "it is a folder; name a file"},
-        {EMFILE, FP_IO, "too many open files; raise the limit (ulimit -n)"},
-        {ENFILE, FP_IO, "too many open files on this machine; close other programs"},
-        {ENOMEM, FP_NO_MEMORY, "out of memory; close other programs"},
-    };
-    for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
-        if (table[i].error == error)
-            return fp__fail(table[i].status, "cannot %s '%s': %s", action, path, table[i].text);
-    }
+    fp_status status = FP_IO;
+    if (error == ENOENT || error == EEXIST || error == ENOMEM)
+        status = error == ENOENT ? FP_NOT_FOUND : error == EEXIST ? FP_EXISTS : FP_NO_MEMORY;
     char text[128];
-    return fp__fail(FP_IO, "cannot %s '%s': %s", action, path, strerror_r(error, text, sizeof text));
+    const char *known = advice(error);
+    return fp__fail(status, "cannot %s '%s': %s", action, path,
+                    known ? known : strerror_r(error, text, sizeof text));
 }
 
 /* ---- system calls that a signal may interrupt ---- */
@@ -306,9 +322,25 @@ static fp_status check_target(const char *path)
     return FP_OK;
 }
 
-fp_status fp__writer_open(const char *path, unsigned mode, fp__file_writer **out)
+/* Opens a new file beside w->path; a name that a crashed process of this number left is passed over. 0 or
+ * errno. */
+static int open_temporary(fp__file_writer *w, unsigned mode)
 {
     static atomic_uint serial;
+    do {
+        free(w->temporary);
+        if (asprintf(&w->temporary, "%s.tmp-%ld-%u", w->path, (long)getpid(), atomic_fetch_add(&serial, 1)) <
+            0) {
+            w->temporary = NULL;
+            return ENOMEM;
+        }
+        w->fd = open_retry(w->temporary, O_WRONLY | O_CREAT | O_EXCL, (mode_t)mode);
+    } while (w->fd < 0 && errno == EEXIST);
+    return w->fd < 0 ? errno : 0;
+}
+
+fp_status fp__writer_open(const char *path, unsigned mode, fp__file_writer **out)
+{
     FP_TRY(check_target(path));
     fp__file_writer *w = malloc(sizeof *w);
     if (!w)
@@ -316,22 +348,12 @@ fp_status fp__writer_open(const char *path, unsigned mode, fp__file_writer **out
     w->fd = -1;
     w->failed = FP_OK;
     w->held = 0;
-    w->path = strdup(path);
     w->temporary = NULL;
-    do { /* a name left by a crashed process with this number is passed over */
-        free(w->temporary);
-        if (!w->path || asprintf(&w->temporary, "%s.tmp-%ld-%u", path, (long)getpid(),
-                                 atomic_fetch_add(&serial, 1)) < 0) {
-            w->temporary = NULL;
-            writer_free(w);
-            return fp__fail(FP_NO_MEMORY, "no memory to write '%s'", path);
-        }
-        w->fd = open_retry(w->temporary, O_WRONLY | O_CREAT | O_EXCL, (mode_t)mode);
-    } while (w->fd < 0 && errno == EEXIST);
-    if (w->fd < 0) {
-        int error = errno;
+    w->path = strdup(path);
+    int error = w->path ? open_temporary(w, mode) : ENOMEM;
+    if (error != 0) {
         writer_free(w);
-        return fail_errno(error, "write", path);
+        return fp__not_ok(fail_errno(error, "write", path));
     }
     *out = w;
     return FP_OK;
@@ -408,7 +430,7 @@ fp_status fp__writer_commit(fp__file_writer *w)
 
 static fp_status write_file(const char *path, const void *data, size_t size, unsigned mode, bool replace)
 {
-    fp__file_writer *w;
+    fp__file_writer *w = NULL;
     FP_TRY(fp__writer_open(path, mode, &w));
     fp_status status = fp__writer_append(w, data, size);
     if (status != FP_OK) {

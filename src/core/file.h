@@ -1,5 +1,6 @@
-/* Durable files. Everything that must survive a crash is written through here: write to a temporary name in the same
- * folder, fsync, rename, fsync the folder. A failed or interrupted write leaves the old file untouched. */
+/* Durable files. Everything that must survive a crash is written through here: write to a temporary name in
+ * the same folder, fsync, rename, fsync the folder. A failed or interrupted write leaves the old file
+ * untouched. */
 #ifndef FP_CORE_FILE_H
 #define FP_CORE_FILE_H
 #include "core/bytes.h"

@@ -1,4 +1,5 @@
-/* Log lines for operators, on stderr: FIELDPRINT_LOG=error|warn|info|debug (default warn). Thread-safe, a line at a time. */
+/* Log lines for operators, on stderr: FIELDPRINT_LOG=error|warn|info|debug (default warn). Thread-safe, a
+ * line at a time. */
 #ifndef FP_CORE_TRACE_H
 #define FP_CORE_TRACE_H
 #include "fieldprint/status.h"

@@ -141,7 +141,8 @@ void fp__exact_rotate(float *x, size_t d);
 float fp__exact_query_factor(size_t d);
 /* q[d] after RoPE → 16-bit integers and scale. */
 bool fp__exact_query(const float *q, size_t d, int16_t *q16, float *s_q);
-/* k[d] and v[d] (k after RoPE) written into token slot 0..63 of a slab. On failure the slot is zero. */
+/* k[d] and v[d] (k after RoPE) written into token slot 0..63 of a slab. On failure the one that failed (or
+ * both) is zero in the slot. */
 bool fp__exact_kv_write(const float *k, const float *v, size_t d, uint8_t *slab, size_t slot);
 
 /* Partial result of one query row over the first `visible` (≥ 1) tokens of a page. */

@@ -7,6 +7,7 @@
  * outputs are then zeros. */
 #ifndef FP_KERNEL_KERNEL_H
 #define FP_KERNEL_KERNEL_H
+#include "exact/sampling.h"
 #include "kernel/weight.h"
 
 /* Query rows of one KV head, prepared by `query`. */
@@ -55,6 +56,8 @@ typedef struct fp__kernel_ops {
                       size_t d, float *out);
     /* §7. out[i] = silu(g[i])·u[i]. out may be g. */
     void (*silu_mul)(const float *g, const float *u, size_t n, float *out);
+    /* §7. Weights of the sampler (exact/sampling.h); given to fp__sampler_create. */
+    fp__exp_weights_fn *exp_weights;
 } fp__kernel_ops;
 
 extern const fp__kernel_ops fp__kernel_ops_ref;

@@ -1,0 +1,17 @@
+#include "kernel/avx2/elementwise_avx2.h"
+#include "kernel/ref/ref.h"
+
+const fp__kernel_ops fp__kernel_ops_avx2 = {
+    .name = "avx2",
+    .rmsnorm = fp__rmsnorm_avx2,
+    .act_quantise = fp__act_quantise_ref,
+    .linear = fp__linear_ref,
+    .rope = fp__rope_avx2,
+    .query = fp__query_ref,
+    .kv_write = fp__kv_write_ref,
+    .attn_span = fp__attn_span_ref,
+    .attn_merge = fp__attn_merge_ref,
+    .attn_mix = fp__attn_mix_ref,
+    .silu_mul = fp__silu_mul_avx2,
+    .exp_weights = fp__exp_weights_avx2,
+};

@@ -1,0 +1,12 @@
+/* Entries of the avx512 table for norms, RoPE, SiLU and the sampler's weights; contracts in kernel/kernel.h.
+ */
+#ifndef FP_KERNEL_ELEMENTWISE_AVX512_H
+#define FP_KERNEL_ELEMENTWISE_AVX512_H
+#include "kernel/kernel.h"
+
+void fp__rmsnorm_avx512(const float *x, const float *w, float eps, size_t n, float *y, uint8_t *bad);
+void fp__rope_avx512(float *x, size_t heads, size_t d, size_t n_rot, fp__rope_layout layout, const float *c,
+                     const float *s);
+void fp__silu_mul_avx512(const float *g, const float *u, size_t n, float *out);
+uint64_t fp__exp_weights_avx512(const float *x, size_t n, float max, float scale, float *p);
+#endif
