@@ -31,8 +31,7 @@ enum {
     AT_SEALED = 124,
     AT_ANCHORS = 128,
     AT_MANIFEST_BYTES = 132,
-    AT_START_LABEL = 136,
-    AT_ZERO_2 = 137,
+    AT_ZERO_2 = 136,
     AT_ANCHOR_KV_HEAD = 144,
     AT_TENANT = 176,
     AT_INJECTION = 208,
@@ -124,7 +123,6 @@ static void put_fixed(uint8_t *h, const fp__artifact_info *info, size_t manifest
     fp__store_le32(h + AT_SEALED, (uint32_t)info->sealed);
     fp__store_le32(h + AT_ANCHORS, (uint32_t)info->anchors);
     fp__store_le32(h + AT_MANIFEST_BYTES, (uint32_t)manifest_bytes);
-    h[AT_START_LABEL] = info->start_label;
     memcpy(h + AT_ANCHOR_KV_HEAD, info->anchor_kv_head, 32);
     memcpy(h + AT_TENANT, info->tenant, 32);
     memcpy(h + AT_INJECTION, info->injection, 32);
@@ -220,8 +218,7 @@ static fp_status info_of_sequence(fp__kvseq *seq, const fp__page_geometry *geome
                                 .tokens = fp__kvseq_tokens(seq),
                                 .pages = fp__kvseq_pages(seq),
                                 .sealed = fp__kvseq_sealed(seq),
-                                .anchors = fp__kvseq_anchors(seq),
-                                .start_label = (uint8_t)o->label};
+                                .anchors = fp__kvseq_anchors(seq)};
     memcpy(info->subject, given->subject, 32);
     memcpy(info->tenant, given->tenant, 32);
     memcpy(info->injection, given->injection, 32);
@@ -365,7 +362,6 @@ static fp_status parse_counts(fp__artifact *a, const uint8_t *h)
     info->pages = fp__load_le32(h + AT_PAGES);
     info->sealed = fp__load_le32(h + AT_SEALED);
     info->anchors = fp__load_le32(h + AT_ANCHORS);
-    info->start_label = h[AT_START_LABEL];
     a->manifest_bytes = fp__load_le32(h + AT_MANIFEST_BYTES);
     parse_hashes(info, h);
     if (fp__load_le16(h + AT_PAGE_TOKENS) != TOKENS)
@@ -379,8 +375,6 @@ static fp_status parse_counts(fp__artifact *a, const uint8_t *h)
         return fail_form(a, "the count of sealed pages does not fit the page count");
     if (info->first_pos > (uint64_t)INT64_MAX - info->tokens)
         return fail_form(a, "the first position is out of range");
-    if (info->start_label >= FP_LABEL_COUNT)
-        return fail_form(a, "there is no such starting label");
     if (a->manifest_bytes > FP__ARTIFACT_MANIFEST_MAX)
         return fail_form(a, "the manifest is too long");
     bool anchors = info->kind == FP__ARTIFACT_ANCHORS;
@@ -431,7 +425,7 @@ static fp_status parse_tables(fp__artifact *a)
         return fail_form(a, "the anchors' token counts do not add up");
     if (info->sealed != (last % TOKENS ? pages - 1 : pages))
         return fail_form(a, "the count of sealed pages does not fit the token count");
-    uint8_t lowest = info->start_label;
+    uint8_t lowest = FP_LABEL_CORE;
     for (size_t p = 0; p < pages; p++) {
         uint8_t label = h[l->page_labels + p];
         if (label > lowest)
@@ -614,6 +608,10 @@ static fp_status check_expected(const fp__artifact *a, const fp__artifact_expect
         return fp__fail(FP_MISMATCH, "'%s' was made with another injection (mode, gamma or layers)", a->name);
     if (differs(e->anchor_kv_head ? e->anchor_kv_head : zero_hash, info->anchor_kv_head))
         return fp__fail(FP_MISMATCH, "'%s' attended to other anchors than those given", a->name);
+    uint8_t first_label = a->header[a->layout.page_labels];
+    if (info->kind == FP__ARTIFACT_SESSION && first_label > e->label)
+        return fp__fail(FP_MISMATCH, "'%s' has label %u at its start, above %d of what it attends to",
+                        a->name, (unsigned)first_label, (int)e->label);
     return FP_OK;
 }
 
@@ -783,7 +781,7 @@ fp_status fp__artifact_load(fp__artifact *a, const fp__artifact_expect *e, fp__p
                                               .max_tokens = max_tokens,
                                               .max_anchors = info->anchors,
                                               .anchor_kv_head = e->anchor_kv_head,
-                                              .label = (fp_label)info->start_label},
+                                              .label = anchors ? FP_LABEL_CORE : e->label},
                          &seq));
     load_job *loads = calloc(info->pages, sizeof *loads);
     fp__group **groups = calloc(info->pages, sizeof *groups);

@@ -95,6 +95,8 @@ uint64_t fp__page_checksum(const fp__page_weights *w, const uint8_t *slab, size_
 {
     size_t d = w->d, last = first + n;
     FP_CHECK(last <= TOKENS);
+    if (n == 0)
+        return 0;
     const uint8_t *v = slab + TOKENS * d, *s_k = slab + 128 * d, *s_v = s_k + 128;
     uint64_t sum = 0;
     for (size_t t = first; t < last; t++) {

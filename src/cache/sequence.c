@@ -3,7 +3,6 @@
 #include "merkle/tree.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 enum { TOKENS = FP__PAGE_TOKENS };
@@ -63,7 +62,8 @@ static fp_status check_options(const fp__kvseq_options *o)
                         TOKENS_MAX);
     if ((o->max_anchors > 0) != anchors || o->max_anchors > o->max_tokens || (anchors && o->anchor_kv_head))
         return fp__fail(FP_USAGE, "an anchor segment needs room for 1 or more anchors, a context for none");
-    if ((unsigned)o->label >= FP_LABEL_COUNT || o->first_pos > INT64_MAX)
+    if ((unsigned)o->label >= FP_LABEL_COUNT || (anchors && o->label != FP_LABEL_CORE) ||
+        o->first_pos > INT64_MAX)
         return fp__fail(FP_USAGE, "label %d or first position is out of range", (int)o->label);
     return FP_OK;
 }
@@ -147,14 +147,19 @@ static uint8_t *slab_at(const fp__kvseq *seq, const fp__group *group, size_t sla
     return group->data + slab * seq->slab_bytes;
 }
 
-/* First slab whose bytes are not those of its write-time checksum; `slabs` if there is none. */
-static size_t first_bad_sum(const fp__kvseq *seq, const fp__group *group)
+/* First slab whose bytes are not those of its write-time checksum; `slabs` if there is none. The checksum of
+ * zeros is zero, so checking all 64 slots also shows that those without a token are zero; after a failed step
+ * they may not be, and `written_only` looks at the others. */
+static size_t first_bad_sum(const fp__kvseq *seq, const fp__group *group, bool written_only)
 {
     const fp__page_weights *w = fp__pool_weights(seq->pool);
     size_t s = 0;
-    while (s < seq->slabs &&
-           fp__page_checksum(w, slab_at(seq, group, s), 0, group->sums[s].slots) == group->sums[s].sum)
+    while (s < seq->slabs) {
+        const fp__slab_sum *sum = &group->sums[s];
+        if (fp__page_checksum(w, slab_at(seq, group, s), 0, written_only ? sum->slots : TOKENS) != sum->sum)
+            break;
         s++;
+    }
     return s;
 }
 
@@ -212,7 +217,7 @@ static void run_seal(fp__hash_job *job)
     page_entry *page = (page_entry *)(void *)job;
     fp__kvseq *seq = page->seq;
     fp__group *group = page->group;
-    size_t bad = first_bad_sum(seq, group);
+    size_t bad = first_bad_sum(seq, group, false);
     if (bad < seq->slabs) {
         page->bad_slab = bad;
         note_failed_page(seq, page->index);
@@ -336,7 +341,7 @@ static fp_status reopen_page(fp__kvseq *seq, size_t p, size_t slots)
 {
     const fp__page_weights *w = fp__pool_weights(seq->pool);
     fp__group *from = seq->page[p].group, *to = from;
-    size_t bad = first_bad_sum(seq, from);
+    size_t bad = first_bad_sum(seq, from, true);
     if (bad < seq->slabs)
         return fail_slab(seq, p, bad, "changed after writing");
     if (fp__pool_is_shared(seq->pool, from))
@@ -369,11 +374,10 @@ static void rewind_frontier(fp__kvseq *seq, size_t sealed)
         fp__merkle_frontier_append(&seq->frontier, seq->page[p].leaf);
 }
 
-fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
+/* Drops everything after the first `tokens` tokens but what is in the page that they end in. Returns how many
+ * of them are in that page, if it is not full: it must be opened again. */
+static size_t cut(fp__kvseq *seq, size_t tokens)
 {
-    if (tokens > seq->tokens)
-        return fp__fail(FP_USAGE, "cannot keep %zu tokens: there are only %zu", tokens, seq->tokens);
-    fp__hasher_wait(seq->hasher, &seq->owner);
     while (seq->anchors > 0 && seq->anchor[seq->anchors - 1].first_token >= tokens)
         seq->anchors--;
     const anchor_entry *last = seq->anchors > 0 ? &seq->anchor[seq->anchors - 1] : &(anchor_entry){0};
@@ -387,16 +391,23 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
     rewind_frontier(seq, seq->sealed);
     if (atomic_load_explicit(&seq->failed_page, memory_order_relaxed) >= seq->sealed)
         atomic_store_explicit(&seq->failed_page, NO_PAGE, memory_order_release);
-    if (slots == 0)
-        return FP_OK;
-    fp_status status = reopen_page(seq, seq->pages - 1, slots);
-    if (status == FP_OK)
-        return FP_OK;
-    char detail[512];
-    snprintf(detail, sizeof detail, "%s", fp_error_detail());
-    (void)fp__kvseq_truncate(seq,
-                             tokens - slots); /* without the page; the first failure is the one to tell */
-    return fp__fail(status, "%s", detail);
+    return slots;
+}
+
+fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
+{
+    if (tokens > seq->tokens)
+        return fp__fail(FP_USAGE, "cannot keep %zu tokens: there are only %zu", tokens, seq->tokens);
+    fp__hasher_wait(seq->hasher, &seq->owner);
+    fp_status status = FP_OK;
+    for (size_t slots = cut(seq, tokens); slots > 0; slots = cut(seq, tokens)) {
+        fp_status page_status = reopen_page(seq, seq->pages - 1, slots);
+        if (page_status == FP_OK)
+            break;
+        status = page_status;
+        tokens -= slots; /* without that page; where it began an anchor, the page before it may be open now */
+    }
+    return status;
 }
 
 /* ---- sharing ---- */
@@ -529,7 +540,8 @@ fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
     bool open = seq->pages > seq->sealed;
     if (open) {
         fp__group *group = seq->page[seq->sealed].group;
-        size_t bad = first_bad_sum(seq, group);
+        FP_CHECK(group->sums[0].slots == seq->filled[seq->sealed]); /* no step is under way */
+        size_t bad = first_bad_sum(seq, group, false);
         if (bad < seq->slabs)
             return fail_slab(seq, seq->sealed, bad, "changed after writing");
         fp__leaf_group(seq->geometry, group->data, group->slab_leaves, group->root);
@@ -565,7 +577,7 @@ static void run_scrub(fp__hash_job *job)
     const fp__group *group = page->group;
     scrub->bad_leaf = seq->groups[scrub->page] != group->data;
     if (scrub->page >= seq->sealed) {
-        scrub->bad_slab = first_bad_sum(seq, group);
+        scrub->bad_slab = first_bad_sum(seq, group, false);
         return;
     }
     uint8_t leaf[32];
@@ -615,7 +627,7 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
 fp_status fp__kvseq_check_sums(fp__kvseq *seq)
 {
     for (size_t p = 0; p < seq->pages; p++) {
-        size_t bad = first_bad_sum(seq, seq->page[p].group);
+        size_t bad = first_bad_sum(seq, seq->page[p].group, false);
         if (bad < seq->slabs)
             return fail_slab(seq, p, bad, "changed after writing");
     }

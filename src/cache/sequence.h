@@ -32,7 +32,7 @@ typedef struct fp__kvseq_options {
     size_t max_tokens;             /* context size, ≥ 1; ≤ 2^31 */
     size_t max_anchors;            /* anchor segments: ≥ 1; context: 0 */
     const uint8_t *anchor_kv_head; /* context: [32] kv head of the anchor segment it attends to; NULL: none */
-    fp_label label; /* lowest label of what lies before the segment (FP_LABEL_CORE: nothing does) */
+    fp_label label; /* lowest label of what lies before the segment; FP_LABEL_CORE: nothing does (anchors) */
 } fp__kvseq_options;
 
 /* pool and hasher must outlive it. Allocates the tables for max_tokens; pages are taken by reserve. */
@@ -59,9 +59,10 @@ fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_lab
 fp_status fp__kvseq_start_anchor(fp__kvseq *seq) FP_WARN_UNUSED;
 /* Keeps the first `tokens` committed tokens, drops and zeroes the rest together with everything reserved
  * (after a failed step: truncate(seq, fp__kvseq_tokens(seq))). The page with the boundary is open again; if
- * others share it, its kept tokens are copied to a page of its own. Waits for this sequence's outstanding
- * hashes. FP_MISMATCH: the bytes that would be kept in that page are not those that were written (page,
- * layer, head named; still truncated, to the page's beginning). */
+ * others share it, its kept tokens are copied to a page of its own. Anchors left without tokens are dropped.
+ * Waits for this sequence's outstanding hashes. On failure that page is dropped too (ask fp__kvseq_tokens):
+ * FP_MISMATCH, its bytes are not those that were written (page, layer and head named), or no room for a copy.
+ */
 fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens) FP_WARN_UNUSED;
 /* Gives the empty sequence `dst` the first `tokens` committed tokens of src: sealed pages are shared, the
  * kept part of a last, partial page is copied. FP_USAGE unless segment, first position, starting label,
