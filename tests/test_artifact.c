@@ -251,8 +251,7 @@ EDIT(edit_injection, e->data[208] ^= 1; reseal(e))
 EDIT(edit_sealed_root, e->data[240] ^= 1; reseal(e))
 EDIT(edit_open_leaf, e->data[272] ^= 1; reseal(e))
 EDIT(edit_kv_head, e->data[304] ^= 1; reseal(e))
-EDIT(edit_page_label, e->data[384 + 1] = 0;
-     reseal(e)) /* lower: allowed in form, but not what was committed */
+EDIT(edit_page_label, e->data[384] = 0; reseal(e)) /* lower: allowed in form, but not what was committed */
 EDIT(edit_page_label_raised, e->data[384 + 2] = 2; reseal(e))
 EDIT(edit_id, e->data[387] ^= 1; reseal(e))
 EDIT(edit_id_unused, fp__store_le32(e->data + 387, UINT32_MAX); reseal(e))
@@ -532,7 +531,7 @@ static void test_files(void **state)
     uint8_t head[32];
     fp__kvseq *none;
     KV_OK(fp__kvseq_head(seq, head));
-    fp__artifact_expect expect = {.kind = FP__ARTIFACT_SESSION, .kv_head = head};
+    fp__artifact_expect expect = {.kind = FP__ARTIFACT_SESSION, .kv_head = head, .label = FP_LABEL_CORE};
     KV_FAIL(fp__artifact_load(artifact, &expect, f.pool, f.hasher, &none), FP_IO, "cannot read page 1");
     fp__artifact_close(artifact);
     unlink(missing);
