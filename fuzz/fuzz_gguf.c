@@ -18,7 +18,7 @@ static uint64_t walk_arrays(const fp__gguf *g, const char *key)
 
 static uint64_t walk(const fp__gguf *g)
 {
-    uint64_t sum = 0, u;
+    uint64_t sum = 0, u = 0;
     float f;
     bool b;
     for (size_t i = 0; i < fp__gguf_key_count(g); i++) {
@@ -74,11 +74,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static volatile uint64_t sink;
+    static volatile uint64_t sink; /* keeps the reads */
     fp__gguf *g;
     if (fp__gguf_open_memory(data, size, "fuzz", &g) != FP_OK)
         return 0;
-    sink += walk(g);
+    sink = sink + walk(g);
     use_tokenizer(g);
     fp__gguf_close(g);
     return 0;
