@@ -181,7 +181,7 @@ INLINE void prefetch_planes(fp__shape s, size_t groups, const planes *p, size_t 
 }
 
 /* groups × 16 rows from `group`, tokens from `token` (all in one tile of 8). */
-INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const job *j, size_t group,
+INLINE void panel(int type, size_t groups, size_t tokens, size_t ahead, const job *j, size_t group,
                   size_t token)
 {
     fp__shape s = fp__shape_of(type);
@@ -204,8 +204,8 @@ INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const j
             seg[i] = _mm512_setzero_ps();
         for (size_t i = 0; i < n; i++, x++) {
             panel_block(type, groups, tokens, p, i, x, slot, seg);
-            if (prefetch)
-                prefetch_planes(s, groups, p, groups * w->group_bytes);
+            if (ahead)
+                prefetch_planes(s, groups, p, ahead);
             for (size_t g = 0; g < groups; g++) {
                 p[g].low += s.low_bytes;
                 p[g].high += s.high_bytes;
@@ -221,49 +221,61 @@ INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const j
             store_rows(j, group + g, token + n, y[g * tokens + n]);
 }
 
-/* `groups` × 16 rows for tokens [token, stop) of one tile. */
-INLINE void panels(int type, size_t groups, const job *j, size_t group, size_t token, size_t stop)
-{
-    for (; token + 4 <= stop; token += 4)
-        for (size_t g = 0; g < groups; g += 2)
-            panel(type, groups < 2 ? 1 : 2, 4, false, j, group + g, token);
-    for (; token + 2 <= stop; token += 2)
-        panel(type, groups, 2, false, j, group, token);
-    if (token < stop)
-        panel(type, groups, 1, true, j, group, token);
-}
+typedef void panel_fn(const job *j, size_t group, size_t token, size_t ahead);
 
-/* All groups for tokens [token, stop) of one tile. */
-INLINE void tile(int type, const job *j, size_t begin, size_t end, size_t token, size_t stop)
+/* All groups for tokens [token, stop) of one tile; by[log2 groups][log2 tokens] are the panels of the type.
+ * Where the weights are read once, from memory, the first pass over them prefetches what comes after; where
+ * they are read again for every tile they are in the cache. */
+static void tile(panel_fn *const by[3][3], const job *j, size_t begin, size_t end, size_t token, size_t stop)
 {
-    size_t g = begin;
-    for (; g + 4 <= end; g += 4)
-        panels(type, 4, j, g, token, stop);
-    for (; g < end; g++)
-        panels(type, 1, j, g, token, stop);
+    bool once = j->act->tokens <= FP__ACT_TILE;
+    for (size_t group = begin; group < end;) {
+        size_t kind = end - group >= 4 ? 2 : end - group >= 2 ? 1 : 0, groups = (size_t)1 << kind, t = token;
+        size_t ahead = once ? groups * j->w->group_bytes : 0;
+        for (; t + 4 <= stop; t += 4, ahead = 0)
+            for (size_t g = 0; g < groups; g += 2) /* 4 tokens leave registers for 2 groups */
+                by[kind ? 1 : 0][2](j, group + g, t, ahead);
+        for (; t + 2 <= stop; t += 2, ahead = 0)
+            by[kind][1](j, group, t, ahead);
+        if (t < stop)
+            by[kind][0](j, group, t, ahead);
+        group += groups;
+    }
 }
 
 /* Weights of one chunk of groups stay in the second-level cache while all tokens pass over them. */
 enum { CHUNK_BYTES = 256 * 1024 };
 
-INLINE void linear(int type, const job *j, size_t group_begin, size_t group_end)
+static void linear(panel_fn *const by[3][3], const job *j, size_t group_begin, size_t group_end)
 {
     size_t tokens = j->act->tokens, chunk = CHUNK_BYTES / j->w->group_bytes;
     chunk = tokens <= FP__ACT_TILE ? group_end - group_begin : chunk < 4 ? 4 : chunk / 4 * 4;
     for (size_t begin = group_begin; begin < group_end; begin += chunk) {
         size_t end = begin + chunk < group_end ? begin + chunk : group_end;
         for (size_t token = 0; token < tokens; token += FP__ACT_TILE)
-            tile(type, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
+            tile(by, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
     }
 }
 
-/* One function per type: everything about the type is then a constant. */
-#define LINEAR_TYPE(T)                                                                                       \
-    static __attribute__((noinline)) void linear_##T(const job *j, size_t group_begin, size_t group_end)     \
+/* One function per type and size of panel: everything about them is then a constant. */
+#define PANEL_FN(T, groups, tokens)                                                                          \
+    static void panel_##T##_##groups##x##tokens(const job *j, size_t group, size_t token, size_t ahead)      \
     {                                                                                                        \
-        linear(FP__##T, j, group_begin, group_end);                                                          \
+        panel(FP__##T, groups, tokens, ahead, j, group, token);                                              \
     }
-FP__SHAPES(LINEAR_TYPE)
+#define PANELS(T)                                                                                            \
+    PANEL_FN(T, 1, 1)                                                                                        \
+    PANEL_FN(T, 1, 2)                                                                                        \
+    PANEL_FN(T, 1, 4)                                                                                        \
+    PANEL_FN(T, 2, 1)                                                                                        \
+    PANEL_FN(T, 2, 2)                                                                                        \
+    PANEL_FN(T, 2, 4)                                                                                        \
+    PANEL_FN(T, 4, 1)                                                                                        \
+    PANEL_FN(T, 4, 2)                                                                                        \
+    static panel_fn *const panels_##T[3][3] = {{panel_##T##_1x1, panel_##T##_1x2, panel_##T##_1x4},          \
+                                               {panel_##T##_2x1, panel_##T##_2x2, panel_##T##_2x4},          \
+                                               {panel_##T##_4x1, panel_##T##_4x2, NULL}};
+FP__SHAPES(PANELS)
 
 void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_begin, size_t group_end,
                        const float *bias, float *y, size_t y_stride, bool accumulate)
@@ -272,7 +284,7 @@ void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_beg
     switch (fp__shape_type(w->type)) {
 #define LINEAR_CASE(T)                                                                                       \
     case FP__##T:                                                                                            \
-        linear_##T(&j, group_begin, group_end);                                                              \
+        linear(panels_##T, &j, group_begin, group_end);                                                      \
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
