@@ -181,7 +181,7 @@ INLINE void prefetch_planes(fp__shape s, size_t groups, const planes *p, size_t 
 }
 
 /* groups × 16 rows from `group`, tokens from `token` (all in one tile of 8). */
-INLINE void panel(int type, size_t groups, size_t tokens, size_t ahead, const job *j, size_t group,
+INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const job *j, size_t group,
                   size_t token)
 {
     fp__shape s = fp__shape_of(type);
@@ -204,8 +204,8 @@ INLINE void panel(int type, size_t groups, size_t tokens, size_t ahead, const jo
             seg[i] = _mm512_setzero_ps();
         for (size_t i = 0; i < n; i++, x++) {
             panel_block(type, groups, tokens, p, i, x, slot, seg);
-            if (ahead)
-                prefetch_planes(s, groups, p, ahead);
+            if (prefetch)
+                prefetch_planes(s, groups, p, groups * w->group_bytes);
             for (size_t g = 0; g < groups; g++) {
                 p[g].low += s.low_bytes;
                 p[g].high += s.high_bytes;
@@ -221,24 +221,29 @@ INLINE void panel(int type, size_t groups, size_t tokens, size_t ahead, const jo
             store_rows(j, group + g, token + n, y[g * tokens + n]);
 }
 
-typedef void panel_fn(const job *j, size_t group, size_t token, size_t ahead);
+typedef void panel_fn(const job *j, size_t group, size_t token);
 
-/* All groups for tokens [token, stop) of one tile; by[log2 groups][log2 tokens] are the panels of the type.
- * Where the weights are read once, from memory, the first pass over them prefetches what comes after; where
- * they are read again for every tile they are in the cache. */
-static void tile(panel_fn *const by[3][3], const job *j, size_t begin, size_t end, size_t token, size_t stop)
+/* The panels of one type, by log2 of groups. */
+typedef struct panel_set {
+    panel_fn *one[3], *two[3], *four[2]; /* tokens; 4 tokens leave registers for 2 groups */
+    panel_fn *four_once[2];              /* as `four`, where the weights come from memory: with prefetch */
+} panel_set;
+
+/* All groups for tokens [token, stop) of one tile. Where the weights are read once, from memory, the first
+ * pass over them prefetches what comes after; where they are read again for every tile they are in the cache.
+ */
+static void tile(const panel_set *set, const job *j, size_t begin, size_t end, size_t token, size_t stop)
 {
-    bool once = j->act->tokens <= FP__ACT_TILE;
     for (size_t group = begin; group < end;) {
         size_t kind = end - group >= 4 ? 2 : end - group >= 2 ? 1 : 0, groups = (size_t)1 << kind, t = token;
-        size_t ahead = once ? groups * j->w->group_bytes : 0;
-        for (; t + 4 <= stop; t += 4, ahead = 0)
-            for (size_t g = 0; g < groups; g += 2) /* 4 tokens leave registers for 2 groups */
-                by[kind ? 1 : 0][2](j, group + g, t, ahead);
-        for (; t + 2 <= stop; t += 2, ahead = 0)
-            by[kind][1](j, group, t, ahead);
+        panel_fn *const *four = j->act->tokens <= FP__ACT_TILE ? set->four_once : set->four;
+        for (; t + 4 <= stop; t += 4, four = set->four)
+            for (size_t g = 0; g < groups; g += 2)
+                four[kind != 0](j, group + g, t);
+        for (; t + 2 <= stop; t += 2)
+            set->two[kind](j, group, t);
         if (t < stop)
-            by[kind][0](j, group, t, ahead);
+            set->one[kind](j, group, t);
         group += groups;
     }
 }
@@ -246,35 +251,38 @@ static void tile(panel_fn *const by[3][3], const job *j, size_t begin, size_t en
 /* Weights of one chunk of groups stay in the second-level cache while all tokens pass over them. */
 enum { CHUNK_BYTES = 256 * 1024 };
 
-static void linear(panel_fn *const by[3][3], const job *j, size_t group_begin, size_t group_end)
+static void linear(const panel_set *set, const job *j, size_t group_begin, size_t group_end)
 {
     size_t tokens = j->act->tokens, chunk = CHUNK_BYTES / j->w->group_bytes;
     chunk = tokens <= FP__ACT_TILE ? group_end - group_begin : chunk < 4 ? 4 : chunk / 4 * 4;
     for (size_t begin = group_begin; begin < group_end; begin += chunk) {
         size_t end = begin + chunk < group_end ? begin + chunk : group_end;
         for (size_t token = 0; token < tokens; token += FP__ACT_TILE)
-            tile(by, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
+            tile(set, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
     }
 }
 
 /* One function per type and size of panel: everything about them is then a constant. */
-#define PANEL_FN(T, groups, tokens)                                                                          \
-    static void panel_##T##_##groups##x##tokens(const job *j, size_t group, size_t token, size_t ahead)      \
+#define PANEL_FN(T, name, groups, tokens, prefetch)                                                          \
+    static void panel_##T##_##name(const job *j, size_t group, size_t token)                                 \
     {                                                                                                        \
-        panel(FP__##T, groups, tokens, ahead, j, group, token);                                              \
+        panel(FP__##T, groups, tokens, prefetch, j, group, token);                                           \
     }
 #define PANELS(T)                                                                                            \
-    PANEL_FN(T, 1, 1)                                                                                        \
-    PANEL_FN(T, 1, 2)                                                                                        \
-    PANEL_FN(T, 1, 4)                                                                                        \
-    PANEL_FN(T, 2, 1)                                                                                        \
-    PANEL_FN(T, 2, 2)                                                                                        \
-    PANEL_FN(T, 2, 4)                                                                                        \
-    PANEL_FN(T, 4, 1)                                                                                        \
-    PANEL_FN(T, 4, 2)                                                                                        \
-    static panel_fn *const panels_##T[3][3] = {{panel_##T##_1x1, panel_##T##_1x2, panel_##T##_1x4},          \
-                                               {panel_##T##_2x1, panel_##T##_2x2, panel_##T##_2x4},          \
-                                               {panel_##T##_4x1, panel_##T##_4x2, NULL}};
+    PANEL_FN(T, 1x1, 1, 1, true)                                                                             \
+    PANEL_FN(T, 2x1, 2, 1, true)                                                                             \
+    PANEL_FN(T, 4x1, 4, 1, true)                                                                             \
+    PANEL_FN(T, 1x2, 1, 2, true)                                                                             \
+    PANEL_FN(T, 2x2, 2, 2, true)                                                                             \
+    PANEL_FN(T, 4x2, 4, 2, true)                                                                             \
+    PANEL_FN(T, 1x4, 1, 4, false)                                                                            \
+    PANEL_FN(T, 2x4, 2, 4, false)                                                                            \
+    PANEL_FN(T, 1x4_once, 1, 4, true)                                                                        \
+    PANEL_FN(T, 2x4_once, 2, 4, true)                                                                        \
+    static const panel_set panels_##T = {.one = {panel_##T##_1x1, panel_##T##_2x1, panel_##T##_4x1},         \
+                                         .two = {panel_##T##_1x2, panel_##T##_2x2, panel_##T##_4x2},         \
+                                         .four = {panel_##T##_1x4, panel_##T##_2x4},                         \
+                                         .four_once = {panel_##T##_1x4_once, panel_##T##_2x4_once}};
 FP__SHAPES(PANELS)
 
 void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_begin, size_t group_end,
@@ -284,7 +292,7 @@ void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_beg
     switch (fp__shape_type(w->type)) {
 #define LINEAR_CASE(T)                                                                                       \
     case FP__##T:                                                                                            \
-        linear(panels_##T, &j, group_begin, group_end);                                                      \
+        linear(&panels_##T, &j, group_begin, group_end);                                                     \
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
