@@ -344,7 +344,7 @@ fp_status fp__writer_open(const char *path, unsigned mode, fp__file_writer **out
     FP_TRY(check_target(path));
     fp__file_writer *w = malloc(sizeof *w);
     if (!w)
-        return fail_errno(ENOMEM, "write", path);
+        return fp__fail(FP_NO_MEMORY, "no memory to write '%s'", path);
     w->fd = -1;
     w->failed = FP_OK;
     w->held = 0;
@@ -353,7 +353,7 @@ fp_status fp__writer_open(const char *path, unsigned mode, fp__file_writer **out
     int error = w->path ? open_temporary(w, mode) : ENOMEM;
     if (error != 0) {
         writer_free(w);
-        return fail_errno(error, "write", path);
+        return fp__not_ok(fail_errno(error, "write", path));
     }
     *out = w;
     return FP_OK;
