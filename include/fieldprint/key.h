@@ -48,10 +48,10 @@ FP_API void fp_key_public(const fp_key *key, uint8_t out[32]);
 /* Key id as securesystemslib computes it: hex SHA-256 of the canonical JSON of the public key. A hint, never
  * a proof. */
 FP_API void fp_key_id(const uint8_t public_key[32], char out[65]);
-/* Public key as PEM (SubjectPublicKeyInfo) in text, for other people's tools; `size` bytes at text (128 are
- * enough). */
-FP_API fp_status fp_key_public_pem(const uint8_t public_key[32], char *text, size_t size) FP_WARN_UNUSED;
-/* Reads a public or private PEM file. The 32 bytes are checked to be a usable point (not small-order). */
+/* Writes the public key as PEM (SubjectPublicKeyInfo), for other people's tools; FP_EXISTS if the path is
+ * there. */
+FP_API fp_status fp_key_save_public(const uint8_t public_key[32], const char *path) FP_WARN_UNUSED;
+/* Reads a public key in PEM. The 32 bytes are checked to be a usable point (not small-order). */
 FP_API fp_status fp_key_load_public(const char *path, uint8_t out[32]) FP_WARN_UNUSED;
 
 #ifdef __cplusplus

@@ -66,6 +66,17 @@ FP_API fp_status fp_workspace_receipt_path(const fp_workspace *workspace, const 
 /* A private key held here for this purpose, which the policy in force names; FP_NOT_FOUND with what to do. */
 FP_API fp_status fp_workspace_key(fp_workspace *workspace, fp_purpose purpose, fp_key **out) FP_WARN_UNUSED;
 
+/* ---- Policy ---- */
+/* The policy in force, as logged. Free with fp_bytes_free. */
+FP_API fp_status fp_policy_get(fp_workspace *workspace, uint8_t **data, size_t *size) FP_WARN_UNUSED;
+/* Strict check of a policy file without a workspace: FP_FORMAT, FP_LIMIT with field and reason. */
+FP_API fp_status fp_policy_check(const void *data, size_t size, uint8_t digest[32]) FP_WARN_UNUSED;
+struct fp_event_receipt;
+/* Logs a new policy: number and previous must continue the one in force; the policy role of the old one and
+ * every key that is new sign it. */
+FP_API fp_status fp_policy_propose(fp_workspace *workspace, const void *data, size_t size,
+                                   struct fp_event_receipt *out) FP_WARN_UNUSED;
+
 /* ---- Anchors, step by step ---- */
 /* Stores the document and an unsigned statement for it. `statement`: name, version, type, readers, validity,
  * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. */

@@ -46,6 +46,13 @@ typedef struct fp__note {
     fp__note_signature signatures[FP__NOTE_MAX_SIGNATURES];
     fp__buf decoded;
 } fp__note;
+/* Well-formed UTF-8, no control characters but newline, not empty, newline at the end: what notes and proofs
+ * are made of. FP_FORMAT naming `what`. */
+fp_status fp__note_check_text(const void *data, size_t size, const char *what) FP_WARN_UNUSED;
+/* ASCII decimal without leading zeroes, at most 2^63 - 1, nothing else: FP_FORMAT naming `what`. */
+fp_status fp__note_parse_decimal(const void *text, size_t size, uint64_t *out,
+                                 const char *what) FP_WARN_UNUSED;
+
 /* *out refers to data, which must outlive it; release with fp__note_free (also after a failure: it is left
  * zeroed). FP_FORMAT or FP_LIMIT, naming the line. Says nothing about who signed: see fp__note_verify. */
 fp_status fp__note_parse(const void *data, size_t size, fp__note *out) FP_WARN_UNUSED;

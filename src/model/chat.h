@@ -37,8 +37,8 @@ const char *fp__chat_template_names(void); /* "chatml, llama2, …" */
 fp__gguf_string fp__chat_template_default_system(const fp__chat_template *t);
 /* False for mistral-v1 and -v3 and llama2: there a system message is part of the first user turn. */
 bool fp__chat_template_has_system(const fp__chat_template *t);
-/* Canonical bytes; H(chat template) of the model digest is their SHA-256:
- * "fieldprint/chat" 01  u32 length ‖ name  u32 length ‖ default system message. */
+/* Canonical bytes; H(chat template) of the model digest is their SHA-256 (little-endian; str = u32 length ‖
+ * bytes): "fieldprint/chat" 01  str name  u32 variant  str end of answer  str default system message. */
 fp_status fp__chat_template_serialize(const fp__chat_template *t, fp__buf *out) FP_WARN_UNUSED;
 
 enum {
@@ -48,7 +48,9 @@ enum {
 };
 #define FP__CHAT_SOURCE_TEMPLATE UINT32_MAX
 
-/* One piece of a rendered conversation: bytes [offset, offset + size) of the rendering. */
+/* One piece of a rendered conversation (a single space of the template in front of message text is part of
+ * the message's piece: SPM vocabularies have it as a part of the word): bytes [offset, offset + size) of the
+ * rendering. */
 typedef struct fp__chat_piece {
     size_t offset, size;
     uint32_t

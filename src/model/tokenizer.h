@@ -2,10 +2,11 @@
  *
  * Two models: gpt2-style byte-level BPE (`tokenizer.ggml.model` = "gpt2") with the pre-tokenizers gpt-2,
  * smollm, llama-bpe (llama 3), qwen2 and default, and SPM (= "llama"). The ids are those of llama.cpp, with
- * one intended difference: while special tokens are off, no text can become a control, unknown or byte token
- * by merging. Character classes come from tables of one fixed Unicode version (model/unicode_class.h), not
- * from the system, so that every machine gives the same ids. A loaded tokenizer is immutable: const calls are
- * thread-safe.
+ * one intended difference: no text can become a control, unknown or byte token by merging. As there, a byte
+ * that a BPE vocabulary has no token for gives none (SmolLM2 lacks eight that occur in UTF-8: some control
+ * characters and lead bytes of unassigned planes). Character classes come from tables of one fixed Unicode
+ * version (model/unicode_class.h), not from the system, so that every machine gives the same ids. A loaded
+ * tokenizer is immutable: const calls are thread-safe.
  *
  * The vocabulary is untrusted input (checked at load); text is untrusted input (checked to be UTF-8). */
 #ifndef FP_MODEL_TOKENIZER_H

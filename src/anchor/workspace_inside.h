@@ -1,0 +1,41 @@
+/* Inside of fp_workspace, for src/anchor and src/engine. The public side is fieldprint/workspace.h. */
+#ifndef FP_ANCHOR_WORKSPACE_INSIDE_H
+#define FP_ANCHOR_WORKSPACE_INSIDE_H
+#include "anchor/gate.h"
+#include "anchor/statement.h"
+#include "fieldprint/workspace.h"
+
+struct fp_workspace {
+    char *path, *trust_path;
+    fp__trust trust;
+    fp__note_key note_keys[FP__WITNESSES_MAX + 1]; /* the log's, then the witnesses' */
+    bool audit; /* opened with a trust file of its own: leaves no trace in the folder */
+    fp__ledger_reader *reader;
+    fp__registry *registry;
+    char log_fault[256]; /* why the log is inconsistent, found by the last sync; else empty */
+};
+
+/* path/folder/name, freshly allocated in buf (emptied first). */
+fp_status fp__workspace_path(const fp_workspace *w, const char *folder, const char *name,
+                             fp__buf *buf) FP_WARN_UNUSED;
+/* folder/HEX.suffix */
+fp_status fp__workspace_id_path(const fp_workspace *w, const char *folder, const uint8_t id[32],
+                                const char *suffix, fp__buf *buf) FP_WARN_UNUSED;
+/* The private key of a policy key, if it is held here. FP_NOT_FOUND. */
+fp_status fp__workspace_held_key(const fp_workspace *w, const fp__policy *policy, const fp__policy_key *key,
+                                 fp_key **out) FP_WARN_UNUSED;
+/* Reads and parses a stored statement: FP_NOT_FOUND, FP_FORMAT, FP_MISMATCH when the content is of another
+ * id. */
+fp_status fp__workspace_load_statement(const fp_workspace *w, const uint8_t id[32], fp__dsse *dsse,
+                                       fp_statement *statement) FP_WARN_UNUSED;
+/* Signs an event with the keys held here and appends it or leaves it pending, see fp_anchor_register. The
+ * event's policy digest is set to the policy in force at that moment. */
+fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_receipt *out) FP_WARN_UNUSED;
+/* An event for this log. */
+fp_status fp__workspace_event(fp_workspace *w, fp__event_type type, const uint8_t target[32],
+                              fp__event *out) FP_WARN_UNUSED;
+/* Number of distinct author holders whose signature verifies, and how many are needed. */
+fp_status fp__workspace_author_count(fp_workspace *w, const fp__dsse *dsse, fp_label type,
+                                     uint64_t promote_index, fp__signers *signers,
+                                     uint32_t *needed) FP_WARN_UNUSED;
+#endif
