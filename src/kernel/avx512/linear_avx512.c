@@ -163,7 +163,7 @@ typedef struct job {
 INLINE void store_rows(const job *j, size_t group, size_t token, __m512 value)
 {
     size_t row = group * FP__GROUP_ROWS, rows = j->w->rows - row;
-    __mmask16 mask = rows >= FP__GROUP_ROWS ? (__mmask16)0xffff : (__mmask16)((1u << rows) - 1);
+    __mmask16 mask = (__mmask16)(rows >= FP__GROUP_ROWS ? 0xffffu : (1u << rows) - 1);
     float *y = j->y + token * j->y_stride + row;
     if (j->bias)
         value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, j->bias + row));
@@ -221,49 +221,69 @@ INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const j
             store_rows(j, group + g, token + n, y[g * tokens + n]);
 }
 
-/* `groups` × 16 rows for tokens [token, stop) of one tile. */
-INLINE void panels(int type, size_t groups, const job *j, size_t group, size_t token, size_t stop)
-{
-    for (; token + 4 <= stop; token += 4)
-        for (size_t g = 0; g < groups; g += 2)
-            panel(type, groups < 2 ? 1 : 2, 4, false, j, group + g, token);
-    for (; token + 2 <= stop; token += 2)
-        panel(type, groups, 2, false, j, group, token);
-    if (token < stop)
-        panel(type, groups, 1, true, j, group, token);
-}
+typedef void panel_fn(const job *j, size_t group, size_t token);
 
-/* All groups for tokens [token, stop) of one tile. */
-INLINE void tile(int type, const job *j, size_t begin, size_t end, size_t token, size_t stop)
+/* The panels of one type, by log2 of groups. */
+typedef struct panel_set {
+    panel_fn *one[3], *two[3], *four[2]; /* tokens; 4 tokens leave registers for 2 groups */
+    panel_fn *four_once[2];              /* as `four`, where the weights come from memory: with prefetch */
+} panel_set;
+
+/* All groups for tokens [token, stop) of one tile. Where the weights are read once, from memory, the first
+ * pass over them prefetches what comes after; where they are read again for every tile they are in the cache.
+ */
+static void tile(const panel_set *set, const job *j, size_t begin, size_t end, size_t token, size_t stop)
 {
-    size_t g = begin;
-    for (; g + 4 <= end; g += 4)
-        panels(type, 4, j, g, token, stop);
-    for (; g < end; g++)
-        panels(type, 1, j, g, token, stop);
+    for (size_t group = begin; group < end;) {
+        size_t kind = end - group >= 4 ? 2 : end - group >= 2 ? 1 : 0, groups = (size_t)1 << kind, t = token;
+        panel_fn *const *four = j->act->tokens <= FP__ACT_TILE ? set->four_once : set->four;
+        for (; t + 4 <= stop; t += 4, four = set->four)
+            for (size_t g = 0; g < groups; g += 2)
+                four[kind != 0](j, group + g, t);
+        for (; t + 2 <= stop; t += 2)
+            set->two[kind](j, group, t);
+        if (t < stop)
+            set->one[kind](j, group, t);
+        group += groups;
+    }
 }
 
 /* Weights of one chunk of groups stay in the second-level cache while all tokens pass over them. */
 enum { CHUNK_BYTES = 256 * 1024 };
 
-INLINE void linear(int type, const job *j, size_t group_begin, size_t group_end)
+static void linear(const panel_set *set, const job *j, size_t group_begin, size_t group_end)
 {
     size_t tokens = j->act->tokens, chunk = CHUNK_BYTES / j->w->group_bytes;
     chunk = tokens <= FP__ACT_TILE ? group_end - group_begin : chunk < 4 ? 4 : chunk / 4 * 4;
     for (size_t begin = group_begin; begin < group_end; begin += chunk) {
         size_t end = begin + chunk < group_end ? begin + chunk : group_end;
         for (size_t token = 0; token < tokens; token += FP__ACT_TILE)
-            tile(type, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
+            tile(set, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
     }
 }
 
-/* One function per type: everything about the type is then a constant. */
-#define LINEAR_TYPE(T)                                                                                       \
-    static __attribute__((noinline)) void linear_##T(const job *j, size_t group_begin, size_t group_end)     \
+/* One function per type and size of panel: everything about them is then a constant. */
+#define PANEL_FN(T, name, groups, tokens, prefetch)                                                          \
+    static void panel_##T##_##name(const job *j, size_t group, size_t token)                                 \
     {                                                                                                        \
-        linear(FP__##T, j, group_begin, group_end);                                                          \
+        panel(FP__##T, groups, tokens, prefetch, j, group, token);                                           \
     }
-FP__SHAPES(LINEAR_TYPE)
+#define PANELS(T)                                                                                            \
+    PANEL_FN(T, 1x1, 1, 1, true)                                                                             \
+    PANEL_FN(T, 2x1, 2, 1, true)                                                                             \
+    PANEL_FN(T, 4x1, 4, 1, true)                                                                             \
+    PANEL_FN(T, 1x2, 1, 2, true)                                                                             \
+    PANEL_FN(T, 2x2, 2, 2, true)                                                                             \
+    PANEL_FN(T, 4x2, 4, 2, true)                                                                             \
+    PANEL_FN(T, 1x4, 1, 4, false)                                                                            \
+    PANEL_FN(T, 2x4, 2, 4, false)                                                                            \
+    PANEL_FN(T, 1x4_once, 1, 4, true)                                                                        \
+    PANEL_FN(T, 2x4_once, 2, 4, true)                                                                        \
+    static const panel_set panels_##T = {.one = {panel_##T##_1x1, panel_##T##_2x1, panel_##T##_4x1},         \
+                                         .two = {panel_##T##_1x2, panel_##T##_2x2, panel_##T##_4x2},         \
+                                         .four = {panel_##T##_1x4, panel_##T##_2x4},                         \
+                                         .four_once = {panel_##T##_1x4_once, panel_##T##_2x4_once}};
+FP__SHAPES(PANELS)
 
 void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_begin, size_t group_end,
                        const float *bias, float *y, size_t y_stride, bool accumulate)
@@ -272,7 +292,7 @@ void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_beg
     switch (fp__shape_type(w->type)) {
 #define LINEAR_CASE(T)                                                                                       \
     case FP__##T:                                                                                            \
-        linear_##T(&j, group_begin, group_end);                                                              \
+        linear(&panels_##T, &j, group_begin, group_end);                                                     \
         break;
         FP__SHAPES(LINEAR_CASE)
     default:

@@ -1,11 +1,12 @@
+#include "kernel/linear.h"
 #include "kernel/neon/elementwise_neon.h"
 #include "kernel/ref/ref.h"
 
 const fp__kernel_ops fp__kernel_ops_neon = {
     .name = "neon",
     .rmsnorm = fp__rmsnorm_neon,
-    .act_quantise = fp__act_quantise_ref,
-    .linear = fp__linear_ref,
+    .act_quantise = fp__act_quantise_neon,
+    .linear = fp__linear_neon,
     .rope = fp__rope_neon,
     .query = fp__query_ref,
     .kv_write = fp__kv_write_ref,
