@@ -155,7 +155,7 @@ typedef struct job {
 INLINE void store_rows(const job *j, size_t group, size_t token, __m512 value)
 {
     size_t row = group * FP__GROUP_ROWS, rows = j->w->rows - row;
-    __mmask16 mask = rows >= FP__GROUP_ROWS ? (__mmask16)0xffff : (__mmask16)((1u << rows) - 1);
+    __mmask16 mask = (__mmask16)(rows >= FP__GROUP_ROWS ? 0xffffu : (1u << rows) - 1);
     float *y = j->y + token * j->y_stride + row;
     if (j->bias)
         value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, j->bias + row));
