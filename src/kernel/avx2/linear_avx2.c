@@ -109,7 +109,9 @@ INLINE void panel_run(fp__shape s, size_t halves, size_t tokens, const planes *p
             __m256i q = broadcast_run(x, slot + n, run);
             __m256i pairs = s.bias == 128 ? _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(q, w))
                                           : _mm256_maddubs_epi16(w, q);
-            sum[c * tokens + n] = first ? pairs : _mm256_add_epi16(sum[c * tokens + n], pairs);
+            __m256i *to = &sum[c * tokens + n];
+            *to = first ? pairs : _mm256_add_epi16(*to, pairs);
+            __asm__("" : "+x"(*to)); /* a tree of sums, which the compiler would make, spills */
         }
     }
 }

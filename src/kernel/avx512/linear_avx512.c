@@ -48,38 +48,30 @@ INLINE __m512i load_u8(const uint8_t *p)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-/* Scales dw[2] (by half) and minimum of block i of the segment, 16 rows. */
-INLINE void load_scales(int type, const uint8_t *scale, size_t i, __m512 dw[2], __m512 *mw)
+/* Scale dw (of the half, where halves have their own) and minimum of block i of the segment, 16 rows. */
+INLINE void load_scales(int type, const uint8_t *scale, size_t i, size_t half, __m512 *dw, __m512 *mw)
 {
     *mw = _mm512_setzero_ps();
     if (type == FP__Q6_K) {
-        __m512 d = load_f16(scale + 256);
-        for (size_t half = 0; half < 2; half++) {
-            __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(scale + i * 32 + half * 16));
-            dw[half] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc)));
-        }
-        return;
-    }
-    if (type == FP__Q4_K || type == FP__Q5_K) {
+        __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(scale + i * 32 + half * 16));
+        *dw = _mm512_mul_ps(load_f16(scale + 256), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc)));
+    } else if (type == FP__Q4_K || type == FP__Q5_K) {
         __m512i a = load_u8(scale + i * 16), b = load_u8(scale + 128 + i / 2 * 16);
         __m512i high = _mm512_srl_epi32(b, _mm_cvtsi32_si128((int)(i % 2 * 4)));
         __m512i m = _mm512_or_si512(_mm512_srli_epi32(a, 6),
                                     _mm512_slli_epi32(_mm512_and_si512(high, _mm512_set1_epi32(15)), 2));
         __m512 sc = _mm512_cvtepi32_ps(_mm512_and_si512(a, _mm512_set1_epi32(63)));
-        dw[0] = _mm512_mul_ps(load_f16(scale + 192), sc);
+        *dw = _mm512_mul_ps(load_f16(scale + 192), sc);
         __m512 product = _mm512_mul_ps(load_f16(scale + 224), _mm512_cvtepi32_ps(m));
         *mw = _mm512_xor_ps(product, _mm512_set1_ps(-0.0f));
-        return;
-    }
-    if (type == FP__Q4_1 || type == FP__Q5_1) {
-        dw[0] = load_f16(scale + i * 64);
+    } else if (type == FP__Q4_1 || type == FP__Q5_1) {
+        *dw = load_f16(scale + i * 64);
         *mw = load_f16(scale + i * 64 + 32);
     } else if (type == FP__Q4_0 || type == FP__Q5_0 || type == FP__Q8_0) {
-        dw[0] = load_f16(scale + i * 32);
+        *dw = load_f16(scale + i * 32);
     } else {
-        dw[0] = _mm512_loadu_ps(scale + i * 64);
+        *dw = _mm512_loadu_ps(scale + i * 64);
     }
-    dw[1] = dw[0];
 }
 
 /* What an accumulator starts from: -bias · sum(q) of the token's block (or half block). */
@@ -124,11 +116,9 @@ INLINE void panel_block(int type, size_t groups, size_t tokens, const planes *p,
                         const fp__act_block *x, size_t slot, __m512 *seg)
 {
     fp__shape s = fp__shape_of(type);
-    __m512 dw[4][2], mw[4];
-    __m512i t[PANEL];
-    for (size_t g = 0; g < groups; g++)
-        load_scales(type, p[g].scale, i, dw[g], &mw[g]);
     for (size_t half = 0; half < (s.halves ? 2 : 1); half++) {
+        __m512i t[PANEL];
+        __m512 dw[4], mw[4];
         for (size_t g = 0; g < groups; g++)
             for (size_t n = 0; n < tokens; n++)
                 t[g * tokens + n] = start_from(s, x, slot + n, half);
@@ -137,18 +127,20 @@ INLINE void panel_block(int type, size_t groups, size_t tokens, const planes *p,
             panel_run(s, groups, tokens, p, first + k, x, slot, t);
             panel_run(s, groups, tokens, p, second + k, x, slot, t);
         }
+        if (s.halves)
+            __asm__ volatile(
+                "" ::
+                    : "memory"); /* the second half loads the planes again rather than spills them */
+        for (size_t g = 0; g < groups; g++)
+            load_scales(type, p[g].scale, i, half, &dw[g], &mw[g]);
         for (size_t n = 0; n < tokens; n++)
             for (size_t g = 0; g < groups; g++) {
-                __m512 d = _mm512_mul_ps(dw[g][half], _mm512_set1_ps(x->d[slot + n]));
-                seg[g * tokens + n] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[g * tokens + n]), d, seg[g * tokens + n]);
+                __m512 d = _mm512_mul_ps(dw[g], _mm512_set1_ps(x->d[slot + n])), *to = &seg[g * tokens + n];
+                *to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[g * tokens + n]), d, *to);
+                if (s.minimum)
+                    *to = _mm512_fmadd_ps(mw[g], _mm512_set1_ps(x->ds[slot + n]), *to);
             }
     }
-    if (s.minimum)
-        for (size_t n = 0; n < tokens; n++)
-            for (size_t g = 0; g < groups; g++)
-                seg[g * tokens + n] =
-                    _mm512_fmadd_ps(mw[g], _mm512_set1_ps(x->ds[slot + n]), seg[g * tokens + n]);
 }
 
 typedef struct job {
