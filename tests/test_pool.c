@@ -55,6 +55,31 @@ static void test_take_and_reuse(void **state)
     fp__pool_destroy(pool);
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+/* Pages that nobody holds cannot be read: not before their first use, not after their last. */
+static void test_poison(void **state)
+{
+    (void)state;
+    fp__page_geometry g = kv_geometry();
+    fp__pool *pool;
+    fp__group *a, *b;
+    size_t bytes = fp__page_group_bytes(&g);
+    KV_OK(fp__pool_create(&g, 3, &pool));
+    KV_OK(fp__pool_take(pool, &a));
+    const uint8_t *data = a->data;
+    assert_null(__asan_region_is_poisoned(a->data, bytes));
+    assert_ptr_equal(__asan_region_is_poisoned(a->data, bytes + 1), data + bytes);
+    KV_OK(fp__pool_take(pool, &b));
+    fp__pool_unref(pool, a);
+    assert_int_equal(__asan_address_is_poisoned(data), 1);
+    assert_int_equal(__asan_address_is_poisoned(data + bytes - 1), 1);
+    assert_null(__asan_region_is_poisoned(b->data, bytes));
+    fp__pool_unref(pool, b);
+    fp__pool_destroy(pool);
+}
+#endif
+
 static size_t resident_kib(void)
 {
     FILE *f = fopen("/proc/self/status", "r");
@@ -203,9 +228,15 @@ static void test_many_submitters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_take_and_reuse), cmocka_unit_test(test_memory_follows_use),
-        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_jobs),
-        cmocka_unit_test(test_cancel),         cmocka_unit_test(test_many_submitters),
+        cmocka_unit_test(test_take_and_reuse),
+        cmocka_unit_test(test_memory_follows_use),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_jobs),
+#if defined(__SANITIZE_ADDRESS__)
+        cmocka_unit_test(test_poison),
+#endif
+        cmocka_unit_test(test_cancel),
+        cmocka_unit_test(test_many_submitters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
