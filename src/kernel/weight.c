@@ -1,28 +1,7 @@
 #include "kernel/weight.h"
+#include "kernel/shape.h"
 
 #include <stdlib.h>
-
-/* Bytes of one block of 32 inputs of 16 rows in each region. */
-typedef struct layout {
-    int type;
-    size_t low_bytes, high_bytes, scale_bytes;
-    int bias; /* stored quant = q + bias */
-} layout;
-
-static const layout layouts[] = {
-    {FP__Q4_0, 256, 0, 32, 8},  {FP__Q4_1, 256, 0, 64, 0},    {FP__Q5_0, 256, 64, 32, 16},
-    {FP__Q5_1, 256, 64, 64, 0}, {FP__Q8_0, 512, 0, 32, 128},  {FP__Q4_K, 256, 0, 32, 0},
-    {FP__Q5_K, 256, 64, 32, 0}, {FP__Q6_K, 256, 128, 36, 32}, {FP__F32, 512, 0, 64, 128},
-    {FP__F16, 512, 0, 64, 128}, {FP__BF16, 512, 0, 64, 128},
-};
-
-static const layout *layout_of(int type)
-{
-    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
-        if (layouts[i].type == type)
-            return &layouts[i];
-    return NULL;
-}
 
 static uint16_t load16(const uint8_t *p)
 {
@@ -50,22 +29,22 @@ static bool f16_is_finite(uint16_t h)
 
 fp_status fp__weight_plan(int type, size_t rows, size_t cols, fp__weight *w, size_t *bytes)
 {
-    const layout *l = layout_of(type);
     size_t elements = 0, stored = 0;
-    if (!l || !fp__wtype_block(type, &elements, &stored))
+    if (!fp__wtype_block(type, &elements, &stored))
         return fp__fail(FP_UNSUPPORTED,
                         "tensor type %d is not supported; convert the model to Q4_1, Q8_0 or F16", type);
     if (rows == 0 || cols == 0 || cols % elements != 0 || cols % FP__BLOCK != 0)
         return fp__fail(
             FP_UNSUPPORTED, "a %s matrix of %zu rows of %zu is not supported: rows come in blocks of %zu",
             fp__wtype_name(type), rows, cols, elements > FP__BLOCK ? elements : (size_t)FP__BLOCK);
+    fp__shape s = fp__shape_of(fp__shape_type(type));
     size_t blocks = cols / FP__BLOCK, groups = (rows - 1) / FP__GROUP_ROWS + 1, total;
     if (blocks > SIZE_MAX / 1024 || __builtin_mul_overflow(groups, blocks * 1024, &total))
         return fp__fail(FP_LIMIT, "a matrix of %zu rows of %zu does not fit in memory", rows, cols);
     *w = (fp__weight){.type = type, .rows = rows, .cols = cols, .groups = groups};
-    w->high_offset = blocks * l->low_bytes;
-    w->scale_offset = w->high_offset + blocks * l->high_bytes;
-    w->group_bytes = (w->scale_offset + blocks * l->scale_bytes + 63) / 64 * 64;
+    w->high_offset = blocks * s.low_bytes;
+    w->scale_offset = w->high_offset + blocks * s.high_bytes;
+    w->group_bytes = (w->scale_offset + blocks * s.scale_bytes + 63) / 64 * 64;
     *bytes = groups * w->group_bytes;
     return FP_OK;
 }
@@ -301,7 +280,8 @@ fp_status fp__weight_pack(fp__weight *w, const uint8_t *stored, size_t group_beg
         uint8_t *group = w->data + g * w->group_bytes;
         size_t first = g * FP__GROUP_ROWS,
                rows = w->rows - first < FP__GROUP_ROWS ? w->rows - first : FP__GROUP_ROWS;
-        size_t used = w->scale_offset + w->cols / FP__BLOCK * layout_of(w->type)->scale_bytes;
+        size_t used =
+            w->scale_offset + w->cols / FP__BLOCK * fp__shape_of(fp__shape_type(w->type)).scale_bytes;
         if (rows < FP__GROUP_ROWS)
             memset(group, 0, w->group_bytes);
         else
@@ -323,15 +303,15 @@ fp_status fp__weight_pack(fp__weight *w, const uint8_t *stored, size_t group_beg
 /* ---- reading back ----------------------------------------------------------------------------------------
  */
 
-static int stored_quant(const layout *l, const uint8_t *low, const uint8_t *high, size_t j, size_t lane)
+static int stored_quant(fp__shape s, const uint8_t *low, const uint8_t *high, size_t j, size_t lane)
 {
     size_t run = j / 4, byte = 4 * lane + j % 4;
-    if (l->low_bytes == 512)
+    if (s.low_bytes == 512)
         return low[run * 64 + byte];
     int q = run < 4 ? low[run * 64 + byte] & 15 : low[(run - 4) * 64 + byte] >> 4;
-    if (l->high_bytes == 64)
+    if (s.high_bytes == 64)
         q |= (high[byte] >> run & 1) << 4;
-    else if (l->high_bytes == 128)
+    else if (s.high_bytes == 128)
         q |= (high[run / 4 * 64 + byte] >> 2 * (run % 4) & 3) << 4;
     return q;
 }
@@ -374,33 +354,33 @@ static void read_scales(int type, const uint8_t *scale, size_t b, size_t lane, f
     out->dw[1] = out->dw[0];
 }
 
-static void read_block(const fp__weight *w, const layout *l, size_t row, size_t b, fp__wblock *out)
+static void read_block(const fp__weight *w, fp__shape s, size_t row, size_t b, fp__wblock *out)
 {
     const uint8_t *group = w->data + row / FP__GROUP_ROWS * w->group_bytes;
     size_t lane = row % FP__GROUP_ROWS;
     memset(out, 0, sizeof *out);
     for (size_t j = 0; j < FP__BLOCK; j++)
-        out->q[j] = (int16_t)(stored_quant(l, group + b * l->low_bytes,
-                                           group + w->high_offset + b * l->high_bytes, j, lane) -
-                              l->bias);
+        out->q[j] = (int16_t)(stored_quant(s, group + b * s.low_bytes,
+                                           group + w->high_offset + b * s.high_bytes, j, lane) -
+                              s.bias);
     read_scales(w->type, group + w->scale_offset, b, lane, out);
 }
 
 void fp__weight_row(const fp__weight *w, size_t row, fp__wblock *out)
 {
-    const layout *l = layout_of(w->type);
-    FP_CHECK(l && row < w->rows);
+    fp__shape s = fp__shape_of(fp__shape_type(w->type));
+    FP_CHECK(row < w->rows);
     for (size_t b = 0; b < w->cols / FP__BLOCK; b++)
-        read_block(w, l, row, b, &out[b]);
+        read_block(w, s, row, b, &out[b]);
 }
 
 void fp__weight_embed(const fp__weight *w, size_t row, float *out)
 {
-    const layout *l = layout_of(w->type);
-    FP_CHECK(l && row < w->rows);
+    fp__shape s = fp__shape_of(fp__shape_type(w->type));
+    FP_CHECK(row < w->rows);
     for (size_t b = 0; b < w->cols / FP__BLOCK; b++) {
         fp__wblock block;
-        read_block(w, l, row, b, &block);
+        read_block(w, s, row, b, &block);
         for (size_t j = 0; j < FP__BLOCK; j++)
             out[b * FP__BLOCK + j] = (block.dw[j / 16] * (float)block.q[j]) + block.mw;
     }

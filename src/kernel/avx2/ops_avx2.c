@@ -1,11 +1,12 @@
 #include "kernel/avx2/elementwise_avx2.h"
+#include "kernel/linear.h"
 #include "kernel/ref/ref.h"
 
 const fp__kernel_ops fp__kernel_ops_avx2 = {
     .name = "avx2",
     .rmsnorm = fp__rmsnorm_avx2,
-    .act_quantise = fp__act_quantise_ref,
-    .linear = fp__linear_ref,
+    .act_quantise = fp__act_quantise_avx2,
+    .linear = fp__linear_avx2,
     .rope = fp__rope_avx2,
     .query = fp__query_ref,
     .kv_write = fp__kv_write_ref,

@@ -6,6 +6,7 @@
  * block; the float steps are then those of the definition, in its order, per lane. Two groups per panel share
  * each broadcast: the loop is bound by the two ports that multiply, not by loads. */
 #include "kernel/linear.h"
+#include "kernel/shape.h"
 
 #include <immintrin.h>
 
@@ -16,40 +17,8 @@ typedef struct planes {
     const uint8_t *low, *high, *scale;
 } planes;
 
-/* What a stored type is made of; always a constant after inlining. */
-typedef struct shape {
-    size_t low_bytes, high_bytes,
-        scale_bytes; /* per block of 16 rows; scale_bytes 0: per superblock (K types) */
-    int bias;        /* stored quant = q + bias */
-    bool minimum, halves;
-} shape;
-
-INLINE shape shape_of(int type)
-{
-    switch (type) {
-    case FP__Q4_0:
-        return (shape){256, 0, 32, 8, false, false};
-    case FP__Q4_1:
-        return (shape){256, 0, 64, 0, true, false};
-    case FP__Q5_0:
-        return (shape){256, 64, 32, 16, false, false};
-    case FP__Q5_1:
-        return (shape){256, 64, 64, 0, true, false};
-    case FP__Q8_0:
-        return (shape){512, 0, 32, 128, false, false};
-    case FP__Q4_K:
-        return (shape){256, 0, 0, 0, true, false};
-    case FP__Q5_K:
-        return (shape){256, 64, 0, 0, true, false};
-    case FP__Q6_K:
-        return (shape){256, 128, 0, 32, false, true};
-    default: /* F32, F16, BF16 */
-        return (shape){512, 0, 64, 128, false, false};
-    }
-}
-
 /* The bytes of run 0..7 of a block, unsigned. */
-INLINE __m512i unpack_run(shape s, planes p, size_t run)
+INLINE __m512i unpack_run(fp__shape s, planes p, size_t run)
 {
     if (s.low_bytes == 512)
         return _mm512_load_si512(p.low + run * 64);
@@ -114,7 +83,7 @@ INLINE void load_scales(int type, const uint8_t *scale, size_t i, __m512 dw[2], 
 }
 
 /* What an accumulator starts from: -bias · sum(q) of the token's block (or half block). */
-INLINE __m512i start_from(shape s, const fp__act_block *x, size_t slot, size_t half)
+INLINE __m512i start_from(fp__shape s, const fp__act_block *x, size_t slot, size_t half)
 {
     if (s.halves)
         return _mm512_set1_epi32(x->minus32[half][slot]);
@@ -137,7 +106,7 @@ INLINE __m512i broadcast_run(const fp__act_block *x, size_t slot, size_t run)
 enum { PANEL = 8 }; /* groups × tokens of a panel, at most */
 
 /* t += run of the weights · run of the activations, for every group and token of the panel. */
-INLINE void panel_run(shape s, size_t groups, size_t tokens, const planes *p, size_t run,
+INLINE void panel_run(fp__shape s, size_t groups, size_t tokens, const planes *p, size_t run,
                       const fp__act_block *x, size_t slot, __m512i *t)
 {
     __m512i w[4];
@@ -154,7 +123,7 @@ INLINE void panel_run(shape s, size_t groups, size_t tokens, const planes *p, si
 INLINE void panel_block(int type, size_t groups, size_t tokens, const planes *p, size_t i,
                         const fp__act_block *x, size_t slot, __m512 *seg)
 {
-    shape s = shape_of(type);
+    fp__shape s = fp__shape_of(type);
     __m512 dw[4][2], mw[4];
     __m512i t[PANEL];
     for (size_t g = 0; g < groups; g++)
@@ -203,10 +172,19 @@ INLINE void store_rows(const job *j, size_t group, size_t token, __m512 value)
     _mm512_mask_storeu_ps(y, mask, value);
 }
 
-/* groups × 16 rows from `group`, tokens from `token` (all in one tile of 8). */
-INLINE void panel(int type, size_t groups, size_t tokens, const job *j, size_t group, size_t token)
+/* The block's lines of the panel after this one: memory is read one panel ahead. */
+INLINE void prefetch_planes(fp__shape s, size_t groups, const planes *p, size_t ahead)
 {
-    shape s = shape_of(type);
+    for (size_t g = 0; g < groups; g++)
+        for (size_t line = 0; line < s.low_bytes + s.high_bytes + s.scale_bytes; line += 64)
+            _mm_prefetch((const void *)((uintptr_t)p[g].low + ahead + line), _MM_HINT_T0);
+}
+
+/* groups × 16 rows from `group`, tokens from `token` (all in one tile of 8). */
+INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const job *j, size_t group,
+                  size_t token)
+{
+    fp__shape s = fp__shape_of(type);
     const fp__weight *w = j->w;
     size_t blocks = w->cols / FP__BLOCK, slot = token % FP__ACT_TILE;
     const fp__act_block *x = fp__act_at(j->act, token, 0);
@@ -215,7 +193,7 @@ INLINE void panel(int type, size_t groups, size_t tokens, const job *j, size_t g
         const uint8_t *data = w->data + (group + g) * w->group_bytes;
         p[g] = (planes){data, data + w->high_offset, data + w->scale_offset};
     }
-    size_t segment_scale = type == FP__Q6_K ? 288 : s.scale_bytes ? 8 * s.scale_bytes : 256;
+    size_t segment_scale = FP__SEGMENT_BLOCKS * s.scale_bytes;
     __m512 y[PANEL];
     for (size_t i = 0; i < groups * tokens; i++)
         y[i] = _mm512_setzero_ps();
@@ -226,6 +204,8 @@ INLINE void panel(int type, size_t groups, size_t tokens, const job *j, size_t g
             seg[i] = _mm512_setzero_ps();
         for (size_t i = 0; i < n; i++, x++) {
             panel_block(type, groups, tokens, p, i, x, slot, seg);
+            if (prefetch)
+                prefetch_planes(s, groups, p, groups * w->group_bytes);
             for (size_t g = 0; g < groups; g++) {
                 p[g].low += s.low_bytes;
                 p[g].high += s.high_bytes;
@@ -241,31 +221,26 @@ INLINE void panel(int type, size_t groups, size_t tokens, const job *j, size_t g
             store_rows(j, group + g, token + n, y[g * tokens + n]);
 }
 
-/* All groups for tokens [token, token + tokens) of one tile. */
-INLINE void tile(int type, const job *j, size_t begin, size_t end, size_t token, size_t tokens)
+/* `groups` × 16 rows for tokens [token, stop) of one tile. */
+INLINE void panels(int type, size_t groups, const job *j, size_t group, size_t token, size_t stop)
 {
-    for (size_t stop = token + tokens; token < stop;) {
-        size_t left = stop - token, g = begin;
-        if (left >= 4) {
-            for (; g + 2 <= end; g += 2)
-                panel(type, 2, 4, j, g, token);
-            for (; g < end; g++)
-                panel(type, 1, 4, j, g, token);
-            token += 4;
-        } else if (left >= 2) {
-            for (; g + 4 <= end; g += 4)
-                panel(type, 4, 2, j, g, token);
-            for (; g < end; g++)
-                panel(type, 1, 2, j, g, token);
-            token += 2;
-        } else {
-            for (; g + 4 <= end; g += 4)
-                panel(type, 4, 1, j, g, token);
-            for (; g < end; g++)
-                panel(type, 1, 1, j, g, token);
-            token += 1;
-        }
-    }
+    for (; token + 4 <= stop; token += 4)
+        for (size_t g = 0; g < groups; g += 2)
+            panel(type, groups < 2 ? 1 : 2, 4, false, j, group + g, token);
+    for (; token + 2 <= stop; token += 2)
+        panel(type, groups, 2, false, j, group, token);
+    if (token < stop)
+        panel(type, groups, 1, true, j, group, token);
+}
+
+/* All groups for tokens [token, stop) of one tile. */
+INLINE void tile(int type, const job *j, size_t begin, size_t end, size_t token, size_t stop)
+{
+    size_t g = begin;
+    for (; g + 4 <= end; g += 4)
+        panels(type, 4, j, g, token, stop);
+    for (; g < end; g++)
+        panels(type, 1, j, g, token, stop);
 }
 
 /* Weights of one chunk of groups stay in the second-level cache while all tokens pass over them. */
@@ -278,59 +253,30 @@ INLINE void linear(int type, const job *j, size_t group_begin, size_t group_end)
     for (size_t begin = group_begin; begin < group_end; begin += chunk) {
         size_t end = begin + chunk < group_end ? begin + chunk : group_end;
         for (size_t token = 0; token < tokens; token += FP__ACT_TILE)
-            tile(type, j, begin, end, token, tokens - token < FP__ACT_TILE ? tokens - token : FP__ACT_TILE);
+            tile(type, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
     }
 }
 
 /* One function per type: everything about the type is then a constant. */
-#define LINEAR_TYPE(name, type)                                                                              \
-    static __attribute__((noinline)) void name(const job *j, size_t group_begin, size_t group_end)           \
+#define LINEAR_TYPE(T)                                                                                       \
+    static __attribute__((noinline)) void linear_##T(const job *j, size_t group_begin, size_t group_end)     \
     {                                                                                                        \
-        linear(type, j, group_begin, group_end);                                                             \
+        linear(FP__##T, j, group_begin, group_end);                                                          \
     }
-LINEAR_TYPE(linear_q4_0, FP__Q4_0)
-LINEAR_TYPE(linear_q4_1, FP__Q4_1)
-LINEAR_TYPE(linear_q5_0, FP__Q5_0)
-LINEAR_TYPE(linear_q5_1, FP__Q5_1)
-LINEAR_TYPE(linear_q8_0, FP__Q8_0)
-LINEAR_TYPE(linear_q4_k, FP__Q4_K)
-LINEAR_TYPE(linear_q5_k, FP__Q5_K)
-LINEAR_TYPE(linear_q6_k, FP__Q6_K)
-LINEAR_TYPE(linear_f32, FP__F32)
+FP__SHAPES(LINEAR_TYPE)
 
 void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_begin, size_t group_end,
                        const float *bias, float *y, size_t y_stride, bool accumulate)
 {
     job j = {w, act, bias, y, y_stride, accumulate};
-    if (group_begin >= group_end)
-        return;
-    switch (w->type) {
-    case FP__Q4_0:
-        linear_q4_0(&j, group_begin, group_end);
+    switch (fp__shape_type(w->type)) {
+#define LINEAR_CASE(T)                                                                                       \
+    case FP__##T:                                                                                            \
+        linear_##T(&j, group_begin, group_end);                                                              \
         break;
-    case FP__Q4_1:
-        linear_q4_1(&j, group_begin, group_end);
-        break;
-    case FP__Q5_0:
-        linear_q5_0(&j, group_begin, group_end);
-        break;
-    case FP__Q5_1:
-        linear_q5_1(&j, group_begin, group_end);
-        break;
-    case FP__Q8_0:
-        linear_q8_0(&j, group_begin, group_end);
-        break;
-    case FP__Q4_K:
-        linear_q4_k(&j, group_begin, group_end);
-        break;
-    case FP__Q5_K:
-        linear_q5_k(&j, group_begin, group_end);
-        break;
-    case FP__Q6_K:
-        linear_q6_k(&j, group_begin, group_end);
-        break;
+        FP__SHAPES(LINEAR_CASE)
     default:
-        linear_f32(&j, group_begin, group_end);
+        FP_CHECK(!"a type that fp__weight_plan refuses");
     }
 }
 
