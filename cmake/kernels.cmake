@@ -1,5 +1,12 @@
 # One folder per instruction set (src/kernel/<isa>), each compiled with its own flags; chosen at run time (kernel/dispatch.c).
+# Fuzz builds leave the vector kernels uninstrumented: no untrusted byte is parsed there, and instrumenting unrolled
+# vector code takes clang minutes. The sanitizer builds of the tests do instrument them, at -O1 for the same reason.
 function(fp_add_isa isa)
+  if(FIELDPRINT_FUZZ)
+    list(APPEND ARGN -fno-sanitize=all)
+  elseif(FIELDPRINT_SANITIZE)
+    list(APPEND ARGN -O1)
+  endif()
   file(GLOB found CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernel/${isa}/*.c)
   set_source_files_properties(${found} PROPERTIES COMPILE_OPTIONS "${ARGN}")
   set(FP_SOURCES ${FP_SOURCES} ${found} PARENT_SCOPE)

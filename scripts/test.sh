@@ -54,10 +54,11 @@ run_ctest() {
 }
 
 run_fuzz() {
-    local program parser
-    for program in build-fuzz/fuzz/fuzz_*; do
-        [ -x "$program" ] || continue
-        parser=${program##*/fuzz_}
+    local source parser program
+    for source in fuzz/fuzz_*.c; do
+        [ -e "$source" ] || continue
+        parser=$(basename "$source" .c) && parser=${parser#fuzz_}
+        program=build-fuzz/fuzz/fuzz_$parser
         if "$program" -runs=0 "fuzz/corpus/$parser" >"$program.log" 2>&1; then
             passed=$((passed + 1))
             echo "fuzz $parser: the corpus runs"

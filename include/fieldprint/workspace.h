@@ -11,8 +11,11 @@
  *   artifacts/      SET.MODEL.fpkv K/V pages     receipts/    ID.dsse.json receipts
  *
  * A workspace handle belongs to one thread at a time. Several processes may hold one open: the log's writer
- * lock keeps appends apart (FP_BUSY when another process is appending). Nothing in the folder but trust.json
- * is trusted without verification. */
+ * lock keeps appends apart (they wait up to 5 s for each other, then FP_BUSY).
+ * Trusted as they stand: trust.json, keys/, and this machine's own notes ledger.state and registry.db. All
+ * the rest (ledger, statements, documents, artifacts) may come from anywhere and is verified on use. With a
+ * trust_path (an auditor) the notes are not used either: the log is replayed into memory, nothing is written.
+ */
 #ifndef FIELDPRINT_WORKSPACE_H
 #define FIELDPRINT_WORKSPACE_H
 #include "fieldprint/anchor.h"
@@ -100,8 +103,8 @@ typedef struct fp_event_receipt {
     char pending_path[512];      /* the envelope to pass on, when not appended */
 } fp_event_receipt;
 /* Each builds an event, signs it with the keys of the role held here, and appends it if the policy is met;
- * otherwise leaves it in pending/ and returns FP_OK with appended = false. `out` may be NULL only where
- * noted. An event that the replay would skip is not appended: FP_DENIED with the reason. */
+ * otherwise leaves it in pending/ and returns FP_OK with appended = false. `out` may be NULL.
+ * An event that the replay would skip is not appended: FP_DENIED with the reason. */
 FP_API fp_status fp_anchor_register(fp_workspace *workspace, const uint8_t id[32],
                                     fp_event_receipt *out) FP_WARN_UNUSED;
 FP_API fp_status fp_anchor_promote(fp_workspace *workspace, const uint8_t id[32],

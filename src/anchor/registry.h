@@ -81,6 +81,7 @@ fp_status fp__registry_digest(fp__registry *registry, uint8_t out[32]) FP_WARN_U
 /* ---- Judging an event as the next entry, without appending it ---- */
 typedef struct fp__verdict {
     bool counts;
+    bool authentic;   /* signed as the policy asks: from here on its id is spent */
     bool poison;      /* an unknown event type, signed by a key of the policy */
     uint32_t missing; /* > 0: that many more holders must sign; nothing else is wrong */
     char why[160];    /* when it does not count */

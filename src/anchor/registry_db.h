@@ -12,8 +12,9 @@
     X(ROLLBACK, "ROLLBACK")                                                                                  \
     X(HEAD_GET, "SELECT size, root, trust, poisoned FROM head")                                              \
     X(HEAD_SET, "INSERT OR REPLACE INTO head (one, size, root, trust, poisoned) VALUES (1, ?, ?, ?, ?)")     \
-    X(EVENT_SEEN, "SELECT idx FROM events WHERE id = ? ORDER BY idx LIMIT 1")                                \
-    X(EVENT_ADD, "INSERT INTO events (idx, id, type, target, valid, why) VALUES (?, ?, ?, ?, ?, ?)")         \
+    X(EVENT_SEEN, "SELECT idx FROM events WHERE id = ? AND authentic = 1 ORDER BY idx LIMIT 1")              \
+    X(EVENT_ADD,                                                                                             \
+      "INSERT INTO events (idx, id, type, target, valid, authentic, why) VALUES (?, ?, ?, ?, ?, ?, ?)")      \
     X(EVENT_ROWS,                                                                                            \
       "SELECT idx, id, type, target, valid, why FROM events WHERE idx >= ? AND idx < ? ORDER BY idx")        \
     X(POLICY_ADD, "INSERT INTO policies (idx, digest, bytes) VALUES (?, ?, ?)")                              \

@@ -4,7 +4,7 @@
  *   0 "FPKV"  4 version:u16 = 1  6 arithmetic:u16  8 kind:u8 (0 anchor set, 1 session)  9 zero[7]
  *   16 header_bytes:u64  24 file_bytes:u64  32 model[32]  64 subject[32] (set id, session id)
  *   96 layers:u16 kv_heads:u16 d:u16 page_tokens:u16 = 64  104 first_pos:u64  112 tokens:u64
- *   120 pages:u32 sealed:u32  128 anchors:u32 manifest_bytes:u32  136 start_label:u8 zero[7]
+ *   120 pages:u32 sealed:u32  128 anchors:u32 manifest_bytes:u32  136 zero[8]
  *   144 anchor_kv_head[32]  176 tenant[32]  208 injection[32]  240 sealed_root[32]  272 open_leaf[32]
  *   304 kv_head[32]  336 zero[48]
  *   384 anchor_tokens:u32[anchors]  page_label:u8[pages]  ids:u32[tokens]  slab_leaf[32][pages][L·HK]
@@ -37,7 +37,6 @@ typedef struct fp__artifact_info {
     uint8_t kv_head[32];
     uint64_t first_pos, tokens;
     size_t pages, sealed, anchors;
-    uint8_t start_label;
     uint64_t file_bytes;
 } fp__artifact_info;
 
@@ -69,6 +68,8 @@ typedef struct fp__artifact_expect {
     const uint8_t *subject;        // [32]
     const uint8_t *tenant;         // [32]
     const uint8_t *injection;      // [32]
+    fp_label
+        label; /* sessions: lowest label of what lies before (the anchors'; FP_LABEL_CORE: nothing does) */
     size_t max_tokens; /* context size of the sequence that is made, ≥ its tokens; 0: just those */
 } fp__artifact_expect;
 /* Copies the pages into the pool, hashes the copy on the hasher's workers and the caller, compares, and gives

@@ -15,6 +15,9 @@
 void fp__leaf_slab(const fp__page_geometry *g, size_t layer, size_t kv_head, const uint8_t *slab,
                    uint8_t out[32]);
 
+/* All slabs of a page group: slab_leaves [L·HK][32], and the group root: the tree over them. */
+void fp__leaf_group(const fp__page_geometry *g, const uint8_t *group, uint8_t *slab_leaves, uint8_t root[32]);
+
 /* H(00 "fieldprint/page" 01 page:u64 first_pos:u64 segment:u8 open:u8 label:u8 visible:u8 zero[4]
  *   anchor_kv_head[32] group_root[32] ids:u32[64]). ids: the `visible` first ones are read, the rest are
  * hashed as FP__ID_UNUSED. */

@@ -32,7 +32,7 @@ typedef struct fp__kvseq_options {
     size_t max_tokens;             /* context size, ≥ 1; ≤ 2^31 */
     size_t max_anchors;            /* anchor segments: ≥ 1; context: 0 */
     const uint8_t *anchor_kv_head; /* context: [32] kv head of the anchor segment it attends to; NULL: none */
-    fp_label label; /* lowest label of what lies before the segment (FP_LABEL_CORE: nothing does) */
+    fp_label label; /* lowest label of what lies before the segment; FP_LABEL_CORE: nothing does (anchors) */
 } fp__kvseq_options;
 
 /* pool and hasher must outlive it. Allocates the tables for max_tokens; pages are taken by reserve. */
@@ -59,14 +59,29 @@ fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_lab
 fp_status fp__kvseq_start_anchor(fp__kvseq *seq) FP_WARN_UNUSED;
 /* Keeps the first `tokens` committed tokens, drops and zeroes the rest together with everything reserved
  * (after a failed step: truncate(seq, fp__kvseq_tokens(seq))). The page with the boundary is open again; if
- * others share it, its kept tokens are copied to a page of its own. Waits for this sequence's outstanding
- * hashes. FP_MISMATCH: the bytes that would be kept in that page are not those that were written (page,
- * layer, head named; still truncated, to the page's beginning). */
+ * others share it, its kept tokens are copied to a page of its own. Anchors left without tokens are dropped.
+ * Waits for this sequence's outstanding hashes. On failure that page is dropped too (ask fp__kvseq_tokens):
+ * FP_MISMATCH, its bytes are not those that were written (page, layer and head named), or no room for a copy.
+ */
 fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens) FP_WARN_UNUSED;
 /* Gives the empty sequence `dst` the first `tokens` committed tokens of src: sealed pages are shared, the
  * kept part of a last, partial page is copied. FP_USAGE unless segment, first position, starting label,
  * anchor head and pool are the same. Waits for src's outstanding hashes. */
 fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
+
+/* Content for an empty sequence from elsewhere (an artifact). */
+typedef struct fp__kvseq_content {
+    const uint32_t *ids; // [tokens]
+    size_t tokens;
+    const uint32_t *anchor_tokens; // [anchors]; context: NULL
+    size_t anchors;
+    const uint8_t *page_labels; // [pages]; given to each token of the page
+    fp__group *const *groups;   // [pages] hashed, with the checksums of their tokens
+    size_t pages;
+} fp__kvseq_content;
+/* Takes it over; the references of the groups become the sequence's on success. FP_LIMIT: more than
+ * max_tokens or max_anchors; FP_USAGE: not empty, or counts that contradict each other. */
+fp_status fp__kvseq_adopt(fp__kvseq *seq, const fp__kvseq_content *content) FP_WARN_UNUSED;
 
 /* ---- Commitments ---- */
 /* kv head over the committed tokens; waits for outstanding hashes. FP_MISMATCH: a page's bytes at sealing
@@ -79,8 +94,11 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
  * committed; the open page with its checksum. FP_MISMATCH names the first page, layer and head that differ.
  */
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages) FP_WARN_UNUSED;
+/* Cheap check (no hash) of all pages against their write-time checksums; FP_MISMATCH as above. */
+fp_status fp__kvseq_check_sums(fp__kvseq *seq) FP_WARN_UNUSED;
 
 /* ---- Reading ---- */
+const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq);
 size_t fp__kvseq_tokens(const fp__kvseq *seq); /* committed */
 size_t fp__kvseq_pages(const fp__kvseq *seq);  /* holding committed tokens */
 size_t fp__kvseq_sealed(const fp__kvseq *seq); /* of these, sealed */

@@ -149,7 +149,8 @@ static inline bool pack_k45(const pack_to *to, const uint8_t *p, bool five)
         const uint8_t *in = p + 4, *qh = p + 16, *qs = p + (five ? 48 : 16);
         uint8_t *scale = to->scale + b * 32, min[8];
         uint16_t d = load16(p), dmin = load16(p + 2);
-        finite &= f16_is_finite(d) & f16_is_finite(dmin);
+        finite &= f16_is_finite(d);
+        finite &= f16_is_finite(dmin);
         store16(scale + 192 + to->r, d); /* scale already points to byte r: lane r of 2 bytes is r further */
         store16(scale + 224 + to->r, dmin);
         for (size_t s = 0; s < 8; s++) {

@@ -109,7 +109,9 @@ INLINE void panel_run(fp__shape s, size_t halves, size_t tokens, const planes *p
             __m256i q = broadcast_run(x, slot + n, run);
             __m256i pairs = s.bias == 128 ? _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(q, w))
                                           : _mm256_maddubs_epi16(w, q);
-            sum[c * tokens + n] = first ? pairs : _mm256_add_epi16(sum[c * tokens + n], pairs);
+            __m256i *to = &sum[c * tokens + n];
+            *to = first ? pairs : _mm256_add_epi16(*to, pairs);
+            __asm__("" : "+x"(*to)); /* a tree of sums, which the compiler would make, spills */
         }
     }
 }
@@ -292,7 +294,7 @@ void fp__linear_avx2(const fp__weight *w, const fp__act *act, size_t group_begin
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
-        FP_CHECK(!"a type that fp__weight_plan refuses");
+        FP_CHECK(false); /* fp__weight_plan refuses other types */
     }
 }
 

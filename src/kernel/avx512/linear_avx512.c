@@ -48,38 +48,30 @@ INLINE __m512i load_u8(const uint8_t *p)
     return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 
-/* Scales dw[2] (by half) and minimum of block i of the segment, 16 rows. */
-INLINE void load_scales(int type, const uint8_t *scale, size_t i, __m512 dw[2], __m512 *mw)
+/* Scale dw (of the half, where halves have their own) and minimum of block i of the segment, 16 rows. */
+INLINE void load_scales(int type, const uint8_t *scale, size_t i, size_t half, __m512 *dw, __m512 *mw)
 {
     *mw = _mm512_setzero_ps();
     if (type == FP__Q6_K) {
-        __m512 d = load_f16(scale + 256);
-        for (size_t half = 0; half < 2; half++) {
-            __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(scale + i * 32 + half * 16));
-            dw[half] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc)));
-        }
-        return;
-    }
-    if (type == FP__Q4_K || type == FP__Q5_K) {
+        __m128i sc = _mm_loadu_si128((const __m128i *)(const void *)(scale + i * 32 + half * 16));
+        *dw = _mm512_mul_ps(load_f16(scale + 256), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(sc)));
+    } else if (type == FP__Q4_K || type == FP__Q5_K) {
         __m512i a = load_u8(scale + i * 16), b = load_u8(scale + 128 + i / 2 * 16);
         __m512i high = _mm512_srl_epi32(b, _mm_cvtsi32_si128((int)(i % 2 * 4)));
         __m512i m = _mm512_or_si512(_mm512_srli_epi32(a, 6),
                                     _mm512_slli_epi32(_mm512_and_si512(high, _mm512_set1_epi32(15)), 2));
         __m512 sc = _mm512_cvtepi32_ps(_mm512_and_si512(a, _mm512_set1_epi32(63)));
-        dw[0] = _mm512_mul_ps(load_f16(scale + 192), sc);
+        *dw = _mm512_mul_ps(load_f16(scale + 192), sc);
         __m512 product = _mm512_mul_ps(load_f16(scale + 224), _mm512_cvtepi32_ps(m));
         *mw = _mm512_xor_ps(product, _mm512_set1_ps(-0.0f));
-        return;
-    }
-    if (type == FP__Q4_1 || type == FP__Q5_1) {
-        dw[0] = load_f16(scale + i * 64);
+    } else if (type == FP__Q4_1 || type == FP__Q5_1) {
+        *dw = load_f16(scale + i * 64);
         *mw = load_f16(scale + i * 64 + 32);
     } else if (type == FP__Q4_0 || type == FP__Q5_0 || type == FP__Q8_0) {
-        dw[0] = load_f16(scale + i * 32);
+        *dw = load_f16(scale + i * 32);
     } else {
-        dw[0] = _mm512_loadu_ps(scale + i * 64);
+        *dw = _mm512_loadu_ps(scale + i * 64);
     }
-    dw[1] = dw[0];
 }
 
 /* What an accumulator starts from: -bias · sum(q) of the token's block (or half block). */
@@ -124,11 +116,9 @@ INLINE void panel_block(int type, size_t groups, size_t tokens, const planes *p,
                         const fp__act_block *x, size_t slot, __m512 *seg)
 {
     fp__shape s = fp__shape_of(type);
-    __m512 dw[4][2], mw[4];
-    __m512i t[PANEL];
-    for (size_t g = 0; g < groups; g++)
-        load_scales(type, p[g].scale, i, dw[g], &mw[g]);
     for (size_t half = 0; half < (s.halves ? 2 : 1); half++) {
+        __m512i t[PANEL];
+        __m512 dw[4], mw[4];
         for (size_t g = 0; g < groups; g++)
             for (size_t n = 0; n < tokens; n++)
                 t[g * tokens + n] = start_from(s, x, slot + n, half);
@@ -137,18 +127,20 @@ INLINE void panel_block(int type, size_t groups, size_t tokens, const planes *p,
             panel_run(s, groups, tokens, p, first + k, x, slot, t);
             panel_run(s, groups, tokens, p, second + k, x, slot, t);
         }
+        if (s.halves)
+            __asm__ volatile(
+                "" ::
+                    : "memory"); /* the second half loads the planes again rather than spills them */
+        for (size_t g = 0; g < groups; g++)
+            load_scales(type, p[g].scale, i, half, &dw[g], &mw[g]);
         for (size_t n = 0; n < tokens; n++)
             for (size_t g = 0; g < groups; g++) {
-                __m512 d = _mm512_mul_ps(dw[g][half], _mm512_set1_ps(x->d[slot + n]));
-                seg[g * tokens + n] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[g * tokens + n]), d, seg[g * tokens + n]);
+                __m512 d = _mm512_mul_ps(dw[g], _mm512_set1_ps(x->d[slot + n])), *to = &seg[g * tokens + n];
+                *to = _mm512_fmadd_ps(_mm512_cvtepi32_ps(t[g * tokens + n]), d, *to);
+                if (s.minimum)
+                    *to = _mm512_fmadd_ps(mw[g], _mm512_set1_ps(x->ds[slot + n]), *to);
             }
     }
-    if (s.minimum)
-        for (size_t n = 0; n < tokens; n++)
-            for (size_t g = 0; g < groups; g++)
-                seg[g * tokens + n] =
-                    _mm512_fmadd_ps(mw[g], _mm512_set1_ps(x->ds[slot + n]), seg[g * tokens + n]);
 }
 
 typedef struct job {
@@ -163,7 +155,7 @@ typedef struct job {
 INLINE void store_rows(const job *j, size_t group, size_t token, __m512 value)
 {
     size_t row = group * FP__GROUP_ROWS, rows = j->w->rows - row;
-    __mmask16 mask = rows >= FP__GROUP_ROWS ? (__mmask16)0xffff : (__mmask16)((1u << rows) - 1);
+    __mmask16 mask = (__mmask16)(rows >= FP__GROUP_ROWS ? 0xffffu : (1u << rows) - 1);
     float *y = j->y + token * j->y_stride + row;
     if (j->bias)
         value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, j->bias + row));
@@ -221,49 +213,69 @@ INLINE void panel(int type, size_t groups, size_t tokens, bool prefetch, const j
             store_rows(j, group + g, token + n, y[g * tokens + n]);
 }
 
-/* `groups` × 16 rows for tokens [token, stop) of one tile. */
-INLINE void panels(int type, size_t groups, const job *j, size_t group, size_t token, size_t stop)
-{
-    for (; token + 4 <= stop; token += 4)
-        for (size_t g = 0; g < groups; g += 2)
-            panel(type, groups < 2 ? 1 : 2, 4, false, j, group + g, token);
-    for (; token + 2 <= stop; token += 2)
-        panel(type, groups, 2, false, j, group, token);
-    if (token < stop)
-        panel(type, groups, 1, true, j, group, token);
-}
+typedef void panel_fn(const job *j, size_t group, size_t token);
 
-/* All groups for tokens [token, stop) of one tile. */
-INLINE void tile(int type, const job *j, size_t begin, size_t end, size_t token, size_t stop)
+/* The panels of one type, by log2 of groups. */
+typedef struct panel_set {
+    panel_fn *one[3], *two[3], *four[2]; /* tokens; 4 tokens leave registers for 2 groups */
+    panel_fn *four_once[2];              /* as `four`, where the weights come from memory: with prefetch */
+} panel_set;
+
+/* All groups for tokens [token, stop) of one tile. Where the weights are read once, from memory, the first
+ * pass over them prefetches what comes after; where they are read again for every tile they are in the cache.
+ */
+static void tile(const panel_set *set, const job *j, size_t begin, size_t end, size_t token, size_t stop)
 {
-    size_t g = begin;
-    for (; g + 4 <= end; g += 4)
-        panels(type, 4, j, g, token, stop);
-    for (; g < end; g++)
-        panels(type, 1, j, g, token, stop);
+    for (size_t group = begin; group < end;) {
+        size_t kind = end - group >= 4 ? 2 : end - group >= 2 ? 1 : 0, groups = (size_t)1 << kind, t = token;
+        panel_fn *const *four = j->act->tokens <= FP__ACT_TILE ? set->four_once : set->four;
+        for (; t + 4 <= stop; t += 4, four = set->four)
+            for (size_t g = 0; g < groups; g += 2)
+                four[kind != 0](j, group + g, t);
+        for (; t + 2 <= stop; t += 2)
+            set->two[kind](j, group, t);
+        if (t < stop)
+            set->one[kind](j, group, t);
+        group += groups;
+    }
 }
 
 /* Weights of one chunk of groups stay in the second-level cache while all tokens pass over them. */
 enum { CHUNK_BYTES = 256 * 1024 };
 
-INLINE void linear(int type, const job *j, size_t group_begin, size_t group_end)
+static void linear(const panel_set *set, const job *j, size_t group_begin, size_t group_end)
 {
     size_t tokens = j->act->tokens, chunk = CHUNK_BYTES / j->w->group_bytes;
     chunk = tokens <= FP__ACT_TILE ? group_end - group_begin : chunk < 4 ? 4 : chunk / 4 * 4;
     for (size_t begin = group_begin; begin < group_end; begin += chunk) {
         size_t end = begin + chunk < group_end ? begin + chunk : group_end;
         for (size_t token = 0; token < tokens; token += FP__ACT_TILE)
-            tile(type, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
+            tile(set, j, begin, end, token, token + FP__ACT_TILE < tokens ? token + FP__ACT_TILE : tokens);
     }
 }
 
-/* One function per type: everything about the type is then a constant. */
-#define LINEAR_TYPE(T)                                                                                       \
-    static __attribute__((noinline)) void linear_##T(const job *j, size_t group_begin, size_t group_end)     \
+/* One function per type and size of panel: everything about them is then a constant. */
+#define PANEL_FN(T, name, groups, tokens, prefetch)                                                          \
+    static void panel_##T##_##name(const job *j, size_t group, size_t token)                                 \
     {                                                                                                        \
-        linear(FP__##T, j, group_begin, group_end);                                                          \
+        panel(FP__##T, groups, tokens, prefetch, j, group, token);                                           \
     }
-FP__SHAPES(LINEAR_TYPE)
+#define PANELS(T)                                                                                            \
+    PANEL_FN(T, 1x1, 1, 1, true)                                                                             \
+    PANEL_FN(T, 2x1, 2, 1, true)                                                                             \
+    PANEL_FN(T, 4x1, 4, 1, true)                                                                             \
+    PANEL_FN(T, 1x2, 1, 2, true)                                                                             \
+    PANEL_FN(T, 2x2, 2, 2, true)                                                                             \
+    PANEL_FN(T, 4x2, 4, 2, true)                                                                             \
+    PANEL_FN(T, 1x4, 1, 4, false)                                                                            \
+    PANEL_FN(T, 2x4, 2, 4, false)                                                                            \
+    PANEL_FN(T, 1x4_once, 1, 4, true)                                                                        \
+    PANEL_FN(T, 2x4_once, 2, 4, true)                                                                        \
+    static const panel_set panels_##T = {.one = {panel_##T##_1x1, panel_##T##_2x1, panel_##T##_4x1},         \
+                                         .two = {panel_##T##_1x2, panel_##T##_2x2, panel_##T##_4x2},         \
+                                         .four = {panel_##T##_1x4, panel_##T##_2x4},                         \
+                                         .four_once = {panel_##T##_1x4_once, panel_##T##_2x4_once}};
+FP__SHAPES(PANELS)
 
 void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_begin, size_t group_end,
                        const float *bias, float *y, size_t y_stride, bool accumulate)
@@ -272,11 +284,11 @@ void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_beg
     switch (fp__shape_type(w->type)) {
 #define LINEAR_CASE(T)                                                                                       \
     case FP__##T:                                                                                            \
-        linear_##T(&j, group_begin, group_end);                                                              \
+        linear(&panels_##T, &j, group_begin, group_end);                                                     \
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
-        FP_CHECK(!"a type that fp__weight_plan refuses");
+        FP_CHECK(false); /* fp__weight_plan refuses other types */
     }
 }
 

@@ -1,0 +1,10 @@
+/* Every subcommand; commands.c lists them in the order of --help. */
+#ifndef FP_CLI_COMMANDS_H
+#define FP_CLI_COMMANDS_H
+#include "cli.h"
+extern const cli_command cli_command_run, cli_command_model_info, cli_command_model_digest,
+    cli_command_tokenize, cli_command_doctor, cli_command_audit, cli_command_receipt_show,
+    cli_command_perplexity, cli_command_init, cli_command_anchor_add, cli_command_anchor_create,
+    cli_command_anchor_sign, cli_command_anchor_register, cli_command_anchor_promote,
+    cli_command_anchor_compile, cli_command_anchor_revoke, cli_command_anchor_list, cli_command_anchor_show;
+#endif

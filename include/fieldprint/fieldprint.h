@@ -1,0 +1,12 @@
+/* fieldprint: LLM inference with verified persistent memory. Includes the whole public API. */
+#ifndef FIELDPRINT_FIELDPRINT_H
+#define FIELDPRINT_FIELDPRINT_H
+#include "fieldprint/anchor.h"
+#include "fieldprint/audit.h"
+#include "fieldprint/engine.h"
+#include "fieldprint/key.h"
+#include "fieldprint/model.h"
+#include "fieldprint/status.h"
+#include "fieldprint/system.h"
+#include "fieldprint/workspace.h"
+#endif

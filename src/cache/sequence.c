@@ -1,0 +1,723 @@
+#include "cache/sequence.h"
+#include "core/bytes.h"
+#include "merkle/tree.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+enum { TOKENS = FP__PAGE_TOKENS };
+#define TOKENS_MAX ((size_t)1 << 31)
+#define NO_PAGE SIZE_MAX
+
+typedef struct page_entry {
+    fp__hash_job job; /* first: the job is the page */
+    fp__kvseq *seq;
+    fp__group *group;
+    size_t index, first_token;
+    uint8_t leaf[32]; /* valid when sealed, hashed and not failed */
+    size_t bad_slab;  /* when failed */
+} page_entry;
+
+typedef struct anchor_entry {
+    size_t first_page, first_token;
+} anchor_entry;
+
+struct fp__kvseq {
+    fp__pool *pool;
+    fp__hasher *hasher;
+    const fp__page_geometry *geometry;
+    fp__kvseq_options options;
+    uint8_t anchor_kv_head[32]; /* what options.anchor_kv_head points to, if not NULL */
+    size_t slabs, slab_bytes, max_pages;
+
+    size_t tokens, pages, sealed; /* committed tokens, pages with such, sealed pages (the first ones) */
+    size_t taken;                 /* pages with a group: the committed and the reserved ones */
+    size_t anchors;
+    size_t base_page, base_token; /* where the current anchor (or the context) starts */
+
+    page_entry *page;     // [max_pages]
+    uint8_t **groups;     // [max_pages]
+    uint8_t *filled;      // [max_pages]
+    uint32_t *ids;        // [max_tokens]
+    uint8_t *labels;      // [max_tokens] running minimum
+    anchor_entry *anchor; // [max_anchors]
+
+    fp__hash_owner owner;
+    fp__merkle_frontier frontier; /* leaves of the first frontier.size sealed pages */
+    atomic_size_t failed_page;    /* lowest page whose bytes were not what had been written; NO_PAGE: none */
+};
+
+/* ---- creation ---- */
+
+static size_t pages_of(size_t tokens)
+{
+    return (tokens + TOKENS - 1) / TOKENS;
+}
+
+static fp_status check_options(const fp__kvseq_options *o)
+{
+    bool anchors = o->segment == FP__SEGMENT_ANCHOR;
+    if (o->max_tokens < 1 || o->max_tokens > TOKENS_MAX)
+        return fp__fail(FP_LIMIT, "a context of %zu tokens is not possible; choose 1 to %zu", o->max_tokens,
+                        TOKENS_MAX);
+    if ((o->max_anchors > 0) != anchors || o->max_anchors > o->max_tokens || (anchors && o->anchor_kv_head))
+        return fp__fail(FP_USAGE, "an anchor segment needs room for 1 or more anchors, a context for none");
+    if ((unsigned)o->label >= FP_LABEL_COUNT || (anchors && o->label != FP_LABEL_CORE) ||
+        o->first_pos > INT64_MAX)
+        return fp__fail(FP_USAGE, "label %d or first position is out of range", (int)o->label);
+    return FP_OK;
+}
+
+fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_options *options,
+                           fp__kvseq **out)
+{
+    FP_TRY(check_options(options));
+    fp__kvseq *seq = calloc(1, sizeof *seq);
+    if (!seq)
+        return fp__fail(FP_NO_MEMORY, "no memory for a sequence");
+    seq->pool = pool;
+    seq->hasher = hasher;
+    seq->geometry = fp__pool_geometry(pool);
+    seq->options = *options;
+    if (options->anchor_kv_head) {
+        memcpy(seq->anchor_kv_head, options->anchor_kv_head, 32);
+        seq->options.anchor_kv_head = seq->anchor_kv_head;
+    }
+    seq->slabs = fp__page_slabs(seq->geometry);
+    seq->slab_bytes = fp__slab_bytes(seq->geometry->d);
+    seq->max_pages = pages_of(options->max_tokens) + options->max_anchors;
+    seq->page = calloc(seq->max_pages, sizeof *seq->page);
+    seq->groups = calloc(seq->max_pages, sizeof *seq->groups);
+    seq->filled = calloc(seq->max_pages, 1);
+    seq->ids = calloc(options->max_tokens, sizeof *seq->ids);
+    seq->labels = calloc(options->max_tokens, 1);
+    seq->anchor = calloc(options->max_anchors + 1, sizeof *seq->anchor);
+    atomic_init(&seq->failed_page, NO_PAGE);
+    if (!seq->page || !seq->groups || !seq->filled || !seq->ids || !seq->labels || !seq->anchor) {
+        fp__kvseq_destroy(seq);
+        return fp__fail(FP_NO_MEMORY, "no memory for a sequence of %zu tokens; use a smaller context",
+                        options->max_tokens);
+    }
+    for (size_t p = 0; p < seq->max_pages; p++)
+        seq->page[p] = (page_entry){.seq = seq, .index = p};
+    *out = seq;
+    return FP_OK;
+}
+
+/* Gives pages [first, taken) back. */
+static void drop_pages(fp__kvseq *seq, size_t first)
+{
+    for (size_t p = first; p < seq->taken; p++) {
+        fp__pool_unref(seq->pool, seq->page[p].group);
+        seq->page[p].group = NULL;
+        seq->groups[p] = NULL;
+        seq->filled[p] = 0;
+    }
+    if (seq->taken > first)
+        seq->taken = first;
+}
+
+/* Back to the empty sequence. */
+static void drop_all(fp__kvseq *seq)
+{
+    drop_pages(seq, 0);
+    seq->tokens = seq->pages = seq->sealed = seq->anchors = seq->base_page = seq->base_token = 0;
+    seq->frontier = (fp__merkle_frontier){0};
+}
+
+void fp__kvseq_destroy(fp__kvseq *seq)
+{
+    if (!seq)
+        return;
+    fp__hasher_cancel(seq->hasher, &seq->owner);
+    drop_pages(seq, 0);
+    free(seq->anchor);
+    free(seq->labels);
+    free(seq->ids);
+    free(seq->filled);
+    free(seq->groups);
+    free(seq->page);
+    free(seq);
+}
+
+/* ---- checksums and messages ---- */
+
+static uint8_t *slab_at(const fp__kvseq *seq, const fp__group *group, size_t slab)
+{
+    return group->data + slab * seq->slab_bytes;
+}
+
+/* First slab whose bytes are not those of its write-time checksum; `slabs` if there is none. The checksum of
+ * zeros is zero, so checking all 64 slots also shows that those without a token are zero; after a failed step
+ * they may not be, and `written_only` looks at the others. */
+static size_t first_bad_sum(const fp__kvseq *seq, const fp__group *group, bool written_only)
+{
+    const fp__page_weights *w = fp__pool_weights(seq->pool);
+    size_t s = 0;
+    while (s < seq->slabs) {
+        const fp__slab_sum *sum = &group->sums[s];
+        if (fp__page_checksum(w, slab_at(seq, group, s), 0, written_only ? sum->slots : TOKENS) != sum->sum)
+            break;
+        s++;
+    }
+    return s;
+}
+
+static const char *segment_name(const fp__kvseq *seq)
+{
+    return seq->options.segment == FP__SEGMENT_ANCHOR ? "anchor" : "context";
+}
+
+static fp_status fail_slab(const fp__kvseq *seq, size_t p, size_t slab, const char *what)
+{
+    return fp__fail(FP_MISMATCH,
+                    "K/V bytes of %s page %zu, layer %zu, head %zu %s; discard the page and compute it again",
+                    segment_name(seq), p, slab / seq->geometry->kv_heads, slab % seq->geometry->kv_heads,
+                    what);
+}
+
+static const char *const CHANGED_BEFORE_SEAL = "changed between writing and sealing";
+
+static fp_status check_failed_page(const fp__kvseq *seq)
+{
+    size_t p = atomic_load_explicit(&seq->failed_page, memory_order_acquire);
+    return p == NO_PAGE ? FP_OK : fail_slab(seq, p, seq->page[p].bad_slab, CHANGED_BEFORE_SEAL);
+}
+
+/* ---- sealing ---- */
+
+static void page_leaf(const fp__kvseq *seq, size_t p, bool open, const uint8_t group_root[32],
+                      uint8_t out[32])
+{
+    const page_entry *page = &seq->page[p];
+    size_t visible = seq->filled[p], first = page->first_token;
+    fp__leaf_page(&(fp__page_leaf){.page = p,
+                                   .first_pos = seq->options.first_pos + first,
+                                   .segment = (uint8_t)seq->options.segment,
+                                   .open = open,
+                                   .label = seq->labels[first + visible - 1],
+                                   .visible = (uint8_t)visible,
+                                   .anchor_kv_head = seq->options.anchor_kv_head,
+                                   .group_root = group_root,
+                                   .ids = seq->ids + first},
+                  out);
+}
+
+static void note_failed_page(fp__kvseq *seq, size_t p)
+{
+    size_t old = atomic_load_explicit(&seq->failed_page, memory_order_relaxed);
+    while (p < old && !atomic_compare_exchange_weak_explicit(&seq->failed_page, &old, p, memory_order_acq_rel,
+                                                             memory_order_relaxed))
+        ;
+}
+
+/* On a hash worker. The page is sealed: nobody writes what is read here. */
+static void run_seal(fp__hash_job *job)
+{
+    page_entry *page = (page_entry *)(void *)job;
+    fp__kvseq *seq = page->seq;
+    fp__group *group = page->group;
+    size_t bad = first_bad_sum(seq, group, false);
+    if (bad < seq->slabs) {
+        page->bad_slab = bad;
+        note_failed_page(seq, page->index);
+        return;
+    }
+    fp__leaf_group(seq->geometry, group->data, group->slab_leaves, group->root);
+    group->hashed = true;
+    page_leaf(seq, page->index, false, group->root, page->leaf);
+}
+
+static void seal_page(fp__kvseq *seq, size_t p)
+{
+    FP_CHECK(p == seq->sealed && seq->filled[p] > 0);
+    seq->sealed++;
+    seq->page[p].job.run = run_seal;
+    fp__hasher_submit(seq->hasher, &seq->page[p].job, &seq->owner);
+}
+
+/* ---- writing ---- */
+
+fp_status fp__kvseq_reserve(fp__kvseq *seq, size_t n)
+{
+    if (seq->options.segment == FP__SEGMENT_ANCHOR && seq->anchors == 0)
+        return fp__fail(FP_USAGE, "no anchor was started in this segment");
+    if (n > seq->options.max_tokens - seq->tokens)
+        return fp__fail(
+            FP_LIMIT,
+            "%zu tokens do not fit: %zu of %zu of the context are used; raise the context size or shorten "
+            "the text",
+            n, seq->tokens, seq->options.max_tokens);
+    size_t need = seq->base_page + pages_of(seq->tokens - seq->base_token + n), before = seq->taken;
+    FP_CHECK(need <= seq->max_pages);
+    for (size_t p = before; p < need; p++) {
+        fp_status status = fp__pool_take(seq->pool, &seq->page[p].group);
+        if (status != FP_OK) {
+            drop_pages(seq, before);
+            return status;
+        }
+        seq->groups[p] = seq->page[p].group->data;
+        seq->page[p].first_token = seq->base_token + (p - seq->base_page) * TOKENS;
+        seq->taken = p + 1;
+    }
+    return FP_OK;
+}
+
+uint8_t *fp__kvseq_slab(const fp__kvseq *seq, size_t i, size_t layer, size_t kv_head, size_t *slot)
+{
+    size_t k = seq->tokens - seq->base_token + i, p = seq->base_page + k / TOKENS;
+    *slot = k % TOKENS;
+    return seq->groups[p] + fp__page_slab_offset(seq->geometry->kv_heads, seq->geometry->d, layer, kv_head);
+}
+
+void fp__kvseq_checksum(fp__kvseq *seq, size_t n, size_t slab_begin, size_t slab_end)
+{
+    const fp__page_weights *w = fp__pool_weights(seq->pool);
+    size_t begin = seq->tokens - seq->base_token, end = begin + n;
+    for (size_t k = begin; k < end; k = (k / TOKENS + 1) * TOKENS) {
+        size_t p = seq->base_page + k / TOKENS, page_begin = k / TOKENS * TOKENS;
+        size_t slots = end - page_begin < TOKENS ? end - page_begin : TOKENS;
+        const fp__group *group = seq->page[p].group;
+        for (size_t s = slab_begin; s < slab_end; s++) {
+            fp__slab_sum *sum = &group->sums[s];
+            if (sum->slots < slots) {
+                sum->sum += fp__page_checksum(w, slab_at(seq, group, s), sum->slots, slots - sum->slots);
+                sum->slots = slots;
+            }
+        }
+    }
+}
+
+fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_label label)
+{
+    size_t begin = seq->tokens - seq->base_token, end = begin + n;
+    if (n == 0)
+        return FP_OK;
+    if (seq->base_page + pages_of(end) > seq->taken || n > seq->options.max_tokens - seq->tokens)
+        return fp__fail(FP_USAGE, "%zu tokens are committed, but fewer were reserved", n);
+    if ((unsigned)label >= FP_LABEL_COUNT)
+        return fp__fail(FP_USAGE, "there is no label %d", (int)label);
+    fp__kvseq_checksum(seq, n, 0, seq->slabs);
+    fp_label lowest = fp__kvseq_label(seq);
+    lowest = label < lowest ? label : lowest;
+    memcpy(seq->ids + seq->tokens, ids, n * sizeof *ids);
+    memset(seq->labels + seq->tokens, (int)lowest, n);
+    seq->tokens += n;
+    for (size_t k = begin; k < end; k = (k / TOKENS + 1) * TOKENS) {
+        size_t p = seq->base_page + k / TOKENS, page_begin = k / TOKENS * TOKENS;
+        seq->filled[p] = (uint8_t)(end - page_begin < TOKENS ? end - page_begin : TOKENS);
+        seq->pages = p + 1;
+        if (seq->filled[p] == TOKENS)
+            seal_page(seq, p);
+    }
+    return FP_OK;
+}
+
+fp_status fp__kvseq_start_anchor(fp__kvseq *seq)
+{
+    if (seq->options.segment != FP__SEGMENT_ANCHOR)
+        return fp__fail(FP_USAGE, "a context segment holds no anchors");
+    if (seq->anchors == seq->options.max_anchors)
+        return fp__fail(FP_LIMIT, "more than %zu anchors in one set", seq->options.max_anchors);
+    if (seq->anchors > 0 && seq->tokens == seq->base_token)
+        return fp__fail(FP_USAGE, "anchor %zu has no tokens", seq->anchors - 1);
+    if (seq->anchors > 0) {
+        FP_TRY(fp__kvseq_truncate(seq, seq->tokens)); /* what is reserved lies in the wrong place now */
+        if (seq->pages > seq->sealed)
+            seal_page(seq, seq->pages - 1);
+    }
+    seq->base_page = seq->pages;
+    seq->base_token = seq->tokens;
+    seq->anchor[seq->anchors++] =
+        (anchor_entry){.first_page = seq->base_page, .first_token = seq->base_token};
+    return FP_OK;
+}
+
+/* ---- truncating ---- */
+
+/* The first `slots` tokens of page p go on, in a group of this sequence alone. Its checksums then cover just
+ * them. */
+static fp_status reopen_page(fp__kvseq *seq, size_t p, size_t slots)
+{
+    const fp__page_weights *w = fp__pool_weights(seq->pool);
+    fp__group *from = seq->page[p].group, *to = from;
+    size_t bad = first_bad_sum(seq, from, true);
+    if (bad < seq->slabs)
+        return fail_slab(seq, p, bad, "changed after writing");
+    if (fp__pool_is_shared(seq->pool, from))
+        FP_TRY(fp__pool_take(seq->pool, &to));
+    for (size_t s = 0; s < seq->slabs; s++) {
+        uint8_t *slab = slab_at(seq, to, s);
+        if (to == from)
+            fp__page_zero_slots(slab, seq->geometry->d, slots, TOKENS - slots);
+        else
+            fp__page_copy_slots(slab, slab_at(seq, from, s), seq->geometry->d, slots);
+        to->sums[s] = (fp__slab_sum){.sum = fp__page_checksum(w, slab, 0, slots), .slots = slots};
+    }
+    to->hashed = false;
+    if (to != from) {
+        fp__pool_unref(seq->pool, from);
+        seq->page[p].group = to;
+        seq->groups[p] = to->data;
+    }
+    seq->filled[p] = (uint8_t)slots;
+    return FP_OK;
+}
+
+/* Frontier of the first `sealed` leaves again, after pages were dropped. */
+static void rewind_frontier(fp__kvseq *seq, size_t sealed)
+{
+    if (seq->frontier.size <= sealed)
+        return;
+    seq->frontier = (fp__merkle_frontier){0};
+    for (size_t p = 0; p < sealed; p++)
+        fp__merkle_frontier_append(&seq->frontier, seq->page[p].leaf);
+}
+
+/* Drops everything after the first `tokens` tokens but what is in the page that they end in. Returns how many
+ * of them are in that page, if it is not full: it must be opened again. */
+static size_t cut(fp__kvseq *seq, size_t tokens)
+{
+    while (seq->anchors > 0 && seq->anchor[seq->anchors - 1].first_token >= tokens)
+        seq->anchors--;
+    const anchor_entry *last = seq->anchors > 0 ? &seq->anchor[seq->anchors - 1] : &(anchor_entry){0};
+    seq->base_page = last->first_page;
+    seq->base_token = last->first_token;
+    size_t k = tokens - seq->base_token, slots = k % TOKENS;
+    drop_pages(seq, seq->base_page + pages_of(k));
+    seq->tokens = tokens;
+    seq->pages = seq->base_page + pages_of(k);
+    seq->sealed = slots > 0 ? seq->pages - 1 : seq->pages;
+    rewind_frontier(seq, seq->sealed);
+    if (atomic_load_explicit(&seq->failed_page, memory_order_relaxed) >= seq->sealed)
+        atomic_store_explicit(&seq->failed_page, NO_PAGE, memory_order_release);
+    return slots;
+}
+
+fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
+{
+    if (tokens > seq->tokens)
+        return fp__fail(FP_USAGE, "cannot keep %zu tokens: there are only %zu", tokens, seq->tokens);
+    fp__hasher_wait(seq->hasher, &seq->owner);
+    fp_status status = FP_OK;
+    for (size_t slots = cut(seq, tokens); slots > 0; slots = cut(seq, tokens)) {
+        fp_status page_status = reopen_page(seq, seq->pages - 1, slots);
+        if (page_status == FP_OK)
+            break;
+        status = page_status;
+        tokens -= slots; /* without that page; where it began an anchor, the page before it may be open now */
+    }
+    return status;
+}
+
+/* ---- sharing ---- */
+
+static fp_status check_shareable(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
+{
+    const fp__kvseq_options *a = &dst->options, *b = &src->options;
+    bool same_head = a->anchor_kv_head && b->anchor_kv_head
+                         ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
+                         : !a->anchor_kv_head && !b->anchor_kv_head;
+    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos ||
+        a->label != b->label || !same_head)
+        return fp__fail(FP_USAGE, "the sequences differ in pool, segment, first position, label or anchors");
+    if (dst->taken > 0 || dst->anchors > 0 || tokens > src->tokens)
+        return fp__fail(FP_USAGE,
+                        "pages can be shared with an empty sequence only, and only committed tokens");
+    if (tokens > a->max_tokens)
+        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size",
+                        tokens, a->max_tokens);
+    return FP_OK;
+}
+
+static void share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+{
+    const page_entry *from = &src->page[p];
+    fp__pool_ref(dst->pool, from->group);
+    dst->page[p].group = from->group;
+    dst->page[p].first_token = from->first_token;
+    memcpy(dst->page[p].leaf, from->leaf, 32);
+    dst->groups[p] = from->group->data;
+    dst->filled[p] = src->filled[p];
+    dst->taken = p + 1;
+}
+
+fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    FP_TRY(check_shareable(dst, src, tokens));
+    fp__hasher_wait(src->hasher, &src->owner);
+    FP_TRY(check_failed_page(src));
+    size_t anchors = 0;
+    while (anchors < src->anchors && src->anchor[anchors].first_token < tokens)
+        anchors++;
+    if (anchors > dst->options.max_anchors)
+        return fp__fail(FP_LIMIT, "more than %zu anchors in one set", dst->options.max_anchors);
+    memcpy(dst->anchor, src->anchor, anchors * sizeof *dst->anchor);
+    memcpy(dst->ids, src->ids, tokens * sizeof *dst->ids);
+    memcpy(dst->labels, src->labels, tokens);
+    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens; p++)
+        share_page(dst, src, p);
+    dst->anchors = anchors;
+    dst->tokens = tokens;
+    /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a
+     * page that others may still append to must not see their tokens: reopen_page keeps only ours. */
+    fp_status status = fp__kvseq_truncate(dst, tokens);
+    if (status != FP_OK)
+        drop_all(dst);
+    return status;
+}
+
+/* ---- adopting ---- */
+
+static fp_status check_content(const fp__kvseq *seq, const fp__kvseq_content *c)
+{
+    if (seq->taken > 0 || seq->anchors > 0)
+        return fp__fail(FP_USAGE, "only an empty sequence can take content over");
+    if (c->tokens < 1 || c->tokens > seq->options.max_tokens || c->anchors > seq->options.max_anchors)
+        return fp__fail(FP_LIMIT,
+                        "%zu tokens in %zu anchors do not fit a context of %zu; raise the context size",
+                        c->tokens, c->anchors, seq->options.max_tokens);
+    size_t pages = c->anchors > 0 ? 0 : pages_of(c->tokens), tokens = c->anchors > 0 ? 0 : c->tokens;
+    for (size_t a = 0; a < c->anchors; a++) {
+        if (c->anchor_tokens[a] < 1 || c->anchor_tokens[a] > c->tokens - tokens)
+            return fp__fail(FP_USAGE, "the anchors' token counts do not add up");
+        pages += pages_of(c->anchor_tokens[a]);
+        tokens += c->anchor_tokens[a];
+    }
+    if (tokens != c->tokens || pages != c->pages || (c->anchors > 0) != (seq->options.max_anchors > 0))
+        return fp__fail(FP_USAGE, "the counts of tokens, anchors and pages contradict each other");
+    return FP_OK;
+}
+
+/* Tokens [first, first + n) lie in pages from seq->taken on. */
+static void adopt_run(fp__kvseq *seq, const fp__kvseq_content *c, size_t first, size_t n)
+{
+    for (size_t done = 0; done < n; done += TOKENS) {
+        size_t p = seq->taken++, slots = n - done < TOKENS ? n - done : TOKENS;
+        seq->page[p].group = c->groups[p];
+        seq->page[p].first_token = first + done;
+        seq->groups[p] = c->groups[p]->data;
+        seq->filled[p] = (uint8_t)slots;
+        memset(seq->labels + first + done, c->page_labels[p], slots);
+    }
+}
+
+fp_status fp__kvseq_adopt(fp__kvseq *seq, const fp__kvseq_content *c)
+{
+    FP_TRY(check_content(seq, c));
+    memcpy(seq->ids, c->ids, c->tokens * sizeof *seq->ids);
+    for (size_t a = 0; a < c->anchors; a++) {
+        seq->base_page = seq->taken;
+        seq->base_token = seq->tokens;
+        seq->anchor[seq->anchors++] =
+            (anchor_entry){.first_page = seq->base_page, .first_token = seq->base_token};
+        adopt_run(seq, c, seq->tokens, c->anchor_tokens[a]);
+        seq->tokens += c->anchor_tokens[a];
+    }
+    if (c->anchors == 0) {
+        adopt_run(seq, c, 0, c->tokens);
+        seq->tokens = c->tokens;
+    }
+    seq->pages = seq->taken;
+    seq->sealed = seq->filled[seq->pages - 1] == TOKENS ? seq->pages : seq->pages - 1;
+    for (size_t p = 0; p < seq->sealed; p++) {
+        FP_CHECK(seq->page[p].group->hashed);
+        page_leaf(seq, p, false, seq->page[p].group->root, seq->page[p].leaf);
+    }
+    return FP_OK;
+}
+
+/* ---- commitments ---- */
+
+fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
+{
+    fp__hasher_wait(seq->hasher, &seq->owner);
+    FP_TRY(check_failed_page(seq));
+    for (size_t p = (size_t)seq->frontier.size; p < seq->sealed; p++)
+        fp__merkle_frontier_append(&seq->frontier, seq->page[p].leaf);
+    uint8_t root[32], open_leaf[32];
+    fp__merkle_frontier_root(&seq->frontier, root);
+    bool open = seq->pages > seq->sealed;
+    if (open) {
+        fp__group *group = seq->page[seq->sealed].group;
+        FP_CHECK(group->sums[0].slots == seq->filled[seq->sealed]); /* no step is under way */
+        size_t bad = first_bad_sum(seq, group, false);
+        if (bad < seq->slabs)
+            return fail_slab(seq, seq->sealed, bad, "changed after writing");
+        fp__leaf_group(seq->geometry, group->data, group->slab_leaves, group->root);
+        page_leaf(seq, seq->sealed, true, group->root, open_leaf);
+    }
+    fp__leaf_kv_head(seq->sealed, root, open ? open_leaf : NULL, out);
+    return FP_OK;
+}
+
+fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_page)
+{
+    size_t pending = fp__hasher_pending(seq->hasher, &seq->owner);
+    if (unverified_pages)
+        *unverified_pages = pending;
+    size_t failed = atomic_load_explicit(&seq->failed_page, memory_order_acquire);
+    if (failed != NO_PAGE && bad_page)
+        *bad_page = failed;
+    return check_failed_page(seq);
+}
+
+typedef struct scrub_job {
+    fp__hash_job job; /* first */
+    const fp__kvseq *seq;
+    size_t page, bad_slab; /* bad_slab = slabs: none */
+    bool bad_leaf;
+} scrub_job;
+
+static void run_scrub(fp__hash_job *job)
+{
+    scrub_job *scrub = (scrub_job *)(void *)job;
+    const fp__kvseq *seq = scrub->seq;
+    const page_entry *page = &seq->page[scrub->page];
+    const fp__group *group = page->group;
+    scrub->bad_leaf = seq->groups[scrub->page] != group->data;
+    if (scrub->page >= seq->sealed) {
+        scrub->bad_slab = first_bad_sum(seq, group, false);
+        return;
+    }
+    uint8_t leaf[32];
+    size_t s = 0;
+    for (; s < seq->slabs; s++) {
+        fp__leaf_slab(seq->geometry, s / seq->geometry->kv_heads, s % seq->geometry->kv_heads,
+                      slab_at(seq, group, s), leaf);
+        if (memcmp(leaf, group->slab_leaves + 32 * s, 32) != 0)
+            break;
+    }
+    scrub->bad_slab = s;
+    uint8_t root[32];
+    fp__merkle_root(group->slab_leaves, seq->slabs, root);
+    page_leaf(seq, scrub->page, false, root, leaf);
+    scrub->bad_leaf |= memcmp(leaf, page->leaf, 32) != 0;
+}
+
+fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
+{
+    if (first_page > seq->pages || pages > seq->pages - first_page)
+        return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
+    fp__hasher_wait(seq->hasher, &seq->owner);
+    FP_TRY(check_failed_page(seq));
+    scrub_job *scrubs = calloc(pages ? pages : 1, sizeof *scrubs);
+    if (!scrubs)
+        return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
+    for (size_t i = 0; i < pages; i++) {
+        scrubs[i] = (scrub_job){.job.run = run_scrub, .seq = seq, .page = first_page + i};
+        fp__hasher_submit(seq->hasher, &scrubs[i].job, &seq->owner);
+    }
+    fp__hasher_wait(seq->hasher, &seq->owner);
+    fp_status status = FP_OK;
+    for (size_t i = 0; i < pages && status == FP_OK; i++) {
+        if (scrubs[i].bad_slab < seq->slabs)
+            status = fail_slab(seq, first_page + i, scrubs[i].bad_slab, "are not those that were committed");
+        else if (scrubs[i].bad_leaf)
+            status = fp__fail(
+                FP_MISMATCH,
+                "block table, token ids, label or hashes of %s page %zu are not those that were committed; "
+                "discard the sequence and compute it again",
+                segment_name(seq), first_page + i);
+    }
+    free(scrubs);
+    return status;
+}
+
+fp_status fp__kvseq_check_sums(fp__kvseq *seq)
+{
+    for (size_t p = 0; p < seq->pages; p++) {
+        size_t bad = first_bad_sum(seq, seq->page[p].group, false);
+        if (bad < seq->slabs)
+            return fail_slab(seq, p, bad, "changed after writing");
+    }
+    return FP_OK;
+}
+
+/* ---- reading ---- */
+
+const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq)
+{
+    return seq->geometry;
+}
+size_t fp__kvseq_tokens(const fp__kvseq *seq)
+{
+    return seq->tokens;
+}
+size_t fp__kvseq_pages(const fp__kvseq *seq)
+{
+    return seq->pages;
+}
+size_t fp__kvseq_sealed(const fp__kvseq *seq)
+{
+    return seq->sealed;
+}
+size_t fp__kvseq_anchors(const fp__kvseq *seq)
+{
+    return seq->anchors;
+}
+size_t fp__kvseq_max_tokens(const fp__kvseq *seq)
+{
+    return seq->options.max_tokens;
+}
+uint64_t fp__kvseq_next_position(const fp__kvseq *seq)
+{
+    return seq->options.first_pos + seq->tokens;
+}
+fp_label fp__kvseq_label(const fp__kvseq *seq)
+{
+    return seq->tokens > 0 ? (fp_label)seq->labels[seq->tokens - 1] : seq->options.label;
+}
+const fp__kvseq_options *fp__kvseq_options_get(const fp__kvseq *seq)
+{
+    return &seq->options;
+}
+const uint32_t *fp__kvseq_ids(const fp__kvseq *seq)
+{
+    return seq->ids;
+}
+uint8_t *const *fp__kvseq_groups(const fp__kvseq *seq)
+{
+    return seq->groups;
+}
+const uint8_t *fp__kvseq_filled(const fp__kvseq *seq)
+{
+    return seq->filled;
+}
+
+void fp__kvseq_view(const fp__kvseq *seq, size_t new_tokens, fp__attn_segment *out)
+{
+    size_t k = seq->tokens - seq->base_token;
+    *out = (fp__attn_segment){.groups = (const uint8_t *const *)seq->groups,
+                              .filled = seq->filled,
+                              .pages = seq->pages,
+                              .causal_page = seq->pages};
+    if (new_tokens > 0) {
+        out->pages = seq->base_page + pages_of(k + new_tokens);
+        out->causal_page = seq->base_page;
+        out->causal_tokens = k;
+        FP_CHECK(out->pages <= seq->taken);
+    }
+}
+
+void fp__kvseq_page_get(const fp__kvseq *seq, size_t p, fp__kvseq_page *out)
+{
+    FP_CHECK(p < seq->pages);
+    const page_entry *page = &seq->page[p];
+    *out = (fp__kvseq_page){.group = page->group,
+                            .first_pos = seq->options.first_pos + page->first_token,
+                            .first_token = page->first_token,
+                            .visible = seq->filled[p],
+                            .label = seq->labels[page->first_token + seq->filled[p] - 1],
+                            .sealed = p < seq->sealed};
+}
+
+void fp__kvseq_anchor_get(const fp__kvseq *seq, size_t a, size_t *first_page, size_t *tokens, fp_label *label)
+{
+    FP_CHECK(a < seq->anchors);
+    size_t first = seq->anchor[a].first_token;
+    size_t end = a + 1 < seq->anchors ? seq->anchor[a + 1].first_token : seq->tokens;
+    *first_page = seq->anchor[a].first_page;
+    *tokens = end - first;
+    *label = end > first ? (fp_label)seq->labels[end - 1] : seq->options.label;
+}

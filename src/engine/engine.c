@@ -1,0 +1,257 @@
+/* Engine: what a model needs to run, and the step that batches its sessions. */
+#include "engine/engine.h"
+#include "core/arena.h"
+#include "merkle/sha256.h"
+#include <stdlib.h>
+#include <time.h>
+
+enum {
+    MAX_CONTEXT = 1 << 24,
+    DEFAULT_CONTEXT = 8192,
+    DEFAULT_CHUNK = 512,
+    MAX_CHUNK = 8192,
+    ANCHOR_PAGES = 256
+};
+
+uint64_t fp__now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+uint64_t fp__seed_from_nonce(const uint8_t nonce[32])
+{
+    uint8_t input[33] = {5}, digest[32];
+    memcpy(input + 1, nonce, 32);
+    fp__sha256(input, sizeof input, digest);
+    return fp__load_le64(digest);
+}
+
+bool fp__engine_cancelled(const fp_engine *engine)
+{
+    return engine->options.cancel && *engine->options.cancel;
+}
+
+void fp__engine_progress(const fp_engine *engine, double done)
+{
+    if (engine->options.progress)
+        engine->options.progress(engine->options.progress_context, done);
+}
+
+static fp_status create(fp_engine *e, const fp_engine_options *o)
+{
+    const fp__hparams *hp = &e->model->hp;
+    e->max_sessions = o->max_sessions ? o->max_sessions : 1;
+    e->chunk_tokens = o->chunk_tokens ? o->chunk_tokens : DEFAULT_CHUNK;
+    e->context_tokens = o->context_tokens;
+    if (!e->context_tokens)
+        e->context_tokens = hp->context < DEFAULT_CONTEXT ? hp->context : DEFAULT_CONTEXT;
+    if (e->context_tokens > MAX_CONTEXT || e->chunk_tokens > MAX_CHUNK || e->max_sessions > 4096)
+        return fp__fail(FP_USAGE, "engine: at most %d context tokens, %d tokens a step and 4096 sessions",
+                        MAX_CONTEXT, MAX_CHUNK);
+    size_t tokens = e->chunk_tokens > e->max_sessions ? e->chunk_tokens : e->max_sessions;
+    size_t pages = (e->context_tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS + 1;
+    size_t mass = hp->layers * hp->heads;
+    e->sessions = calloc(e->max_sessions, sizeof *e->sessions);
+    e->spans = calloc(e->max_sessions, sizeof *e->spans);
+    e->stepping = calloc(e->max_sessions, sizeof *e->stepping);
+    e->rows = calloc(tokens > FP__LOGIT_ROWS ? tokens : FP__LOGIT_ROWS, sizeof *e->rows);
+    e->counts = calloc(e->max_sessions, sizeof *e->counts);
+    e->step_mass = calloc(e->max_sessions * mass, sizeof *e->step_mass);
+    if (!e->sessions || !e->spans || !e->stepping || !e->rows || !e->counts || !e->step_mass)
+        return fp__fail(FP_NO_MEMORY, "engine: no memory for %zu sessions", e->max_sessions);
+    FP_TRY(fp__team_create(o->threads, &e->team));
+    size_t logits = e->max_sessions > FP__LOGIT_ROWS ? e->max_sessions : FP__LOGIT_ROWS;
+    fp__forward_limits limits = {tokens, e->max_sessions, pages + ANCHOR_PAGES, logits};
+    FP_TRY(fp__forward_create(e->model, e->team, limits, &e->forward));
+    fp__page_geometry geometry = {hp->layers, hp->kv_heads, hp->head_dim, {0}};
+    memcpy(geometry.model, e->model->digest, 32);
+    FP_TRY(fp__pool_create(&geometry, e->max_sessions * pages + ANCHOR_PAGES, &e->pool));
+    size_t workers = o->hash_threads == 0 ? 1 : o->hash_threads == SIZE_MAX ? 0 : o->hash_threads;
+    return fp__hasher_create(workers, &e->hasher);
+}
+
+fp_status fp_engine_create(const fp_model *model, const fp_engine_options *options, fp_engine **out)
+{
+    static const fp_engine_options defaults;
+    if (!model->has_weights)
+        return fp__fail(FP_USAGE, "engine: the model was opened without its weights");
+    fp_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return fp__fail(FP_NO_MEMORY, "engine: no memory");
+    e->model = model;
+    e->options = options ? *options : defaults;
+    fp_status status = create(e, &e->options);
+    if (status != FP_OK) {
+        fp_engine_destroy(e);
+        return status;
+    }
+    *out = e;
+    return FP_OK;
+}
+
+void fp_engine_destroy(fp_engine *e)
+{
+    if (!e)
+        return;
+    fp__hasher_destroy(e->hasher);
+    fp__pool_destroy(e->pool);
+    fp__forward_destroy(e->forward);
+    fp__team_destroy(e->team);
+    free(e->sessions);
+    free(e->spans);
+    free(e->stepping);
+    free(e->rows);
+    free(e->counts);
+    free(e->step_mass);
+    free(e);
+}
+
+size_t fp_engine_context_tokens(const fp_engine *e)
+{
+    return e->context_tokens;
+}
+
+/* ---- one step
+ * ------------------------------------------------------------------------------------------------------ */
+
+/* The span of n reserved tokens of a sequence. */
+static void make_span(const fp__kvseq *seq, const fp_anchors *anchors, const uint32_t *ids, size_t n,
+                      uint64_t *mass, fp__forward_span *span)
+{
+    fp__attn_segment view;
+    fp__kvseq_view(seq, n, &view);
+    *span = (fp__forward_span){.ids = ids, .tokens = n, .position = fp__kvseq_next_position(seq)};
+    span->groups = fp__kvseq_groups(seq) + view.causal_page;
+    span->slot = view.causal_tokens;
+    if (fp__kvseq_options_get(seq)->segment == FP__SEGMENT_ANCHOR) {
+        span->anchor = view;
+        return;
+    }
+    span->context = view;
+    if (anchors) {
+        fp__kvseq_view(anchors->seq, 0, &span->anchor);
+        span->mode = (fp__injection_mode)anchors->gate.injection.mode;
+        span->g = anchors->g;
+        span->mass = mass;
+    }
+}
+
+fp_status fp__engine_feed(fp_engine *e, const fp__feed *feeds, size_t n)
+{
+    size_t mass = e->model->hp.layers * e->model->hp.heads;
+    FP_CHECK(n <= e->max_sessions);
+    fp_status status = FP_OK;
+    for (size_t i = 0; i < n && status == FP_OK; i++)
+        status = fp__kvseq_reserve(feeds[i].seq, feeds[i].n);
+    if (status == FP_OK) {
+        memset(e->step_mass, 0, n * mass * sizeof *e->step_mass);
+        for (size_t i = 0; i < n; i++)
+            make_span(feeds[i].seq, feeds[i].anchors, feeds[i].ids, feeds[i].n,
+                      feeds[i].mass ? e->step_mass + i * mass : NULL, &e->spans[i]);
+        status = fp__forward_step(e->forward, e->spans, n, NULL);
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (status !=
+            FP_OK) { /* nothing of the step stays; its failure comes before what dropping it finds */
+            fp_status dropped = fp__kvseq_truncate(feeds[i].seq, fp__kvseq_tokens(feeds[i].seq));
+            (void)dropped;
+            continue;
+        }
+        status = fp__kvseq_commit(feeds[i].seq, feeds[i].ids, feeds[i].n, feeds[i].label);
+        for (size_t k = 0; feeds[i].mass && k < mass; k++)
+            feeds[i].mass[k] += e->step_mass[i * mass + k];
+    }
+    return status;
+}
+
+/* Sessions with work, those that decode first, and how many tokens of each: the step's share-out. */
+static size_t choose(fp_engine *e)
+{
+    size_t budget = e->chunk_tokens > e->max_sessions ? e->chunk_tokens : e->max_sessions, n = 0;
+    for (int prefill = 0; prefill < 2; prefill++)
+        for (size_t i = 0; i < e->max_sessions; i++) {
+            fp_session *s = e->sessions[i];
+            if (!s || !fp__session_active(s))
+                continue;
+            size_t waiting = s->ids.size - fp__kvseq_tokens(s->context);
+            if ((waiting > 1) != prefill || budget == 0)
+                continue;
+            e->counts[n] = waiting < budget ? waiting : budget;
+            if (e->counts[n] > e->chunk_tokens)
+                e->counts[n] = e->chunk_tokens;
+            budget -= e->counts[n];
+            e->stepping[n++] = s;
+        }
+    return n;
+}
+
+/* Drops what the step reserved. */
+static void drop_reserved(fp_session *s)
+{
+    fp_status status = fp__kvseq_truncate(s->context, fp__kvseq_tokens(s->context));
+    if (status != FP_OK)
+        fp__session_fail(s, status);
+}
+
+static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
+{
+    size_t mass = e->model->hp.layers * e->model->hp.heads, wanted = 0, row = 0, bad = SIZE_MAX;
+    const float *logits;
+    memset(e->step_mass, 0, n * mass * sizeof *e->step_mass);
+    for (size_t i = 0; i < n; i++) {
+        fp_session *s = e->stepping[i];
+        size_t done = fp__kvseq_tokens(s->context);
+        make_span(s->context, s->anchors, s->ids.data + done, counts[i], e->step_mass + i * mass,
+                  &e->spans[i]);
+        row += counts[i];
+        if (done + counts[i] == s->ids.size)
+            e->rows[wanted++] = row - 1;
+    }
+    fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, &logits, &bad);
+    if (status != FP_OK) {
+        bool one = status == FP_NUMERIC && bad < n;
+        if (one) /* the others do this step again without it, and get the same bits */
+            fp__session_fail(e->stepping[bad], status);
+        for (size_t i = 0; i < n; i++)
+            drop_reserved(e->stepping[i]);
+        return one ? FP_OK : status;
+    }
+    for (size_t i = 0, taken = 0; i < n; i++) {
+        fp_session *s = e->stepping[i];
+        size_t done = fp__kvseq_tokens(s->context);
+        bool samples = done + counts[i] == s->ids.size;
+        status = fp__kvseq_commit(s->context, s->ids.data + done, counts[i], FP_LABEL_USER);
+        for (size_t k = 0; s->anchors && k < mass; k++)
+            s->mass[k] += e->step_mass[i * mass + k];
+        s->mass_rows += s->anchors ? counts[i] : 0;
+        if (status != FP_OK)
+            fp__session_fail(s, status);
+        else if (samples)
+            fp__session_sample(s, logits + taken * e->model->hp.vocabulary);
+        taken += samples;
+    }
+    return FP_OK;
+}
+
+fp_status fp_engine_step(fp_engine *e, size_t *active)
+{
+    size_t n = choose(e), kept = 0;
+    for (size_t i = 0; i < n; i++) {
+        fp_status status = fp__kvseq_reserve(e->stepping[i]->context, e->counts[i]);
+        if (status != FP_OK) {
+            fp__session_fail(e->stepping[i], status);
+            continue;
+        }
+        e->stepping[kept] = e->stepping[i];
+        e->counts[kept++] = e->counts[i];
+    }
+    fp_status status = kept ? run_step(e, e->counts, kept) : FP_OK;
+    size_t left = 0;
+    for (size_t i = 0; i < e->max_sessions; i++)
+        left += e->sessions[i] && fp__session_active(e->sessions[i]);
+    if (active)
+        *active = left;
+    return status;
+}

@@ -1,0 +1,125 @@
+/* Inside of the engine: what engine.c, session.c, anchors.c, receipt.c, audit.c and session_file.c share. The
+ * public side is fieldprint/engine.h. */
+#ifndef FP_ENGINE_ENGINE_H
+#define FP_ENGINE_ENGINE_H
+#include "cache/artifact.h"
+#include "exact/sampling.h"
+#include "fieldprint/engine.h"
+#include "model/forward.h"
+
+enum { FP__LOGIT_ROWS = 64 }; /* rows of logits that one call of the forward pass gives at most */
+
+struct fp_engine {
+    const fp_model *model;
+    fp_engine_options options;
+    size_t context_tokens, max_sessions, chunk_tokens;
+    fp__team *team;
+    fp__forward *forward;
+    fp__pool *pool;
+    fp__hasher *hasher;
+    fp_session **sessions; /* [max_sessions], NULL: free */
+    /* one step */
+    fp__forward_span *spans; /* [max_sessions] */
+    fp_session **stepping;   /* [max_sessions] session of a span */
+    size_t *counts;          /* [max_sessions] tokens of a span */
+    size_t *rows;            /* [max_sessions] rows whose logits are wanted */
+    uint64_t *step_mass;     /* [max_sessions][L][H] */
+};
+
+struct fp_anchors {
+    fp_engine *engine;
+    fp__kvseq *seq;
+    fp_gate_result gate;
+    uint8_t (*ids)[32]; /* [n] anchor ids in order */
+    size_t n;
+    uint32_t *g;     /* [L][H] */
+    uint32_t raised; /* options.gamma */
+    uint64_t load_ns;
+};
+
+/* One message or answer, in order; its tokens are context ids [first, first + count). */
+typedef struct fp__turn {
+    fp__text_kind kind;
+    fp_role role;
+    fp_label label;
+    fp__buf text;
+    size_t first, count;
+} fp__turn;
+
+/* The answer in progress. */
+typedef struct fp__answer {
+    fp_sampling sampling;
+    uint32_t max_tokens;
+    bool ignore_eog;
+    char **stops;
+    size_t n_stops;
+    int (*on_text)(void *context, const char *text, size_t size);
+    void *on_text_context;
+    size_t turn;    /* index of the answer's turn */
+    size_t emitted; /* bytes of its text that were given to on_text */
+    fp__detok detok;
+    uint32_t prompt_tokens;
+    uint64_t start_ns, first_ns, end_ns;
+    fp_finish finish;
+    fp_status status;
+    char error[512];
+} fp__answer;
+
+struct fp_session {
+    fp_engine *engine;
+    fp_anchors *anchors;
+    fp__kvseq *context;
+    char tenant[FP_READER_MAX + 1];
+    bool has_nonce, raw;
+    uint8_t nonce[32];
+    fp__turn *turns; /* [n_turns] */
+    size_t n_turns, turns_capacity;
+    size_t pending_turns; /* messages added since the last begin: the last ones of turns */
+    fp__ids ids;          /* context tokens: committed ones first, then those waiting to be consumed */
+    uint64_t *mass;       /* [L][H] */
+    uint64_t mass_rows;
+    fp__sampler *sampler;
+    fp__answer answer;
+};
+
+uint64_t fp__now_ns(void);
+/* First 8 bytes of SHA-256(05 ‖ nonce), little-endian. */
+uint64_t fp__seed_from_nonce(const uint8_t nonce[32]);
+static inline size_t fp__session_anchor_tokens(const fp_session *s)
+{
+    return s->anchors ? fp__kvseq_tokens(s->anchors->seq) : 0;
+}
+bool fp__engine_cancelled(const fp_engine *engine);
+void fp__engine_progress(const fp_engine *engine, double done);
+
+/* ---- session.c ---- */
+fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, const char *text, size_t size,
+                               fp__turn **out) FP_WARN_UNUSED;
+/* Context tokens of the pending messages (appended to ids), with first/count of their turns set. */
+fp_status fp__session_render(fp_session *s, fp__ids *ids) FP_WARN_UNUSED;
+/* Takes the logits that follow the last context token: samples, appends, ends the answer where it ends. */
+void fp__session_sample(fp_session *s, const float *logits);
+void fp__session_fail(fp_session *s, fp_status status);
+bool fp__session_active(const fp_session *s);
+
+/* ---- anchors.c ---- */
+/* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */
+fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
+                               size_t n, fp__ids *out, size_t *counts) FP_WARN_UNUSED;
+/* Prefill of a set into a new anchor sequence. */
+fp_status fp__anchors_prefill(fp_engine *engine, const fp__ids *ids, const size_t *counts,
+                              const fp_label *labels, size_t n, fp__kvseq **out) FP_WARN_UNUSED;
+
+/* ---- engine.c ---- */
+/* Runs tokens [committed, committed + n) of a sequence's segment through the model and commits them. anchors:
+ * what a context attends to, or NULL. rows, out: logits wanted of these tokens (NULL, 0: none). */
+typedef struct fp__feed {
+    fp__kvseq *seq;
+    const fp_anchors *anchors;
+    const uint32_t *ids;
+    size_t n;
+    fp_label label;
+    uint64_t *mass; /* [L][H] or NULL */
+} fp__feed;
+fp_status fp__engine_feed(fp_engine *engine, const fp__feed *feeds, size_t n) FP_WARN_UNUSED;
+#endif

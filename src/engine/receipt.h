@@ -1,0 +1,54 @@
+/* Receipts: predicate urn:fieldprint:receipt:v1 of an in-toto Statement, signed by an engine key of the
+ * policy. */
+#ifndef FP_ENGINE_RECEIPT_H
+#define FP_ENGINE_RECEIPT_H
+#include "anchor/dsse.h"
+#include "anchor/policy.h"
+#include "engine/transcript.h"
+
+#define FP__RECEIPT_PREDICATE "urn:fieldprint:receipt:v1"
+#define FP__RECEIPT_PROOF_MAX_BYTES 16384u
+
+typedef struct fp__receipt {
+    bool has_nonce;
+    uint8_t nonce[32];
+    uint8_t tenant[32]; /* SHA-256("fieldprint/tent" 01 ‖ name) */
+    uint8_t model[32];
+    uint64_t arithmetic;
+    uint8_t policy[32];
+    char origin[FP__ORIGIN_MAX + 1];
+    uint64_t first_size,
+        last_size; /* tree heads: when the anchors were let in, and when the receipt was made */
+    uint8_t first_root[32], last_root[32];
+    /* the set; anchors = 0: none, and the rest of it is zero */
+    size_t anchors;
+    uint8_t anchor_ids[FP__SET_ANCHORS_MAX][32], set_id[32], anchor_kv_head[32];
+    uint64_t compile_index;
+    fp_inject_mode mode;
+    uint64_t raised;       /* the γ·65536 that the request asked for above what is signed, or 0 */
+    uint8_t injection[32]; /* SHA-256("fieldprint/injn" 01 mode:u8 g:u32[L][H]) */
+    fp__buf proof;         /* tlog-proof of the compile event in the last tree */
+    /* the answer */
+    fp_sampling sampling;
+    uint64_t max_tokens;
+    bool ignore_eog;
+    uint8_t stops[32];
+    uint64_t anchor_tokens, prompt_tokens, output_tokens, context_tokens; /* context: committed K/V */
+    uint64_t context_limit; /* of the engine, anchors included */
+    fp_finish finish;
+    fp_label label;
+    uint64_t leaves;
+    uint8_t root[32];
+    char engine[64];
+    uint64_t time;
+    uint8_t override_id[32]; /* zero: none in force */
+} fp__receipt;
+
+void fp__receipt_free(fp__receipt *r);
+void fp__receipt_tenant(const char *tenant, uint8_t out[32]);
+void fp__receipt_injection(fp_inject_mode mode, const uint32_t *g, size_t n, uint8_t out[32]);
+/* Unsigned envelope. */
+fp_status fp__receipt_create(const fp__receipt *r, fp__dsse *out) FP_WARN_UNUSED;
+/* From a payload; untrusted, strict. */
+fp_status fp__receipt_parse(const void *payload, size_t size, fp__receipt *out) FP_WARN_UNUSED;
+#endif

@@ -1,0 +1,500 @@
+/* Sessions: messages become context tokens, logits become an answer. */
+#include "engine/engine.h"
+#include <stdio.h>
+#include <stdlib.h>
+
+const char *fp_finish_name(fp_finish finish)
+{
+    static const char *const names[] = {"none", "stop", "length", "cancelled", "error"};
+    return (size_t)finish < sizeof names / sizeof *names ? names[finish] : "unknown";
+}
+
+void fp_sampling_default(fp_sampling *out)
+{
+    *out = (fp_sampling){.top_p = 1.0f, .repeat_penalty = 1.0f};
+}
+
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------
+ */
+
+static fp_status session_init(fp_session *s, const fp_session_options *o)
+{
+    const fp__hparams *hp = &s->engine->model->hp;
+    const char *tenant = o->tenant ? o->tenant : "local";
+    if (strlen(tenant) > FP_READER_MAX)
+        return fp__fail(FP_USAGE, "session: a tenant's name has at most %d bytes", FP_READER_MAX);
+    snprintf(s->tenant, sizeof s->tenant, "%s", tenant);
+    s->raw = o->raw;
+    s->has_nonce = o->nonce != NULL;
+    if (o->nonce)
+        memcpy(s->nonce, o->nonce, 32);
+    if (!s->raw && !s->engine->model->chat)
+        return fp__fail(
+            FP_UNSUPPORTED,
+            "session: the model names no chat template; give one with --template (%s), or complete raw text",
+            fp__chat_template_names());
+    s->anchors = o->anchors;
+    size_t anchor_tokens = fp__session_anchor_tokens(s);
+    if (anchor_tokens >= s->engine->context_tokens)
+        return fp__fail(FP_LIMIT,
+                        "session: the anchors have %zu tokens, the context is %zu; make it larger (--ctx)",
+                        anchor_tokens, s->engine->context_tokens);
+    uint8_t head[32];
+    fp__kvseq_options options = {.segment = FP__SEGMENT_CONTEXT,
+                                 .first_pos = anchor_tokens,
+                                 .max_tokens = s->engine->context_tokens - anchor_tokens,
+                                 .label = FP_LABEL_CORE};
+    if (s->anchors) {
+        FP_TRY(fp__kvseq_head(s->anchors->seq, head));
+        options.anchor_kv_head = head;
+        options.label = fp__kvseq_label(s->anchors->seq);
+    }
+    FP_TRY(fp__kvseq_create(s->engine->pool, s->engine->hasher, &options, &s->context));
+    s->mass = calloc(hp->layers * hp->heads, sizeof *s->mass);
+    if (!s->mass)
+        return fp__fail(FP_NO_MEMORY, "session: no memory");
+    return fp__sampler_create(hp->vocabulary, s->engine->model->ops->exp_weights, &s->sampler);
+}
+
+fp_status fp_session_create(fp_engine *engine, const fp_session_options *options, fp_session **out)
+{
+    static const fp_session_options defaults;
+    size_t i = 0;
+    while (i < engine->max_sessions && engine->sessions[i])
+        i++;
+    if (i == engine->max_sessions)
+        return fp__fail(FP_LIMIT, "session: all %zu of this engine are in use", engine->max_sessions);
+    fp_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return fp__fail(FP_NO_MEMORY, "session: no memory");
+    s->engine = engine;
+    fp_status status = session_init(s, options ? options : &defaults);
+    if (status != FP_OK) {
+        fp_session_destroy(s);
+        return status;
+    }
+    engine->sessions[i] = s;
+    *out = s;
+    return FP_OK;
+}
+
+static void free_stops(fp__answer *a)
+{
+    for (size_t i = 0; i < a->n_stops; i++)
+        free(a->stops[i]);
+    free(a->stops);
+    a->stops = NULL;
+    a->n_stops = 0;
+}
+
+void fp_session_destroy(fp_session *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < s->engine->max_sessions; i++)
+        if (s->engine->sessions[i] == s)
+            s->engine->sessions[i] = NULL;
+    for (size_t i = 0; i < s->n_turns; i++)
+        fp__buf_free(&s->turns[i].text);
+    free(s->turns);
+    free_stops(&s->answer);
+    fp__ids_free(&s->ids);
+    fp__kvseq_destroy(s->context);
+    fp__sampler_destroy(s->sampler);
+    free(s->mass);
+    free(s);
+}
+
+/* ---- messages
+ * ---------------------------------------------------------------------------------------------------------
+ */
+
+fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, const char *text, size_t size,
+                               fp__turn **out)
+{
+    if (s->n_turns == s->turns_capacity) {
+        size_t capacity = s->turns_capacity ? 2 * s->turns_capacity : 8;
+        fp__turn *turns = realloc(s->turns, capacity * sizeof *turns);
+        if (!turns)
+            return fp__fail(FP_NO_MEMORY, "session: no memory for another message");
+        s->turns = turns;
+        s->turns_capacity = capacity;
+    }
+    fp__turn *turn = &s->turns[s->n_turns];
+    *turn = (fp__turn){.kind = kind, .role = role, .label = FP_LABEL_USER};
+    fp_status status = fp__buf_append(&turn->text, text, size);
+    if (status != FP_OK) {
+        fp__buf_free(&turn->text);
+        return status;
+    }
+    s->n_turns++;
+    if (out)
+        *out = turn;
+    return FP_OK;
+}
+
+fp_status fp_session_add_message(fp_session *s, fp_role role, const char *text, size_t size)
+{
+    size_t bad;
+    if (fp__session_active(s))
+        return fp__fail(FP_USAGE, "session: an answer is being generated");
+    if (role > FP_ROLE_ASSISTANT || (s->raw && role != FP_ROLE_USER))
+        return fp__fail(FP_USAGE, "session: no such role here");
+    if (memchr(text, 0, size))
+        return fp__fail(FP_TEXT, "message: it holds a NUL byte");
+    if (!fp__utf8_valid(text, size, &bad))
+        return fp__fail(FP_TEXT, "message: byte %zu is not UTF-8", bad);
+    FP_TRY(fp__session_add_turn(s, FP__TEXT_MESSAGE, role, text, size, NULL));
+    s->pending_turns++;
+    return FP_OK;
+}
+
+/* Template tokens belong to the message before them, leading ones to the first. */
+static void assign_ranges(fp__turn *turns, size_t n, const uint32_t *sources, size_t n_ids, size_t first)
+{
+    size_t current = 0;
+    for (size_t i = 0; i < n; i++) {
+        turns[i].first = first;
+        turns[i].count = 0;
+    }
+    for (size_t i = 0; i < n_ids; i++) {
+        if (sources[i] != FP__CHAT_SOURCE_TEMPLATE && sources[i] > current)
+            current = sources[i];
+        turns[current].count++;
+    }
+    for (size_t i = 1; i < n; i++)
+        turns[i].first = turns[i - 1].first + turns[i - 1].count;
+}
+
+/* After an answer the template closes its turn first: rendered by putting a stand-in for the answer in front
+ * and dropping everything up to the end of the stand-in's text. */
+static fp_status render_chat(fp_session *s, fp__turn *turns, size_t n, bool after_answer, fp__ids *ids,
+                             fp__ids *sources)
+{
+    static const fp__chat_role roles[] = {FP__ROLE_SYSTEM, FP__ROLE_USER, FP__ROLE_ASSISTANT};
+    fp__chat_message *messages = calloc(n + 1, sizeof *messages);
+    fp__ids all = {0}, all_sources = {0};
+    if (!messages)
+        return fp__fail(FP_NO_MEMORY, "session: no memory");
+    size_t shift = after_answer ? 1 : 0, skip = 0;
+    messages[0] = (fp__chat_message){FP__ROLE_ASSISTANT, "x", 1};
+    for (size_t i = 0; i < n; i++)
+        messages[shift + i] =
+            (fp__chat_message){roles[turns[i].role], (const char *)turns[i].text.data, turns[i].text.size};
+    unsigned flags = FP__CHAT_GENERATE | (after_answer || s->anchors ? FP__CHAT_CONTINUE : 0u);
+    fp_status status = fp__chat_tokenize(s->engine->model->tokenizer, s->engine->model->chat, messages,
+                                         n + shift, flags, &all, &all_sources);
+    for (size_t i = 0; shift && i < all.size; i++)
+        if (all_sources.data[i] == 0)
+            skip = i + 1;
+    for (size_t i = skip; i < all.size && status == FP_OK; i++) {
+        uint32_t source = all_sources.data[i];
+        status = fp__ids_append(ids, all.data[i]);
+        if (status == FP_OK)
+            status = fp__ids_append(sources,
+                                    source == FP__CHAT_SOURCE_TEMPLATE ? source : source - (uint32_t)shift);
+    }
+    free(messages);
+    fp__ids_free(&all);
+    fp__ids_free(&all_sources);
+    return status;
+}
+
+static fp_status render_raw(fp_session *s, fp__turn *turns, size_t n, bool first, fp__ids *ids,
+                            fp__ids *sources)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned flags = first && i == 0 && !s->anchors ? FP__TOKENIZE_ADD : FP__TOKENIZE_CONTINUE;
+        size_t before = ids->size;
+        FP_TRY(fp__tokenizer_encode(s->engine->model->tokenizer, (const char *)turns[i].text.data,
+                                    turns[i].text.size, flags, ids));
+        for (size_t k = before; k < ids->size; k++)
+            FP_TRY(fp__ids_append(sources, (uint32_t)i));
+    }
+    return FP_OK;
+}
+
+fp_status fp__session_render(fp_session *s, fp__ids *ids)
+{
+    size_t n = s->pending_turns, first_turn = s->n_turns - n;
+    fp__turn *turns = s->turns + first_turn;
+    if (n == 0)
+        return fp__fail(FP_USAGE, "session: add a message first");
+    bool after_answer = first_turn > 0 && turns[-1].kind == FP__TEXT_OUTPUT;
+    fp__ids sources = {0};
+    size_t before = ids->size;
+    fp_status status = s->raw ? render_raw(s, turns, n, first_turn == 0, ids, &sources)
+                              : render_chat(s, turns, n, after_answer, ids, &sources);
+    if (status == FP_OK && ids->size == before)
+        status = fp__fail(FP_USAGE, "session: the prompt has no tokens");
+    if (status == FP_OK)
+        assign_ranges(turns, n, sources.data, sources.size, before);
+    fp__ids_free(&sources);
+    return status;
+}
+
+/* ---- generation
+ * ------------------------------------------------------------------------------------------------------- */
+
+static fp__sampling sampling_params(const fp_sampling *p)
+{
+    return (fp__sampling){.temperature = (double)p->temperature,
+                          .top_k = p->top_k,
+                          .top_p = (double)p->top_p,
+                          .min_p = (double)p->min_p,
+                          .repetition = p->repeat_penalty,
+                          .frequency = p->frequency_penalty,
+                          .presence = p->presence_penalty,
+                          .seed = p->seed};
+}
+
+static fp_status copy_options(fp__answer *a, const fp_generate_options *o)
+{
+    a->stops = calloc(o->n_stops + 1, sizeof *a->stops);
+    if (!a->stops)
+        return fp__fail(FP_NO_MEMORY, "session: no memory");
+    for (size_t i = 0; i < o->n_stops; i++) {
+        if (!o->stops[i][0])
+            return fp__fail(FP_USAGE, "session: a stop string is empty");
+        if (!(a->stops[i] = strdup(o->stops[i])))
+            return fp__fail(FP_NO_MEMORY, "session: no memory");
+        a->n_stops = i + 1;
+    }
+    a->sampling = o->sampling;
+    a->max_tokens = o->max_tokens;
+    a->ignore_eog = o->ignore_eog;
+    a->on_text = o->on_text;
+    a->on_text_context = o->on_text_context;
+    return FP_OK;
+}
+
+/* An end-of-generation token that was sampled last is not in the context: the template closes the turn
+ * itself. */
+static void drop_last_eog(fp_session *s)
+{
+    bool after_answer =
+        s->n_turns > s->pending_turns && s->turns[s->n_turns - s->pending_turns - 1].kind == FP__TEXT_OUTPUT;
+    if (after_answer && !s->raw && s->ids.size > fp__kvseq_tokens(s->context) &&
+        fp__tokenizer_is_eog(s->engine->model->tokenizer, s->ids.data[s->ids.size - 1]))
+        s->ids.size--;
+}
+
+static fp_status begin(fp_session *s, const fp_generate_options *o)
+{
+    fp__answer *a = &s->answer;
+    size_t anchor_tokens = fp__session_anchor_tokens(s), before = s->ids.size;
+    FP_TRY(copy_options(a, o));
+    if (s->has_nonce)
+        a->sampling.seed = fp__seed_from_nonce(s->nonce);
+    fp__sampling params = sampling_params(&a->sampling);
+    FP_TRY(fp__sampling_check(&params, s->engine->model->hp.vocabulary));
+    FP_TRY(fp__session_render(s, &s->ids));
+    if (anchor_tokens + s->ids.size + 1 > s->engine->context_tokens)
+        return fp__fail(
+            FP_LIMIT,
+            "context overflow: %zu anchor tokens and %zu context tokens leave no room for an answer in %zu; "
+            "shorten the prompt or make the context larger (--ctx)",
+            anchor_tokens, s->ids.size, s->engine->context_tokens);
+    a->prompt_tokens = (uint32_t)(s->ids.size - before);
+    fp__turn *turn;
+    FP_TRY(fp__session_add_turn(s, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
+    turn->label = fp__kvseq_label(s->context) < FP_LABEL_USER ? fp__kvseq_label(s->context) : FP_LABEL_USER;
+    turn->first = s->ids.size;
+    a->turn = s->n_turns - 1;
+    return FP_OK;
+}
+
+fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
+{
+    if (fp__session_active(s))
+        return fp__fail(FP_USAGE, "session: an answer is being generated already");
+    if (s->answer.status != FP_OK)
+        return fp__fail(FP_USAGE, "session: it ended with an error: %s", s->answer.error);
+    uint32_t dropped = s->ids.size ? s->ids.data[s->ids.size - 1] : 0;
+    size_t size = s->ids.size;
+    drop_last_eog(s);
+    free_stops(&s->answer);
+    s->answer = (fp__answer){.finish = s->answer.finish, .turn = s->answer.turn};
+    fp_status status = begin(s, options);
+    if (status != FP_OK) { /* as it was: without the new tokens, the messages still pending */
+        free_stops(&s->answer);
+        s->ids.size = size;
+        if (size)
+            s->ids.data[size - 1] = dropped;
+        return status;
+    }
+    s->pending_turns = 0;
+    s->answer.finish = FP_FINISH_NONE;
+    s->answer.start_ns = fp__now_ns();
+    fp__detok_init(&s->answer.detok, s->engine->model->tokenizer, 0);
+    return FP_OK;
+}
+
+bool fp__session_active(const fp_session *s)
+{
+    return s->answer.start_ns != 0 && s->answer.finish == FP_FINISH_NONE;
+}
+
+void fp__session_fail(fp_session *s, fp_status status)
+{
+    s->answer.status = status;
+    s->answer.finish = FP_FINISH_ERROR;
+    s->answer.end_ns = fp__now_ns();
+    snprintf(s->answer.error, sizeof s->answer.error, "%s", fp_error_detail());
+}
+
+static void emit(fp_session *s, size_t until)
+{
+    fp__answer *a = &s->answer;
+    fp__buf *text = &s->turns[a->turn].text;
+    if (until > a->emitted && a->on_text &&
+        a->on_text(a->on_text_context, (const char *)text->data + a->emitted, until - a->emitted) != 0)
+        a->finish = FP_FINISH_CANCELLED;
+    if (until > a->emitted)
+        a->emitted = until;
+}
+
+/* Finds the first stop string in the text from where one could begin; gives out what cannot be part of one.
+ */
+static void match_stops(fp_session *s)
+{
+    fp__answer *a = &s->answer;
+    fp__buf *text = &s->turns[a->turn].text;
+    size_t safe = text->size, found = SIZE_MAX;
+    for (size_t i = 0; i < a->n_stops; i++) {
+        size_t length = strlen(a->stops[i]);
+        const uint8_t *at = memmem(text->data + a->emitted, text->size - a->emitted, a->stops[i], length);
+        if (at && (size_t)(at - text->data) < found)
+            found = (size_t)(at - text->data);
+        for (size_t tail = length - 1; tail > 0;
+             tail--) /* the longest tail of the text that begins the stop string */
+            if (tail <= text->size - a->emitted &&
+                memcmp(text->data + text->size - tail, a->stops[i], tail) == 0) {
+                safe = text->size - tail < safe ? text->size - tail : safe;
+                break;
+            }
+    }
+    if (found != SIZE_MAX) {
+        text->size = found;
+        text->data[found] = 0;
+        a->finish = FP_FINISH_STOP;
+        safe = found;
+    }
+    emit(s, safe);
+}
+
+static void end_answer(fp_session *s, fp_finish finish)
+{
+    fp__answer *a = &s->answer;
+    fp__buf *text = &s->turns[a->turn].text;
+    if (a->finish == FP_FINISH_NONE) { /* not by a stop string: what was held back is part of the answer */
+        fp_status status = fp__detok_flush(&a->detok, text);
+        if (status != FP_OK) {
+            fp__session_fail(s, status);
+            return;
+        }
+        a->finish = finish;
+        emit(s, text->size);
+    }
+    a->end_ns = fp__now_ns();
+}
+
+void fp__session_sample(fp_session *s, const float *logits)
+{
+    fp__answer *a = &s->answer;
+    fp__turn *turn = &s->turns[a->turn];
+    const fp__tokenizer *tok = s->engine->model->tokenizer;
+    fp__sampling params = sampling_params(&a->sampling);
+    size_t anchor_tokens = fp__session_anchor_tokens(s), back = a->sampling.repeat_last_n;
+    size_t history = back == 0 || back > s->ids.size ? s->ids.size : back;
+    uint32_t id;
+    if (!a->first_ns)
+        a->first_ns = fp__now_ns();
+    fp_status status = fp__sample(s->sampler, &params, logits, s->ids.data + s->ids.size - history, history,
+                                  anchor_tokens + s->ids.size, 0, &id);
+    if (status == FP_OK)
+        status = fp__ids_append(&s->ids, id);
+    if (status != FP_OK) {
+        fp__session_fail(s, status);
+        return;
+    }
+    turn->count++;
+    bool eog = !a->ignore_eog && fp__tokenizer_is_eog(tok, id);
+    if (!eog && (status = fp__detok_push(&a->detok, id, &turn->text)) != FP_OK) {
+        fp__session_fail(s, status);
+        return;
+    }
+    match_stops(s);
+    bool full = anchor_tokens + s->ids.size >= s->engine->context_tokens;
+    if (eog || a->finish != FP_FINISH_NONE)
+        end_answer(s, FP_FINISH_STOP);
+    else if (full || (a->max_tokens && turn->count >= a->max_tokens))
+        end_answer(s, FP_FINISH_LENGTH);
+}
+
+fp_status fp_session_run(fp_session *s)
+{
+    while (fp__session_active(s)) {
+        if (fp__engine_cancelled(s->engine)) {
+            end_answer(s, FP_FINISH_CANCELLED);
+            return fp__fail(FP_CANCELLED, "interrupted after %zu tokens", s->turns[s->answer.turn].count);
+        }
+        FP_TRY(fp_engine_step(s->engine, NULL));
+        if (!s->answer.first_ns) {
+            size_t waiting = s->ids.size - s->answer.prompt_tokens;
+            size_t done = fp__kvseq_tokens(s->context) > waiting ? fp__kvseq_tokens(s->context) - waiting : 0;
+            fp__engine_progress(s->engine, (double)done / (double)s->answer.prompt_tokens);
+        }
+    }
+    const char *detail;
+    if (fp_session_error(s, &detail) != FP_OK)
+        return fp__fail(s->answer.status, "%s", s->answer.error);
+    if (s->answer.finish == FP_FINISH_CANCELLED)
+        return fp__fail(FP_CANCELLED, "interrupted after %zu tokens", s->turns[s->answer.turn].count);
+    return FP_OK;
+}
+
+/* ---- looking
+ * -------------------------------------------------------------------------------------------------------------
+ */
+
+fp_status fp_session_error(const fp_session *s, const char **detail)
+{
+    if (detail)
+        *detail = s->answer.error;
+    return s->answer.status;
+}
+
+void fp_session_result(const fp_session *s, fp_result *out)
+{
+    const fp__hparams *hp = &s->engine->model->hp;
+    const fp__answer *a = &s->answer;
+    *out = (fp_result){.finish = a->finish,
+                       .text = "",
+                       .prompt_tokens = a->prompt_tokens,
+                       .anchor_tokens = (uint32_t)fp__session_anchor_tokens(s),
+                       .context_tokens = (uint32_t)fp__kvseq_tokens(s->context),
+                       .mass_rows = s->mass_rows,
+                       .mass = s->anchors ? s->mass : NULL,
+                       .layers = hp->layers,
+                       .heads = hp->heads,
+                       .sampling = a->sampling};
+    if (s->anchors)
+        out->load_ns = s->anchors->load_ns;
+    if (a->start_ns) {
+        const fp__turn *turn = &s->turns[a->turn];
+        uint64_t first = a->first_ns ? a->first_ns : a->end_ns;
+        out->text = turn->text.data ? (const char *)turn->text.data : "";
+        out->text_size = turn->text.size;
+        out->ids = s->ids.data + turn->first;
+        out->n_ids = turn->count;
+        out->prefill_ns = first > a->start_ns ? first - a->start_ns : 0;
+        out->decode_ns = a->end_ns > first ? a->end_ns - first : 0;
+    }
+}
+
+fp_status fp_session_kv_head(fp_session *s, uint8_t out[32])
+{
+    return fp__kvseq_head(s->context, out);
+}
