@@ -1,4 +1,5 @@
 #include "cli.h"
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -250,4 +251,31 @@ fp_status cli_open_workspace(const cli_args *args, fp_workspace **out)
 fp_status cli_find_anchor(fp_workspace *workspace, const char *text, uint8_t id[32])
 {
     return fp_anchor_find(workspace, text, id);
+}
+
+bool cli_receipt_path(const cli_args *args, const char *text, char *out, size_t size)
+{
+    static const char suffix[] = ".dsse.json";
+    size_t n = strlen(text), found = 0;
+    char folder[1024];
+    snprintf(folder, sizeof folder, "%s/receipts",
+             fp_workspace_default_path(cli_text(args, "workspace", NULL)));
+    snprintf(out, size, "%s", text);
+    if (access(text, F_OK) == 0 || n < 4 || n > 64 || strspn(text, "0123456789abcdef") != n)
+        return true; /* a file; reading it says what is wrong with it */
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && (entry = readdir(dir)) != NULL;)
+        if (strncmp(entry->d_name, text, n) == 0 && strlen(entry->d_name) == 64 + sizeof suffix - 1 &&
+            strcmp(entry->d_name + 64, suffix) == 0) {
+            snprintf(out, size, "%s/%s", folder, entry->d_name);
+            found++;
+        }
+    if (dir)
+        closedir(dir);
+    if (found > 1)
+        (void)cli_usage("%s begins the ids of %zu receipts in %s: give more digits", text, found, folder);
+    else if (found == 0)
+        fprintf(stderr, "fieldprint: %s is neither a file nor the beginning of a receipt's id in %s\n", text,
+                folder);
+    return found == 1;
 }

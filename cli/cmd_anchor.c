@@ -1,49 +1,10 @@
-/* fieldprint init, anchor …: statements, their life in the ledger, and the K/V pages they compile to. */
+/* fieldprint anchor …: statements, their life in the ledger, and the K/V pages they compile to. */
 #include "commands.h"
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 enum { MAX_IDS = 64 };
-
-/* ---- init
- * ---------------------------------------------------------------------------------------------------------------
- */
-
-static const cli_option init_options[] = {
-    {"holder", 0, "NAME", "who holds the keys (default operator)"},
-    {"origin", 0, "NAME", "name of the ledger (default: one made up, unique)"},
-    CLI_WORKSPACE_OPTION,
-    CLI_JSON_OPTION,
-    CLI_END,
-};
-
-static int init_main(const cli_args *args)
-{
-    const char *path = cli_text(args, "workspace", NULL);
-    fp_workspace *workspace;
-    fp_workspace_info info;
-    fp_status status =
-        fp_workspace_init(path, cli_text(args, "holder", NULL), cli_text(args, "origin", NULL));
-    if (status == FP_OK)
-        status = fp_workspace_open(path, NULL, &workspace);
-    if (status != FP_OK)
-        return cli_fail(args, status);
-    status = fp_workspace_get_info(workspace, &info);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
-    if (code == 0 && args->json)
-        code = cli_print_json(json_pack("{s:s, s:s, s:s, s:I}", "workspace", info.path, "origin", info.origin,
-                                        "trust", info.trust_path, "tree_size", (json_int_t)info.tree_size));
-    else if (code == 0)
-        printf("workspace %s\n  keys/        one key for each purpose; keep them private\n  trust.json   the "
-               "root of trust: give "
-               "it to auditors\n  policy.json  one holder may do everything; see fieldprint policy show\n  "
-               "ledger/      log \"%s\", "
-               "%llu entry\nnext: fieldprint anchor add FILE -m MODEL\n",
-               info.path, info.origin, (unsigned long long)info.tree_size);
-    fp_workspace_close(workspace);
-    return code;
-}
 
 /* ---- create, add
  * ---------------------------------------------------------------------------------------------------------
@@ -178,7 +139,7 @@ static int open_and_find(const cli_args *args, fp_workspace **workspace, uint8_t
     return code;
 }
 
-static int print_event(const cli_args *args, const char *what, const fp_event_receipt *e)
+int cli_print_event(const cli_args *args, const char *what, const fp_event_receipt *e)
 {
     if (args->json) {
         json_t *object = json_pack("{s:s, s:o, s:b}", "event", what, "event_id", cli_hex(e->event_id, 32),
@@ -206,7 +167,7 @@ static int event_main(const cli_args *args, const char *what, event_fn *event)
     if (code)
         return code;
     fp_status status = event(workspace, id, &e);
-    code = status == FP_OK ? print_event(args, what, &e) : cli_fail(args, status);
+    code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(args, status);
     fp_workspace_close(workspace);
     return code;
 }
@@ -236,6 +197,26 @@ static int revoke_main(const cli_args *args)
     return event_main(args, "revoke", revoke);
 }
 
+static const char *supersede_reason;
+static uint8_t supersede_by[32];
+static fp_status supersede(fp_workspace *workspace, const uint8_t id[32], fp_event_receipt *out)
+{
+    return fp_anchor_supersede(workspace, id, supersede_by, supersede_reason, out);
+}
+
+static int supersede_main(const cli_args *args)
+{
+    fp_workspace *workspace;
+    supersede_reason = cli_text(args, "why", "");
+    fp_status status = cli_open_workspace(args, &workspace);
+    if (status != FP_OK)
+        return cli_fail(args, status);
+    status = cli_find_anchor(workspace, args->operands[1], supersede_by);
+    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    fp_workspace_close(workspace);
+    return code ? code : event_main(args, "supersede", supersede);
+}
+
 static int sign_main(const cli_args *args)
 {
     fp_workspace *workspace;
@@ -261,6 +242,37 @@ static int sign_main(const cli_args *args)
     else
         printf("%zu signature%s added\n", added, added == 1 ? "" : "s");
     fp_workspace_close(workspace);
+    return code;
+}
+
+/* ---- import ---- */
+
+static const cli_option import_options[] = {
+    {"document", 'd', "FILE", "the document that the statement is about"},
+    CLI_WORKSPACE_OPTION,
+    CLI_JSON_OPTION,
+    CLI_END};
+
+static int import_main(const cli_args *args)
+{
+    char *envelope = NULL, *document = NULL;
+    size_t envelope_size = 0, document_size = 0;
+    fp_workspace *workspace;
+    uint8_t id[32];
+    const char *path = cli_text(args, "document", NULL);
+    fp_status status = cli_read_file(args->operands[0], 1 << 20, &envelope, &envelope_size);
+    if (status == FP_OK && path)
+        status = cli_read_file(path, FP_ANCHOR_DOCUMENT_MAX_BYTES, &document, &document_size);
+    int code = fp_status_exit_code(status);
+    if (status == FP_OK && (status = cli_open_workspace(args, &workspace)) != FP_OK)
+        code = cli_fail(args, status);
+    if (status == FP_OK) {
+        status = fp_anchor_import(workspace, envelope, envelope_size, document, document_size, id);
+        code = status == FP_OK ? print_id(args, id) : cli_fail(args, status);
+        fp_workspace_close(workspace);
+    }
+    free(envelope);
+    free(document);
     return code;
 }
 
@@ -305,7 +317,7 @@ static int compile_ids(const cli_args *args, fp_workspace *workspace, const uint
         char hex[65];
         cli_hex_text(head, 32, hex);
         printf("compiled: %u tokens in %u pages, K/V head %s\n", tokens, pages, hex);
-        (void)print_event(args, "compile", &event);
+        (void)cli_print_event(args, "compile", &event);
     }
     fp_engine_destroy(engine);
     fp_model_close(model);
@@ -442,15 +454,6 @@ static int show_main(const cli_args *args)
     return code;
 }
 
-const cli_command cli_command_init = {"init",
-                                      "",
-                                      0,
-                                      0,
-                                      "make a workspace: keys, policy, trust file and ledger",
-                                      "One holder gets a key for each purpose and may do everything alone; "
-                                      "the policy says so and can be changed later.",
-                                      init_options,
-                                      init_main};
 const cli_command cli_command_anchor_add = {
     "anchor add",
     "FILE",
@@ -481,6 +484,25 @@ const cli_command cli_command_anchor_compile = {
     compile_main};
 const cli_command cli_command_anchor_revoke = {
     "anchor revoke", "ID", 1, 1, "revoke an anchor: final", "", revoke_options, revoke_main};
+const cli_command cli_command_anchor_supersede = {
+    "anchor supersede",
+    "OLD NEW",
+    2,
+    2,
+    "replace an anchor by another one that is promoted: the old one is denied from then on",
+    "",
+    revoke_options,
+    supersede_main};
+const cli_command cli_command_anchor_import = {
+    "anchor import",
+    "FILE",
+    1,
+    1,
+    "take a signed statement that was made elsewhere; prints its id",
+    "The statement and, with --document, its document are put into the workspace. The gate still asks for "
+    "signatures, log entries and promotion.",
+    import_options,
+    import_main};
 const cli_command cli_command_anchor_list = {"anchor list", "",       0, 0, "anchors and their state", "",
                                              one_options,   list_main};
 const cli_command cli_command_anchor_show = {

@@ -79,14 +79,17 @@ static int audit_main(const cli_args *args)
     const char *nonce_text = cli_text(args, "nonce", NULL);
     if (nonce_text && !cli_hex_bytes(nonce_text, nonce, 32))
         return cli_usage("--nonce: 64 hexadecimal digits are wanted");
-    char *beside = transcript_beside(args->operands[0]);
+    char receipt[1280];
+    if (!cli_receipt_path(args, args->operands[0], receipt, sizeof receipt))
+        return 2;
+    char *beside = transcript_beside(receipt);
     fp_engine_options engine;
     cli_progress progress;
     cli_engine_options(args, &engine);
     cli_progress_start(&progress, "computing again");
     engine.progress = cli_progress_update;
     engine.progress_context = &progress;
-    fp_audit_options o = {.receipt_path = args->operands[0],
+    fp_audit_options o = {.receipt_path = receipt,
                           .transcript_path = cli_text(args, "transcript", beside),
                           .engine = &engine,
                           .nonce = nonce_text ? nonce : NULL};
@@ -105,13 +108,15 @@ static int audit_main(const cli_args *args)
     return code;
 }
 
-static const cli_option show_options[] = {CLI_JSON_OPTION, CLI_END};
+static const cli_option show_options[] = {CLI_WORKSPACE_OPTION, CLI_JSON_OPTION, CLI_END};
 
 static int show_main(const cli_args *args)
 {
-    char *text, hex[65];
+    char *text, hex[65], path[1280];
     uint8_t id[32];
-    fp_status status = fp_receipt_read(args->operands[0], &text, id);
+    if (!cli_receipt_path(args, args->operands[0], path, sizeof path))
+        return 2;
+    fp_status status = fp_receipt_read(path, &text, id);
     if (status != FP_OK)
         return cli_fail(args, status);
     json_t *payload = json_loads(text, 0, NULL), *claim = json_object_get(payload, "predicate");
@@ -136,7 +141,8 @@ const cli_command cli_command_audit = {
     "the anchors are "
     "compiled again and the whole conversation is computed again in one pass; every token, the K/V root, the "
     "anchor masses, "
-    "text, finish reason and label must be equal. There are no thresholds. VALID-LIGHT and VALID-FULL exit "
+    "text, finish reason and label must be equal. RECEIPT is a file, or the beginning of a receipt's id in "
+    "the workspace. There are no thresholds. VALID-LIGHT and VALID-FULL exit "
     "with 0, INVALID with "
     "1 and the first position that differs, UNDECIDED with 3 and what is missing.",
     audit_options,

@@ -6,5 +6,9 @@ extern const cli_command cli_command_run, cli_command_model_info, cli_command_mo
     cli_command_tokenize, cli_command_doctor, cli_command_audit, cli_command_receipt_show,
     cli_command_perplexity, cli_command_init, cli_command_anchor_add, cli_command_anchor_create,
     cli_command_anchor_sign, cli_command_anchor_register, cli_command_anchor_promote,
-    cli_command_anchor_compile, cli_command_anchor_revoke, cli_command_anchor_list, cli_command_anchor_show;
+    cli_command_anchor_compile, cli_command_anchor_revoke, cli_command_anchor_list, cli_command_anchor_show,
+    cli_command_anchor_import, cli_command_anchor_supersede, cli_command_key_generate, cli_command_key_show,
+    cli_command_policy_create, cli_command_policy_show, cli_command_policy_propose, cli_command_event_sign,
+    cli_command_ledger_init, cli_command_ledger_verify, cli_command_ledger_fsck, cli_command_ledger_show,
+    cli_command_ledger_proof, cli_command_bench_speed;
 #endif

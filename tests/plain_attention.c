@@ -196,7 +196,8 @@ static void check_spans(size_t d, size_t rows, int paint)
     }
     expect_span(&c);
     const fp__kernel_ops *ops;
-    for (size_t i = rows <= 2 ? 0 : 1; (ops = fp__kernel_ops_at(i)) != NULL; i++) /* "ref" is the definition */
+    for (size_t i = rows <= 2 ? 0 : 1; (ops = fp__kernel_ops_at(i)) != NULL;
+         i++) /* "ref" is the definition */
         check_span(&c, ops, paint);
     for (size_t p = 0; p < c.pages; p++)
         fp__mem_free(c.slabs[p], fp__slab_bytes(d));
@@ -347,9 +348,10 @@ static void check_tables(void)
     const fp__kernel_ops *ops;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         size_t d = sizes[i];
-        for (size_t rows = 1; rows <= (d <= 96 ? 20 : 7); rows++)
+        for (size_t rows = 1; rows <= (d <= 96 ? 20 : 5); rows++)
             for (int paint = 0; paint < PAINTS; paint++)
-                check_spans(d, rows, paint);
+                if (rows <= 3 || (rows + (size_t)paint) % 4 == 0)
+                    check_spans(d, rows, paint);
         check_spans(d, d <= 96 ? 48 : 16, RANDOM);
         check_spans(d, d <= 96 ? SPAN_ROWS_MAX : 17, RANDOM);
         for (size_t t = 0; (ops = fp__kernel_ops_at(t)) != NULL; t++) {
@@ -554,6 +556,26 @@ static void run_through(struct run *r, const size_t start[SEQUENCES], size_t tot
     }
 }
 
+/* One sequence from its start (token by token only around the borders of pages, spans and chunks), one whose
+ * tokens are an anchor that is being compiled, and several in a batch. */
+static void check_cuts(struct run *r, bool brief)
+{
+    static const size_t borders[][2] = {{0, 70}, {250, 260}, {1018, 1030}, {1095, TOKENS}};
+    r->n = 1;
+    r->compile = false;
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++)
+        if (r->chunk == 1 && !(brief && i > 1))
+            run_through(r, (size_t[SEQUENCES]){borders[i][0]}, borders[i][1]);
+    if (r->chunk > 1)
+        run_through(r, (size_t[SEQUENCES]){0}, brief ? 300 : TOKENS);
+    r->compile = true;
+    run_through(r, (size_t[SEQUENCES]){200}, r->chunk == 1 || brief ? 230 : 420);
+    r->compile = false;
+    r->n = SEQUENCES;
+    if (!brief)
+        run_through(r, (size_t[SEQUENCES]){r->chunk == 1 ? 1010 : 700, 1000, 1015}, 1040);
+}
+
 static void check_driver(const fp__kernel_ops *ops, size_t threads, bool brief)
 {
     static const size_t chunks[] = {1, 7, 64, CHUNK_MAX};
@@ -568,21 +590,12 @@ static void check_driver(const fp__kernel_ops *ops, size_t threads, bool brief)
     r.out = allocate(rows * H * D * sizeof *r.out);
     r.alpha = allocate(rows * H * sizeof *r.alpha);
     for (size_t i = 0; i < 4 * ANCHORS; i++) {
-        size_t a = i % ANCHORS, start[SEQUENCES] = {0, 1000, 1030};
-        if (brief && i % 7 != threads)
-            continue;
         r.chunk = chunks[i / ANCHORS];
         r.mode = (fp__injection_mode)((i + threads) % 3);
         for (size_t s = 0; s < SEQUENCES; s++)
-            r.anchors[s] = (a + s) % ANCHORS;
-        r.n = 1;
-        r.compile = false;
-        run_through(&r, start, brief ? 300 : TOKENS);
-        r.compile = i % 3 == 0;
-        start[0] = 0;
-        r.n = r.compile ? 1 : SEQUENCES;
-        run_through(&r, r.compile ? (size_t[SEQUENCES]){200} : (size_t[SEQUENCES]){700, 1000, 1030},
-                    r.compile ? 420 : TOKENS);
+            r.anchors[s] = (i + s) % ANCHORS;
+        if ((i + threads) % (brief ? 7 : 3) == 0)
+            check_cuts(&r, brief);
     }
     fp__attn_plan_destroy(r.plan);
     fp__team_destroy(r.team);

@@ -25,7 +25,15 @@ static void *aligned(size_t bytes)
 }
 
 /* How activations are drawn. */
-typedef enum act_paint { ACT_RANDOM, ACT_EXTREME, ACT_ZERO, ACT_TINY, ACT_PAINTS } act_paint;
+typedef enum act_paint {
+    ACT_RANDOM,
+    ACT_EXTREME,
+    ACT_UP,
+    ACT_DOWN,
+    ACT_ZERO,
+    ACT_TINY,
+    ACT_PAINTS
+} act_paint;
 
 static float act_value(act_paint paint)
 {
@@ -33,6 +41,10 @@ static float act_value(act_paint paint)
     switch (paint) {
     case ACT_EXTREME: /* every quant ±127 */
         return r < 0.0f ? -3.0f : 3.0f;
+    case ACT_UP: /* every quant 127: the largest sums, where 16 bits could saturate */
+        return 3.0f;
+    case ACT_DOWN:
+        return -3.0f;
     case ACT_ZERO:
         return r < 0.0f ? -0.0f : 0.0f;
     case ACT_TINY: /* around the floor 2^-64: some blocks vanish, some do not */
@@ -219,6 +231,8 @@ int main(void)
         int type = block_types[i];
         for (size_t r = 0; r < sizeof some_rows / sizeof *some_rows; r++)
             check_problem(type, some_rows[r], 512, 1 + r, BLOCKS_RANDOM, ACT_RANDOM);
+        for (size_t rows = 1; rows <= 49; rows++)
+            check_problem(type, rows, is_k(type) ? 256 : 64, 1 + rows % 9, BLOCKS_RANDOM, ACT_RANDOM);
         for (size_t c = 0; c < sizeof some_cols / sizeof *some_cols; c++)
             if (!is_k(type) || some_cols[c] % 256 == 0) {
                 check_problem(type, 40, some_cols[c], 3, BLOCKS_RANDOM, ACT_RANDOM);

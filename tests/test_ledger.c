@@ -354,7 +354,7 @@ static void test_damage(void **state)
          "entries 256 to 511"},
         {"upper tile gone", "tile/1/000.p/2", DELETE, 0, FP_NOT_FOUND, "tile/1/000.p/2", FP_NOT_FOUND,
          "tile/1"},
-        {"signature", "checkpoint", FLIP, 120, FP_SIGNATURE, "not valid", FP_SIGNATURE, "checkpoint"},
+        {"signature", "checkpoint", FLIP, 121, FP_SIGNATURE, "not valid", FP_SIGNATURE, "checkpoint"},
         {"size", "checkpoint", FLIP, 19, FP_SIGNATURE, "not valid", FP_SIGNATURE, "checkpoint"},
         {"origin", "checkpoint", FLIP, 3, FP_SIGNATURE, "not valid", FP_SIGNATURE, "checkpoint"},
         {"checkpoint cut", "checkpoint", CUT, 0, FP_FORMAT, "newline", FP_FORMAT, "checkpoint"},

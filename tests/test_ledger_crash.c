@@ -84,7 +84,7 @@ static void acknowledge(const fp__ledger_head *head)
 
 static void crash_child(void)
 {
-    static const size_t batches[] = {3, 5, 1, 260, 2};
+    static const size_t batches[] = {3, 5, 1, 1100, 2};
     fp__ledger_writer *w = NULL;
     if (power_failure) {
         snapshot(STAGE, &durable_stage);

@@ -573,11 +573,13 @@ static void write_corpus(const char *folder)
             signed_checkpoint(42, &text);
         else
             make_proof(&text);
+        const char *blank = strstr((char *)text.data, "\n\n");
+        size_t body = (size_t)(blank + 1 - (char *)text.data);
         if (i == 0)
-            assert_int_equal(fp__note_cosign(text.data, 62, "witness.example/w", witness_key, 1, &text),
+            assert_int_equal(fp__note_cosign(text.data, body, "witness.example/w", witness_key, 1, &text),
                              FP_OK);
         if (i == 1)
-            text.size = (size_t)(strstr((char *)text.data, "\n\n") + 1 - (char *)text.data);
+            text.size = body;
         assert_int_equal(fp__buf_printf(&path, "%s/%s", folder, names[i]), FP_OK);
         assert_int_equal(fp__dir_make((char *)path.data), FP_OK);
         assert_int_equal(fp__buf_append_text(&path, "/valid"), FP_OK);

@@ -233,24 +233,31 @@ static void test_counting(void **state)
     free_keys(&l);
 }
 
-static void test_one_holder(void **state)
+static void test_new(void **state)
 {
     (void)state;
     lab l;
-    uint8_t public_keys[FP_PURPOSE_COUNT][32];
-    fp__buf text = {0};
+    fp_key_row rows[2 * FP_PURPOSE_COUNT];
     fp__policy *policy = malloc(sizeof *policy);
     memset(&l, 0, sizeof l);
     lab_keys(&l);
-    for (unsigned p = 0; p < FP_PURPOSE_COUNT; p++)
-        fp_key_public(l.keys[0][p], public_keys[p]);
-    ok(fp__policy_one_holder("o", "me", (const uint8_t(*)[32])public_keys, &text));
-    ok(fp__policy_parse(text.data, text.size, policy));
-    assert_int_equal(policy->keys_count, FP_PURPOSE_COUNT - 1);
-    assert_int_equal(policy->roles[FP_PURPOSE_OVERRIDE].threshold, 0); /* break-glass needs two holders */
-    assert_int_equal(policy->promote[FP_LABEL_CORE].threshold, 1);
-    assert_int_equal(policy->max_tokens, 2048);
-    fp__buf_free(&text);
+    for (unsigned p = 0; p < 2 * FP_PURPOSE_COUNT; p++) {
+        snprintf(rows[p].holder, sizeof rows[p].holder, "%s", p < FP_PURPOSE_COUNT ? "ada" : "bea");
+        rows[p].purpose = (fp_purpose)(p % FP_PURPOSE_COUNT);
+        fp_key_public(l.keys[p / FP_PURPOSE_COUNT][p % FP_PURPOSE_COUNT], rows[p].public_key);
+    }
+    for (uint32_t holders = 1; holders <= 2; holders++) {
+        fp__buf text = {0};
+        ok(fp__policy_new("o", rows, holders * FP_PURPOSE_COUNT, holders, &text));
+        ok(fp__policy_parse(text.data, text.size, policy));
+        assert_int_equal(policy->keys_count, holders * FP_PURPOSE_COUNT);
+        /* break-glass needs two holders */
+        assert_int_equal(policy->roles[FP_PURPOSE_OVERRIDE].threshold, holders == 2 ? 2 : 0);
+        assert_int_equal(policy->roles[FP_PURPOSE_LOG].threshold, 1);
+        assert_int_equal(policy->promote[FP_LABEL_CORE].threshold, holders);
+        assert_int_equal(policy->max_tokens, 2048);
+        fp__buf_free(&text);
+    }
     free(policy);
     free_keys(&l);
 }
@@ -261,7 +268,7 @@ int main(void)
         cmocka_unit_test(test_policy_corruptions),
         cmocka_unit_test(test_trust_corruptions),
         cmocka_unit_test(test_counting),
-        cmocka_unit_test(test_one_holder),
+        cmocka_unit_test(test_new),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,8 +11,11 @@
  *   artifacts/      SET.MODEL.fpkv K/V pages     receipts/    ID.dsse.json receipts
  *
  * A workspace handle belongs to one thread at a time. Several processes may hold one open: the log's writer
- * lock keeps appends apart (FP_BUSY when another process is appending). Nothing in the folder but trust.json
- * is trusted without verification. */
+ * lock keeps appends apart (they wait up to 5 s for each other, then FP_BUSY).
+ * Trusted as they stand: trust.json, keys/, and this machine's own notes ledger.state and registry.db. All
+ * the rest (ledger, statements, documents, artifacts) may come from anywhere and is verified on use. With a
+ * trust_path (an auditor) the notes are not used either: the log is replayed into memory, nothing is written.
+ */
 #ifndef FIELDPRINT_WORKSPACE_H
 #define FIELDPRINT_WORKSPACE_H
 #include "fieldprint/anchor.h"
@@ -29,6 +32,34 @@ typedef struct fp_workspace fp_workspace;
  * "fieldprint.local/" and 16 random hex digits. FP_EXISTS when there is a workspace already. path as for
  * open. */
 FP_API fp_status fp_workspace_init(const char *path, const char *holder, const char *origin) FP_WARN_UNUSED;
+
+/* ---- The same, step by step ----
+ * fp_workspace_init is fp_keys_generate for one holder, fp_policy_create and fp_ledger_init. */
+
+#define FP_HOLDER_MAX 64
+typedef struct fp_key_row {
+    char holder[FP_HOLDER_MAX + 1]; /* [A-Za-z0-9_-]+ */
+    fp_purpose purpose;
+    uint8_t public_key[32];
+    char keyid[65];
+} fp_key_row;
+/* Makes keys/HOLDER/PURPOSE.pem, and the folder where it is missing. `purposes` is a set of bits 1u <<
+ * fp_purpose; 0: every purpose but override, which needs two holders. holder NULL: "operator". FP_EXISTS, and
+ * nothing is made, when one of the keys is there already. */
+FP_API fp_status fp_keys_generate(const char *path, const char *holder, uint32_t purposes) FP_WARN_UNUSED;
+/* Keys held in keys/, by holder, then purpose. FP_NOT_FOUND when there is no such folder. free(*rows). */
+FP_API fp_status fp_keys_list(const char *path, fp_key_row **rows, size_t *n) FP_WARN_UNUSED;
+/* Writes policy.json, in which each role is met by `threshold` (0: 1) of the holders who hold a key for it
+ * (override: by two), and trust.json, which pins its digest and the key of the log: that of log_holder (NULL:
+ * the first who holds one). FP_NOT_FOUND when a key that every log needs is missing; FP_EXISTS when there is
+ * a trust file. origin as for init. */
+FP_API fp_status fp_policy_create(const char *path, const char *origin, uint32_t threshold,
+                                  const char *log_holder) FP_WARN_UNUSED;
+/* Makes the ledger: its entry 0 is policy.json, signed by every key that it names. FP_MISMATCH when
+ * policy.json is not the policy that trust.json pins; FP_EXISTS when there is a ledger. */
+FP_API fp_status fp_ledger_init(const char *path) FP_WARN_UNUSED;
+
+/* ---- Opening ---- */
 
 /* path NULL: $FIELDPRINT_WORKSPACE, else ./.fieldprint. trust_path NULL: trust.json of the folder; an auditor
  * names one that came another way. Reads the log (see fp_workspace_sync): FP_MISMATCH when it is inconsistent
@@ -100,8 +131,8 @@ typedef struct fp_event_receipt {
     char pending_path[512];      /* the envelope to pass on, when not appended */
 } fp_event_receipt;
 /* Each builds an event, signs it with the keys of the role held here, and appends it if the policy is met;
- * otherwise leaves it in pending/ and returns FP_OK with appended = false. `out` may be NULL only where
- * noted. An event that the replay would skip is not appended: FP_DENIED with the reason. */
+ * otherwise leaves it in pending/ and returns FP_OK with appended = false. `out` may be NULL.
+ * An event that the replay would skip is not appended: FP_DENIED with the reason. */
 FP_API fp_status fp_anchor_register(fp_workspace *workspace, const uint8_t id[32],
                                     fp_event_receipt *out) FP_WARN_UNUSED;
 FP_API fp_status fp_anchor_promote(fp_workspace *workspace, const uint8_t id[32],
@@ -206,6 +237,24 @@ typedef struct fp_ledger_row {
 /* Rows [begin, begin + *n) of the log as the replay saw them; *n in: room at rows, out: filled. */
 FP_API fp_status fp_ledger_rows(fp_workspace *workspace, uint64_t begin, fp_ledger_row *rows,
                                 size_t *n) FP_WARN_UNUSED;
+/* Entry `index`, verbatim: a DSSE envelope, where it is an event. FP_USAGE when the log is shorter. Free with
+ * fp_bytes_free. */
+FP_API fp_status fp_ledger_entry(fp_workspace *workspace, uint64_t index, uint8_t **data,
+                                 size_t *size) FP_WARN_UNUSED;
+/* That entry `index` is in the tree of the newest checkpoint, as c2sp.org/tlog-proof@v1: text that other
+ * people's tools verify. Free with fp_bytes_free. */
+FP_API fp_status fp_ledger_proof(fp_workspace *workspace, uint64_t index, char **text,
+                                 size_t *size) FP_WARN_UNUSED;
+typedef struct fp_ledger_report {
+    uint64_t size;
+    uint8_t root[32];
+    uint64_t tiles, bundles, entry_bytes; /* what was read */
+} fp_ledger_report;
+/* Recomputes every hash of the log from its entries. Needs the trust file only, so it works where the
+ * workspace does not open; path and trust_path as for open. The first difference is returned, naming file and
+ * entry. */
+FP_API fp_status fp_ledger_fsck(const char *path, const char *trust_path,
+                                fp_ledger_report *report) FP_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -253,30 +253,55 @@ fp_status fp__policy_parse(const void *data, size_t size, fp__policy *out)
     return status;
 }
 
-fp_status fp__policy_one_holder(const char *origin, const char *holder,
-                                const uint8_t public_keys[FP_PURPOSE_COUNT][32], fp__buf *out)
+/* ---- A first policy ---- */
+
+static json_t *new_holders(const fp_key_row *rows, size_t n)
+{
+    json_t *holders = json_array(), *keys = NULL;
+    for (size_t i = 0; i < n; i++) {
+        if (i == 0 || strcmp(rows[i].holder, rows[i - 1].holder) != 0) {
+            keys = json_array();
+            json_array_append_new(holders, json_pack("{s:s, s:o}", "name", rows[i].holder, "keys", keys));
+        }
+        json_array_append_new(keys, json_pack("{s:s, s:o}", "purpose", fp_purpose_name(rows[i].purpose),
+                                              "public", fp__json_hex_value(rows[i].public_key, 32)));
+    }
+    return holders;
+}
+
+static json_t *new_role(const fp_key_row *rows, size_t n, fp_purpose purpose, uint32_t threshold)
+{
+    json_t *holders = json_array();
+    for (size_t i = 0; i < n; i++)
+        if (rows[i].purpose == purpose)
+            json_array_append_new(holders, json_string(rows[i].holder));
+    uint32_t needed = purpose == FP_PURPOSE_OVERRIDE && threshold < 2 ? 2 : threshold;
+    needed = purpose == FP_PURPOSE_LOG ? 1 : needed;
+    if (json_array_size(holders) < needed) {
+        json_array_clear(holders);
+        needed = 0;
+    }
+    return json_pack("{s:i, s:o}", "threshold", (int)needed, "holders", holders);
+}
+
+fp_status fp__policy_new(const char *origin, const fp_key_row *rows, size_t n, uint32_t threshold,
+                         fp__buf *out)
 {
     static const uint8_t zero[32] = {0};
-    json_t *keys = json_array(), *roles = json_object();
+    json_t *roles = json_object();
     for (unsigned i = 0; i < FP_PURPOSE_COUNT; i++) {
-        const char *purpose = fp_purpose_name((fp_purpose)i);
-        bool alone = (fp_purpose)i != FP_PURPOSE_OVERRIDE;
-        if (alone)
-            json_array_append_new(keys, json_pack("{s:s, s:o}", "purpose", purpose, "public",
-                                                  fp__json_hex_value(public_keys[i], 32)));
-        json_t *role = alone ? json_pack("{s:i, s:[s]}", "threshold", 1, "holders", holder)
-                             : json_pack("{s:i, s:[]}", "threshold", 0, "holders");
+        json_t *role = new_role(rows, n, (fp_purpose)i, threshold);
         if ((fp_purpose)i == FP_PURPOSE_AUTHOR || (fp_purpose)i == FP_PURPOSE_PROMOTE)
             role = json_pack("{s:O, s:O, s:o}", "core", role, "user", role, "external", role);
-        json_object_set_new(roles, purpose, role);
+        json_object_set_new(roles, fp_purpose_name((fp_purpose)i), role);
     }
     json_t *anchors =
         json_pack("{s:[s,s,s], s:[], s:[s], s:i, s:i, s:i}", "types", "core", "user", "external", "required",
                   "readers", "*", "max_anchors", 8, "max_tokens", 2048, "max_gamma_65536", (int)FP_GAMMA_ONE);
-    return fp__json_dump(json_pack("{s:s, s:s, s:i, s:o, s:[{s:s, s:o}], s:o, s:o, s:i, s:{s:i, s:[]}}",
-                                   "format", FP__POLICY_FORMAT, "origin", origin, "number", 0, "previous",
-                                   fp__json_hex_value(zero, 32), "holders", "name", holder, "keys", keys,
-                                   "roles", roles, "anchors", anchors, "freshness_seconds", 0, "witnesses",
+    return fp__json_dump(json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:i, s:{s:i, s:[]}}", "format",
+                                   FP__POLICY_FORMAT, "origin", origin, "number", 0, "previous",
+                                   fp__json_hex_value(zero, 32), "holders", new_holders(rows, n), "roles",
+                                   roles, "anchors", anchors, "freshness_seconds", 0, "witnesses",
                                    "threshold", 0, "keys"),
                          1, out);
 }

@@ -8,6 +8,7 @@
 #define FP_ANCHOR_POLICY_H
 #include "anchor/dsse.h"
 #include "fieldprint/anchor.h"
+#include "fieldprint/workspace.h"
 #include "ledger/note.h"
 
 #define FP__POLICY_FORMAT "urn:fieldprint:policy:v1"
@@ -16,7 +17,7 @@
 #define FP__TRUST_MAX_BYTES 65536u
 #define FP__ORIGIN_MAX 200
 #define FP__HOLDERS_MAX 64
-#define FP__HOLDER_NAME_MAX 64
+#define FP__HOLDER_NAME_MAX FP_HOLDER_MAX
 #define FP__POLICY_KEYS_MAX 160
 #define FP__WITNESSES_MAX 32
 #define FP__REQUIRED_MAX 16
@@ -64,9 +65,10 @@ typedef struct fp__policy {
 
 /* Untrusted bytes. FP_LIMIT, FP_FORMAT naming the field. The struct is large (tens of KiB): allocate it. */
 fp_status fp__policy_parse(const void *data, size_t size, fp__policy *out) FP_WARN_UNUSED;
-/* Text of a policy in which one holder alone has every key and role but override, which needs two holders. */
-fp_status fp__policy_one_holder(const char *origin, const char *holder,
-                                const uint8_t public_keys[FP_PURPOSE_COUNT][32], fp__buf *out) FP_WARN_UNUSED;
+/* Text of a first policy for these keys (sorted by holder): each role is met by `threshold` of the holders
+ * who have a key for it, override by two. A role that too few could meet is nobody's. */
+fp_status fp__policy_new(const char *origin, const fp_key_row *rows, size_t n, uint32_t threshold,
+                         fp__buf *out) FP_WARN_UNUSED;
 /* The role for an act; `type` matters to author and promote only. */
 const fp__policy_role *fp__policy_role_of(const fp__policy *policy, fp_purpose purpose, fp_label type);
 /* The key with these bytes, or NULL. */

@@ -1,17 +1,9 @@
-#include "anchor/keys.h"
 #include "anchor/workspace_inside.h"
 #include "core/file.h"
 #include "core/trace.h"
-#include "merkle/sha256.h"
-#include <ftw.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-static const char *const folders[] = {"keys",      "anchors",  "documents", "pending",
-                                      "artifacts", "receipts", NULL};
 
 /* ---- Paths ---- */
 
@@ -23,7 +15,7 @@ const char *fp_workspace_default_path(const char *path)
     return environment != NULL && environment[0] != 0 ? environment : ".fieldprint";
 }
 
-static fp_status join(fp__buf *buf, const char *dir, const char *folder, const char *name)
+fp_status fp__workspace_join(fp__buf *buf, const char *dir, const char *folder, const char *name)
 {
     buf->size = 0;
     FP_TRY(fp__buf_printf(buf, "%s/%s", dir, folder));
@@ -33,7 +25,7 @@ static fp_status join(fp__buf *buf, const char *dir, const char *folder, const c
 bool fp_workspace_exists(const char *path)
 {
     fp__buf buf = {0};
-    bool there = join(&buf, fp_workspace_default_path(path), "trust.json", NULL) == FP_OK &&
+    bool there = fp__workspace_join(&buf, fp_workspace_default_path(path), "trust.json", NULL) == FP_OK &&
                  fp__file_exists((const char *)buf.data);
     fp__buf_free(&buf);
     return there;
@@ -41,7 +33,7 @@ bool fp_workspace_exists(const char *path)
 
 fp_status fp__workspace_path(const fp_workspace *w, const char *folder, const char *name, fp__buf *buf)
 {
-    return join(buf, w->path, folder, name);
+    return fp__workspace_join(buf, w->path, folder, name);
 }
 
 fp_status fp__workspace_id_path(const fp_workspace *w, const char *folder, const uint8_t id[32],
@@ -50,7 +42,7 @@ fp_status fp__workspace_id_path(const fp_workspace *w, const char *folder, const
     char name[96], hex[65];
     fp__hex_encode(id, 32, hex);
     snprintf(name, sizeof name, "%s%s", hex, suffix);
-    return join(buf, w->path, folder, name);
+    return fp__workspace_join(buf, w->path, folder, name);
 }
 
 static fp_status copy_path(const fp_workspace *w, const char *folder, const char *name, char *out,
@@ -81,183 +73,6 @@ fp_status fp_workspace_receipt_path(const fp_workspace *w, const uint8_t receipt
     return copy_path(w, "receipts", name, out, size);
 }
 
-/* ---- Making one: everything in a folder beside it, then one rename ---- */
-
-struct making {
-    const char *dir, *holder;
-    char origin[FP__ORIGIN_MAX + 1];
-    fp_key *keys[FP_PURPOSE_COUNT]; /* NULL for override, which needs two holders */
-    fp__buf policy, path;
-};
-
-static fp_status make_keys(struct making *m, uint8_t public_keys[FP_PURPOSE_COUNT][32])
-{
-    char name[96];
-    snprintf(name, sizeof name, "keys/%s", m->holder);
-    FP_TRY(join(&m->path, m->dir, name, NULL));
-    FP_TRY(fp__dir_make((const char *)m->path.data));
-    for (unsigned i = 0; i < FP_PURPOSE_COUNT; i++) {
-        if ((fp_purpose)i == FP_PURPOSE_OVERRIDE)
-            continue;
-        FP_TRY(fp_key_generate(&m->keys[i]));
-        fp_key_public(m->keys[i], public_keys[i]);
-        snprintf(name, sizeof name, "%s/%s.pem", m->holder, fp_purpose_name((fp_purpose)i));
-        FP_TRY(join(&m->path, m->dir, "keys", name));
-        FP_TRY(fp_key_save(m->keys[i], (const char *)m->path.data));
-    }
-    return FP_OK;
-}
-
-static fp_status make_first_event(struct making *m, const fp__policy *policy, fp__buf *entry)
-{
-    static const uint8_t zero[32] = {0};
-    fp__event event;
-    fp__dsse dsse = {0};
-    FP_TRY(fp__event_new(FP__EVENT_POLICY, m->origin, zero, policy->digest, &event));
-    fp_status status = fp__buf_append(&event.policy_bytes, m->policy.data, m->policy.size);
-    if (status == FP_OK)
-        status = fp__event_build(&event, &dsse);
-    for (unsigned i = 0; status == FP_OK && i < FP_PURPOSE_COUNT; i++)
-        if (m->keys[i] != NULL && (fp_purpose)i != FP_PURPOSE_LOG)
-            status = fp__dsse_sign(&dsse, m->keys[i]);
-    if (status == FP_OK)
-        status = fp__dsse_write(&dsse, entry);
-    fp__event_free(&event);
-    fp__dsse_free(&dsse);
-    return status;
-}
-
-static fp_status make_ledger(struct making *m, const fp__policy *policy)
-{
-    fp__buf entry = {0};
-    fp__ledger_writer *writer = NULL;
-    const fp__ed25519_key *log_key = fp__key_ed25519(m->keys[FP_PURPOSE_LOG]);
-    FP_TRY(join(&m->path, m->dir, "ledger", NULL));
-    const char *dir = (const char *)m->path.data;
-    FP_TRY(fp__ledger_create(dir, m->origin, log_key));
-    fp_status status = make_first_event(m, policy, &entry);
-    if (status == FP_OK)
-        status = fp__ledger_writer_open(dir, m->origin, log_key, &writer);
-    if (status == FP_OK)
-        status = fp__ledger_append(writer, &(fp__ledger_entry){entry.data, entry.size}, 1, NULL, NULL);
-    fp__ledger_writer_close(writer);
-    fp__buf_free(&entry);
-    return status;
-}
-
-static fp_status make_trust(struct making *m, const fp__policy *policy)
-{
-    fp__trust *trust = calloc(1, sizeof *trust);
-    fp__buf text = {0};
-    uint8_t public_key[32];
-    if (trust == NULL)
-        return fp__fail(FP_NO_MEMORY, "no memory for a trust file");
-    memcpy(trust->origin, m->origin, sizeof trust->origin);
-    memcpy(trust->first_policy, policy->digest, 32);
-    fp_key_public(m->keys[FP_PURPOSE_LOG], public_key);
-    fp_status status = fp__note_key_make(m->origin, FP__NOTE_ED25519, public_key, &trust->log_key);
-    if (status == FP_OK)
-        status = fp__trust_write(trust, &text);
-    if (status == FP_OK)
-        status = join(&m->path, m->dir, "trust.json", NULL);
-    if (status == FP_OK)
-        status = fp__file_create((const char *)m->path.data, text.data, text.size, 0644);
-    free(trust);
-    fp__buf_free(&text);
-    return status;
-}
-
-static fp_status make_all(struct making *m)
-{
-    uint8_t public_keys[FP_PURPOSE_COUNT][32] = {{0}};
-    FP_TRY(fp__dir_make(m->dir));
-    if (chmod(m->dir, 0700) != 0)
-        return fp__fail(FP_IO, "cannot protect %s from others", m->dir);
-    for (size_t i = 0; folders[i] != NULL; i++) {
-        FP_TRY(join(&m->path, m->dir, folders[i], NULL));
-        FP_TRY(fp__dir_make((const char *)m->path.data));
-    }
-    FP_TRY(make_keys(m, public_keys));
-    FP_TRY(fp__policy_one_holder(m->origin, m->holder, (const uint8_t(*)[32])public_keys, &m->policy));
-    FP_TRY(join(&m->path, m->dir, "policy.json", NULL));
-    FP_TRY(fp__file_create((const char *)m->path.data, m->policy.data, m->policy.size, 0644));
-    fp__policy *policy = malloc(sizeof *policy);
-    if (policy == NULL)
-        return fp__fail(FP_NO_MEMORY, "no memory for a policy");
-    fp_status status = fp__policy_parse(m->policy.data, m->policy.size, policy);
-    if (status == FP_OK)
-        status = make_ledger(m, policy);
-    if (status == FP_OK)
-        status = make_trust(m, policy);
-    free(policy);
-    return status;
-}
-
-static int remove_one(const char *path, const struct stat *info, int type, struct FTW *walk)
-{
-    (void)info;
-    (void)type;
-    (void)walk;
-    return remove(path);
-}
-
-static fp_status check_names(const char *holder, struct making *m, const char *origin)
-{
-    uint8_t random[8];
-    char hex[17];
-    size_t n = strlen(holder);
-    if (n < 1 || n > FP__HOLDER_NAME_MAX ||
-        strspn(holder, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") != n)
-        return fp__fail(FP_USAGE, "\"%.80s\" is no name for a holder: use A-Z a-z 0-9 _ -", holder);
-    if (origin != NULL) {
-        if (strlen(origin) < 1 || strlen(origin) > FP__ORIGIN_MAX)
-            return fp__fail(FP_USAGE, "an origin has 1 to %d bytes", FP__ORIGIN_MAX);
-        memcpy(m->origin, origin, strlen(origin) + 1);
-        return FP_OK;
-    }
-    if (RAND_bytes(random, sizeof random) != 1)
-        return fp__fail(FP_IO, "the system gives no random bytes");
-    fp__hex_encode(random, sizeof random, hex);
-    snprintf(m->origin, sizeof m->origin, "fieldprint.local/%s", hex);
-    return FP_OK;
-}
-
-fp_status fp_workspace_init(const char *path, const char *holder, const char *origin)
-{
-    path = fp_workspace_default_path(path);
-    struct making m = {.holder = holder != NULL ? holder : "operator"};
-    struct stat info;
-    fp__buf dir = {0};
-    if (fp_workspace_exists(path))
-        return fp__fail(FP_EXISTS, "%s is a workspace already", path);
-    if (stat(path, &info) == 0 && rmdir(path) != 0)
-        return fp__fail(FP_EXISTS, "%s is there and is not an empty folder", path);
-    FP_TRY(check_names(m.holder, &m, origin));
-    fp_status status = fp__buf_printf(&dir, "%s.new.%ld", path, (long)getpid());
-    m.dir = (const char *)dir.data;
-    if (status == FP_OK)
-        status = make_all(&m);
-    if (status == FP_OK && rename(m.dir, path) != 0)
-        status = fp__fail(FP_IO, "cannot rename %s to %s", m.dir, path);
-    if (status != FP_OK && m.dir != NULL)
-        (void)nftw(m.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    if (status == FP_OK) {
-        const char *slash = strrchr(path, '/');
-        m.path.size = 0;
-        status = slash == NULL   ? fp__dir_sync(".")
-                 : slash == path ? fp__dir_sync("/")
-                                 : (fp__buf_printf(&m.path, "%.*s", (int)(slash - path), path) == FP_OK
-                                        ? fp__dir_sync((const char *)m.path.data)
-                                        : FP_NO_MEMORY);
-    }
-    for (unsigned i = 0; i < FP_PURPOSE_COUNT; i++)
-        fp_key_free(m.keys[i]);
-    fp__buf_free(&m.policy);
-    fp__buf_free(&m.path);
-    fp__buf_free(&dir);
-    return status;
-}
-
 /* ---- Opening ---- */
 
 static fp_status load_trust(fp_workspace *w)
@@ -275,6 +90,36 @@ static fp_status load_trust(fp_workspace *w)
         memcpy(w->note_keys + 1, w->trust.witnesses.keys, w->trust.witnesses.count * sizeof w->note_keys[0]);
     }
     return status;
+}
+
+fp_status fp_ledger_fsck(const char *path, const char *trust_path, fp_ledger_report *report)
+{
+    fp_workspace *w = calloc(1, sizeof *w);
+    fp__buf trust = {0}, dir = {0};
+    fp__ledger_report found = {0};
+    if (w == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory to check the ledger");
+    path = fp_workspace_default_path(path);
+    fp_status status = fp__workspace_join(&trust, path, "trust.json", NULL);
+    w->trust_path = (char *)(uintptr_t)(trust_path != NULL ? trust_path : (const char *)trust.data);
+    if (status == FP_OK)
+        status = load_trust(w);
+    if (status == FP_OK)
+        status = fp__workspace_join(&dir, path, "ledger", NULL);
+    if (status == FP_OK)
+        status = fp__ledger_fsck((const char *)dir.data, w->trust.origin, w->note_keys,
+                                 w->trust.witnesses.count + 1, &found);
+    fp__buf_free(&trust);
+    fp__buf_free(&dir);
+    free(w);
+    if (status != FP_OK || report == NULL)
+        return status;
+    *report = (fp_ledger_report){.size = found.head.size,
+                                 .tiles = found.tiles,
+                                 .bundles = found.bundles,
+                                 .entry_bytes = found.entry_bytes};
+    memcpy(report->root, found.head.root, 32);
+    return FP_OK;
 }
 
 static fp_status open_registry(fp_workspace *w)
@@ -317,7 +162,7 @@ fp_status fp_workspace_open(const char *path, const char *trust_path, fp_workspa
     fp__buf own = {0};
     if (w == NULL)
         return fp__fail(FP_NO_MEMORY, "no memory for a workspace");
-    fp_status status = join(&own, path, "trust.json", NULL);
+    fp_status status = fp__workspace_join(&own, path, "trust.json", NULL);
     w->audit = trust_path != NULL;
     w->path = strdup(path);
     w->trust_path = status == FP_OK ? strdup(trust_path != NULL ? trust_path : (const char *)own.data) : NULL;

@@ -362,6 +362,37 @@ fp_status fp_ledger_rows(fp_workspace *w, uint64_t begin, fp_ledger_row *rows, s
     return status;
 }
 
+/* Takes the buffer. */
+static void give_bytes(fp__buf *buf, uint8_t **data, size_t *size)
+{
+    *data = buf->data;
+    *size = buf->size;
+}
+
+fp_status fp_ledger_entry(fp_workspace *w, uint64_t index, uint8_t **data, size_t *size)
+{
+    fp__buf entry = {0};
+    FP_TRY(fp_workspace_sync(w));
+    fp_status status = fp__ledger_reader_entry(w->reader, index, &entry);
+    if (status == FP_OK)
+        give_bytes(&entry, data, size);
+    else
+        fp__buf_free(&entry);
+    return status;
+}
+
+fp_status fp_ledger_proof(fp_workspace *w, uint64_t index, char **text, size_t *size)
+{
+    fp__buf proof = {0};
+    FP_TRY(fp_workspace_sync(w));
+    fp_status status = fp__ledger_reader_tlog_proof(w->reader, index, NULL, 0, &proof);
+    if (status == FP_OK)
+        give_bytes(&proof, (uint8_t **)text, size);
+    else
+        fp__buf_free(&proof);
+    return status;
+}
+
 static fp_status load_for_gate(void *arg, const uint8_t id[32], fp__dsse *out)
 {
     fp_statement *statement = malloc(sizeof *statement);

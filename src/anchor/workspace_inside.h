@@ -15,6 +15,9 @@ struct fp_workspace {
     char log_fault[256]; /* why the log is inconsistent, found by the last sync; else empty */
 };
 
+/* dir/folder or, when name is not NULL, dir/folder/name; buf is emptied first. */
+fp_status fp__workspace_join(fp__buf *buf, const char *dir, const char *folder,
+                             const char *name) FP_WARN_UNUSED;
 /* path/folder/name, freshly allocated in buf (emptied first). */
 fp_status fp__workspace_path(const fp_workspace *w, const char *folder, const char *name,
                              fp__buf *buf) FP_WARN_UNUSED;

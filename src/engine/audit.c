@@ -23,6 +23,7 @@ typedef struct audit {
     fp__receipt r;
     fp__transcript t;
     bool has_transcript;
+    bool other_transcript; /* its root is not the receipt's: a full audit still finds the first position */
     fp__registry *history; /* the log as it was at the receipt's last tree head */
     fp_gate_result gate;   /* of the anchors at that size */
 } audit;
@@ -171,18 +172,19 @@ static fp_status check_transcript(audit *a)
         return fp__fail_context(FP_INVALID, "malformed transcript");
     FP_TRY(status);
     a->has_transcript = true;
+    size_t answer = fp__transcript_answer(&a->t);
+    a->result->prompt_tokens = (uint32_t)a->r.prompt_tokens;
+    a->result->output_tokens = (uint32_t)a->t.leaves[answer].ids.size;
+    FP_TRY(fp__transcript_root(&a->t, root));
+    a->other_transcript = memcmp(root, a->r.root, 32) != 0;
+    if (a->other_transcript)
+        return fp__fail(FP_INVALID,
+                        "the transcript is not the one that the receipt commits to (the roots differ)");
     if (a->t.n != a->r.leaves)
         return differs("the number of leaves of the transcript");
     FP_TRY(fp__transcript_stops_digest(&a->t, stops));
     if (memcmp(stops, a->r.stops, 32) != 0)
         return differs("the stop strings of the transcript");
-    size_t answer = fp__transcript_answer(&a->t);
-    a->result->prompt_tokens = (uint32_t)a->r.prompt_tokens;
-    a->result->output_tokens = (uint32_t)a->t.leaves[answer].ids.size;
-    FP_TRY(fp__transcript_root(&a->t, root));
-    if (memcmp(root, a->r.root, 32) != 0)
-        return fp__fail(FP_INVALID,
-                        "the transcript is not the one that the receipt commits to (the roots differ)");
     if (a->t.leaves[answer].ids.size != a->r.output_tokens)
         return differs("the number of output tokens");
     return FP_OK;
@@ -511,9 +513,11 @@ fp_status fp_audit(fp_workspace *workspace, const fp_audit_options *options, fp_
     uint64_t start = fp__now_ns();
     fp_status status = decide(audit_light(a), FP_VERDICT_VALID_LIGHT, &out->light, out);
     out->light_ns = fp__now_ns() - start;
-    if (status == FP_OK && options->model && out->light == FP_VERDICT_VALID_LIGHT) {
+    if (status == FP_OK && options->model && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript)) {
         start = fp__now_ns();
         status = decide(audit_full(a), FP_VERDICT_VALID_FULL, &out->full, out);
+        if (out->light != FP_VERDICT_VALID_LIGHT) /* this was to find the position only */
+            out->full = FP_VERDICT_INVALID;
         out->full_ns = fp__now_ns() - start;
     }
     release(a);

@@ -156,41 +156,43 @@ static fp_status adjust(fp__sampler *s, const fp__sampling *p, const float *logi
     return FP_OK;
 }
 
+/* Largest of one block; *trace becomes NaN where one is not finite (∞·0 is NaN). */
+static float block_max(const float *x, size_t n, float *trace)
+{
+    enum { LANES = 8 };
+    float max[LANES], zero[LANES] = {0};
+    for (size_t j = 0; j < LANES; j++)
+        max[j] = -INFINITY;
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            max[j] = x[i + j] > max[j] ? x[i + j] : max[j];
+            zero[j] = zero[j] + x[i + j] * 0.0f;
+        }
+    for (; i < n; i++) {
+        max[0] = x[i] > max[0] ? x[i] : max[0];
+        zero[0] = zero[0] + x[i] * 0.0f;
+    }
+    for (size_t k = LANES / 2; k > 0; k /= 2)
+        for (size_t j = 0; j < k; j++) {
+            max[j] = max[j + k] > max[j] ? max[j + k] : max[j];
+            zero[j] = zero[j] + zero[j + k];
+        }
+    *trace = *trace + zero[0];
+    return max[0];
+}
+
 /* block_max of 64 values each and the largest of all. */
 static fp_status find_max(fp__sampler *s, const float *x, float *max)
 {
-    uint32_t bad = 0;
-    float all = -INFINITY;
+    float all = -INFINITY, trace = 0.0f;
     for (size_t b = 0; b < s->blocks; b++) {
         size_t begin = b * BLOCK, n = s->vocabulary - begin < BLOCK ? s->vocabulary - begin : BLOCK;
-        float lane[16];
-        for (size_t j = 0; j < 16; j++)
-            lane[j] = -INFINITY;
-        const float *v = x + begin;
-        uint32_t wrong[16] = {0};
-        if (n == BLOCK) {
-            for (size_t i = 0; i < BLOCK; i += 16)
-                for (size_t j = 0; j < 16; j++) {
-                    lane[j] = v[i + j] > lane[j] ? v[i + j] : lane[j];
-                    wrong[j] |= (uint32_t)((fp__float_bits(v[i + j]) & 0x7f800000u) == 0x7f800000u);
-                }
-        } else {
-            for (size_t i = 0; i < n; i++) {
-                lane[0] = v[i] > lane[0] ? v[i] : lane[0];
-                wrong[0] |= (fp__float_bits(v[i]) & 0x7f800000u) == 0x7f800000u;
-            }
-        }
-        for (size_t k = 8; k > 0; k /= 2)
-            for (size_t j = 0; j < k; j++) {
-                lane[j] = lane[j + k] > lane[j] ? lane[j + k] : lane[j];
-                wrong[j] |= wrong[j + k];
-            }
-        s->block_max[b] = lane[0];
-        all = lane[0] > all ? lane[0] : all;
-        bad |= wrong[0];
+        s->block_max[b] = n == BLOCK ? block_max(x + begin, BLOCK, &trace) : block_max(x + begin, n, &trace);
+        all = s->block_max[b] > all ? s->block_max[b] : all;
     }
     *max = all;
-    if (!bad)
+    if (trace == 0.0f)
         return FP_OK;
     size_t i = 0;
     while (isfinite(x[i]))

@@ -20,6 +20,8 @@
 #define PARTIAL_BUNDLES_MAX                                                                                  \
     ((uint64_t)64 << 20) /* bytes of superseded partial bundles that are kept until the full one */
 #define PARTIAL_BUNDLES_KEPT 16
+#define SYNC_ALL_FROM                                                                                        \
+    8 /* files; from there on one syncfs is faster than an fsync each, though it takes others' data along */
 
 typedef struct tile_name {
     int level;
@@ -280,19 +282,45 @@ static fp_status note_folders(fp__buf *folders, const char *path)
     return FP_OK;
 }
 
-static fp_status sync_tiles(fp__ledger_writer *w, fp__buf *folders)
+/* One wait for all of `paths` instead of one each. */
+static fp_status sync_filesystem(fp__ledger_writer *w, const fp__buf *paths)
 {
-    char path[FP__TILE_PATH_MAX];
+    fp__ledger_step("fsync", "tile", 0);
+    if (syncfs(w->dir_fd) != 0)
+        return io_fail("make durable", "the tiles");
+    for (size_t at = 0; at < paths->size; at += FP__TILE_PATH_MAX)
+        fp__ledger_step("fsync", (const char *)paths->data + at, 1);
+    return FP_OK;
+}
+
+static fp_status list_unsynced(fp__ledger_writer *w, fp__buf *paths, fp__buf *folders)
+{
     for (size_t i = 0; i < w->dirty_count; i++) {
+        char path[FP__TILE_PATH_MAX] = {0};
         if (is_superseded(w, &w->dirty[i]))
             continue;
         fp__tile_path(w->dirty[i].level, w->dirty[i].index, w->dirty[i].width, path);
-        FP_TRY(sync_path(w, path, 0));
+        FP_TRY(fp__buf_append(paths, path, sizeof path));
         FP_TRY(note_folders(folders, path));
     }
-    for (size_t at = 0; at < folders->size; at += FP__TILE_PATH_MAX)
-        FP_TRY(sync_path(w, (const char *)folders->data + at, O_DIRECTORY));
     return FP_OK;
+}
+
+static fp_status sync_tiles(fp__ledger_writer *w)
+{
+    fp__buf paths = {0}, folders = {0};
+    fp_status status = list_unsynced(w, &paths, &folders);
+    if (status == FP_OK && paths.size >= SYNC_ALL_FROM * FP__TILE_PATH_MAX) {
+        status = sync_filesystem(w, &paths);
+    } else {
+        for (size_t at = 0; at < paths.size && status == FP_OK; at += FP__TILE_PATH_MAX)
+            status = sync_path(w, (const char *)paths.data + at, 0);
+        for (size_t at = 0; at < folders.size && status == FP_OK; at += FP__TILE_PATH_MAX)
+            status = sync_path(w, (const char *)folders.data + at, O_DIRECTORY);
+    }
+    fp__buf_free(&paths);
+    fp__buf_free(&folders);
+    return status;
 }
 
 /* Deletes the partial tiles of narrower than `below` hashes, and with them the folder if it is empty then.
@@ -324,10 +352,7 @@ static void remove_partials(fp__ledger_writer *w, int level, uint64_t index, uns
  * again; it can, since what is removed has a durable wider or full twin. */
 static fp_status sync_log(fp__ledger_writer *w)
 {
-    fp__buf folders = {0};
-    fp_status status = sync_tiles(w, &folders);
-    fp__buf_free(&folders);
-    FP_TRY(status);
+    FP_TRY(sync_tiles(w));
     FP_TRY(sync_path(w, "checkpoint", 0));
     FP_TRY(sync_path(w, ".", O_DIRECTORY));
     for (size_t i = 0; i < w->dirty_count; i++)

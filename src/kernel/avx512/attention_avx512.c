@@ -207,6 +207,7 @@ struct rows {
 /* Per row of a block, between the phases of a page. */
 struct block {
     __m512i dot[ROW_BLOCK][VECTORS];                        // in score order
+    __m512 x[ROW_BLOCK][VECTORS];                           // scores; -inf where not visible
     _Alignas(LINE) uint8_t low[ROW_BLOCK][FP__PAGE_TOKENS]; // planes of w
     _Alignas(LINE) uint8_t high[ROW_BLOCK][FP__PAGE_TOKENS];
     _Alignas(LINE) float m[ROW_BLOCK], a[ROW_BLOCK], b[ROW_BLOCK]; // b: times 2^E
@@ -363,24 +364,30 @@ INLINE void dot_rows(const struct page *p, const struct rows *q, size_t row, str
         b->dot[at + r][g] = _mm512_add_epi32(_mm512_slli_epi32(high[r][g], 8), low[r][g]);
 }
 
-/* Dots of one row → m, planes of w, l and e. */
-INLINE void weigh_row(const struct page *p, const struct values *v, float s_q, struct block *b, size_t r)
+/* Dots of one row → scores and m. */
+INLINE void score_row(const struct page *p, float s_q, size_t visible, struct block *b, size_t r)
 {
-    const __m512 scale = _mm512_set1_ps(65535.0f), s = _mm512_set1_ps(s_q);
+    const __m512 s = _mm512_set1_ps(s_q);
     __m512 x[VECTORS];
     UNROLL
     for (size_t g = 0; g < VECTORS; g++) {
         x[g] = _mm512_mul_ps(_mm512_cvtepi32_ps(b->dot[r][g]), _mm512_mul_ps(s, p->s_k[g]));
-        if (v->visible < FP__PAGE_TOKENS)
-            x[g] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), visible_lanes(g, v->visible), x[g]);
+        if (visible < FP__PAGE_TOKENS)
+            x[g] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), visible_lanes(g, visible), x[g]);
+        b->x[r][g] = x[g];
     }
     b->m[r] =
         _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3]))) + 0.0f;
-    const __m512 m = _mm512_set1_ps(b->m[r]);
+}
+
+/* Scores of one row → planes of w, l and e. */
+INLINE void weigh_row(const struct values *v, struct block *b, size_t r)
+{
+    const __m512 scale = _mm512_set1_ps(65535.0f), m = _mm512_set1_ps(b->m[r]);
     __m512i w[VECTORS], l = _mm512_setzero_si512();
     UNROLL
     for (size_t g = 0; g < VECTORS; g++) {
-        __m512 e = exp2c(_mm512_sub_ps(x[g], m));
+        __m512 e = exp2c(_mm512_sub_ps(b->x[r][g], m));
         l = _mm512_add_epi32(l, _mm512_cvtps_epi32(_mm512_mul_ps(e, scale)));
         w[g] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(e, v->s[g]), scale));
     }
@@ -456,8 +463,8 @@ INLINE void value_rows(const struct page *p, const struct block *b, size_t at, s
     }
 }
 
-INLINE void value_block(const struct page *p, const struct block *b, size_t at, size_t quads,
-                        const uint8_t *visible, float *o, const size_t n)
+INLINE void value_channels(const struct page *p, const struct block *b, size_t at, size_t quads,
+                           const uint8_t *visible, float *o, const size_t n)
 {
     size_t g = 0;
     for (; g + 4 <= p->columns; g += 4)
@@ -476,39 +483,63 @@ INLINE size_t take_rows(size_t left)
     return left >= 3 && left != 4 ? 3 : left < 2 ? 1 : 2;
 }
 
+/* The three phases are functions of their own, so that none keeps constants of another in registers. */
+
+static __attribute__((noinline)) void dot_block(const struct page *p, const struct rows *q, size_t first,
+                                                size_t n, struct block *b)
+{
+    for (size_t r = 0, step; r < n; r += step) {
+        step = take_rows(n - r);
+        if (step == 3)
+            dot_rows(p, q, first + r, b, r, 3);
+        else if (step == 2)
+            dot_rows(p, q, first + r, b, r, 2);
+        else
+            dot_rows(p, q, first + r, b, r, 1);
+    }
+}
+
+static __attribute__((noinline)) void weigh_block(const struct page *p, struct values *v, const float *s_q,
+                                                  const uint8_t *visible, size_t n, struct block *b)
+{
+    /* two passes: a row's maximum takes long to come, and meanwhile the next rows can go on */
+    for (size_t r = 0; r < n; r++)
+        score_row(p, s_q[r], visible[r], b, r);
+    for (size_t r = 0; r < n; r++) {
+        if (visible[r] != v->visible)
+            load_values(p, visible[r], v);
+        weigh_row(v, b, r);
+    }
+}
+
+static __attribute__((noinline)) void value_block(const struct page *p, const struct block *b,
+                                                  const uint8_t *visible, size_t n, float *o)
+{
+    size_t most = 0;
+    for (size_t r = 0; r < n; r++)
+        most = visible[r] > most ? visible[r] : most;
+    size_t quads = (most + 3) / 4;
+    for (size_t r = 0, step; r < n; r += step) {
+        step = take_rows(n - r);
+        if (step == 3)
+            value_channels(p, b, r, quads, visible, o, 3);
+        else if (step == 2)
+            value_channels(p, b, r, quads, visible, o, 2);
+        else
+            value_channels(p, b, r, quads, visible, o, 1);
+    }
+}
+
 /* One page for rows [first, first + n) of the tile; n ≤ ROW_BLOCK. visible, s_q and out are those of row
  * `first`. */
 static void page_block(const struct page *p, const struct rows *q, size_t first, size_t n, const float *s_q,
                        const uint8_t *visible, struct values *v, fp__attn_states out)
 {
     struct block b;
-    size_t most = 0;
-    for (size_t r = 0, step; r < n; r += step) {
-        step = take_rows(n - r);
-        if (step == 3)
-            dot_rows(p, q, first + r, &b, r, 3);
-        else if (step == 2)
-            dot_rows(p, q, first + r, &b, r, 2);
-        else
-            dot_rows(p, q, first + r, &b, r, 1);
-    }
-    for (size_t r = 0; r < n; r++) {
-        if (visible[r] != v->visible)
-            load_values(p, visible[r], v);
-        weigh_row(p, v, s_q[r], &b, r);
-        most = visible[r] > most ? visible[r] : most;
-    }
+    dot_block(p, q, first, n, &b);
+    weigh_block(p, v, s_q, visible, n, &b);
     merge_sums(&b, visible, n, out.m, out.l);
-    size_t quads = (most + 3) / 4;
-    for (size_t r = 0, step; r < n; r += step) {
-        step = take_rows(n - r);
-        if (step == 3)
-            value_block(p, &b, r, quads, visible, out.o, 3);
-        else if (step == 2)
-            value_block(p, &b, r, quads, visible, out.o, 2);
-        else
-            value_block(p, &b, r, quads, visible, out.o, 1);
-    }
+    value_block(p, &b, visible, n, out.o);
 }
 
 /* ---- span, merge, mix ---------------------------------------------------------------------------------- */

@@ -288,7 +288,7 @@ void fp__linear_avx512(const fp__weight *w, const fp__act *act, size_t group_beg
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
-        FP_CHECK(!"a type that fp__weight_plan refuses");
+        FP_CHECK(false); /* fp__weight_plan refuses other types */
     }
 }
 

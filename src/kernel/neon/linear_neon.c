@@ -257,7 +257,7 @@ void fp__linear_neon(const fp__weight *w, const fp__act *act, size_t group_begin
         break;
         FP__SHAPES(LINEAR_CASE)
     default:
-        FP_CHECK(!"a type that fp__weight_plan refuses");
+        FP_CHECK(false); /* fp__weight_plan refuses other types */
     }
 }
 

@@ -1,3 +1,4 @@
+#include "kernel/neon/attention_neon.h"
 #include "kernel/linear.h"
 #include "kernel/neon/elementwise_neon.h"
 #include "kernel/ref/ref.h"
@@ -8,11 +9,11 @@ const fp__kernel_ops fp__kernel_ops_neon = {
     .act_quantise = fp__act_quantise_neon,
     .linear = fp__linear_neon,
     .rope = fp__rope_neon,
-    .query = fp__query_ref,
-    .kv_write = fp__kv_write_ref,
-    .attn_span = fp__attn_span_ref,
-    .attn_merge = fp__attn_merge_ref,
-    .attn_mix = fp__attn_mix_ref,
+    .query = fp__query_neon,
+    .kv_write = fp__kv_write_neon,
+    .attn_span = fp__attn_span_neon,
+    .attn_merge = fp__attn_merge_neon,
+    .attn_mix = fp__attn_mix_neon,
     .silu_mul = fp__silu_mul_neon,
     .exp_weights = fp__exp_weights_neon,
 };
