@@ -303,13 +303,10 @@ static void check_product(int type, size_t rows, size_t cols, size_t tokens, int
     acts a = acts_make(tokens, cols, paint);
     matrix_upload(&m);
     void (*check)(matrix *, const acts *, const char *) = gated ? check_gated : check_plain;
-    check(&m, &a, tokens <= 32 ? "decode" : "prefill");
+    check(&m, &a, "decode or prefill");
     fp__cuda_tune.always_prefill = 1;
-    for (uint32_t shape = 1; shape <= 2; shape++) {
-        fp__cuda_tune.prefill_shape = shape;
-        check(&m, &a, shape == 1 ? "prefill 128×128" : "prefill 128×64");
-    }
-    fp__cuda_tune.always_prefill = fp__cuda_tune.prefill_shape = 0;
+    check(&m, &a, "prefill");
+    fp__cuda_tune.always_prefill = 0;
     matrix_free(&m);
     acts_free(&a);
 }

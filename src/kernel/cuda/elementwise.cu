@@ -250,7 +250,10 @@ extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *
         return cudaSuccess;
     if (w->gated && (bias || residual))
         return cudaErrorInvalidValue;
-    if (tokens <= 32 && !fp__cuda_tune.always_prefill)
+    /* where the prefill kernel's blocks would not fill the device, passes of the decode kernel are faster */
+    uint32_t blocks = (tokens + 63) / 64 * ((w->tiles + 7) / 8);
+    bool few = tokens <= 64 || (tokens <= 128 && blocks < (uint32_t)sizes().multiprocessors);
+    if (few && !fp__cuda_tune.always_prefill)
         return linear_decode(w, act, tokens, bias, residual, y, y_stride, stream);
     return linear_prefill(w, act, tokens, bias, residual, y, y_stride, stream);
 }

@@ -48,14 +48,16 @@ static size_t shared_act_bytes(size_t segments, size_t tokens)
     return segments * (tokens * 256 + 64 * ((tokens + 1) & ~(size_t)1));
 }
 
-/* §2 and §3 by the whole block. rows: shared memory for T rows of x, where there is a norm. */
+/* §2 and §3 by the whole block. rows: shared memory for T rows of x, and after them the norm's weights, where there is
+ * one. */
 template <int INPUT> static __device__ __forceinline__ void make_act(const decode_args &a, const shared_act &to, float *rows)
 {
     __shared__ float scale[4];
+    const float *norm = rows + a.tokens * a.cols;
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, quads = a.segments * 64, total = a.tokens * quads;
     if constexpr (INPUT == FROM_NORM) {
         for (uint32_t t = 0; t < a.tokens; t++)
-#pragma unroll 4
+#pragma unroll 2
             for (uint32_t i = 4 * threadIdx.x; i < a.cols; i += 4 * blockDim.x)
                 *(float4 *)(rows + t * a.cols + i) = *(const float4 *)(a.x + t * a.x_stride + i);
         __syncthreads();
@@ -74,14 +76,14 @@ template <int INPUT> static __device__ __forceinline__ void make_act(const decod
         __syncthreads();
     }
     /* four inputs a thread, eight threads a block of 32; total is a multiple of 64, so warps stay whole */
-#pragma unroll 4
+#pragma unroll 8
     for (uint32_t n = threadIdx.x; n < total; n += blockDim.x) {
-        uint32_t t = n / quads, i = (n - t * quads) * 4;
+        uint32_t t = (n >= quads) + (n >= 2 * quads) + (n >= 3 * quads), i = (n - t * quads) * 4;
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (i < a.cols) {
             if constexpr (INPUT == FROM_NORM) {
                 float r = scale[t];
-                float4 w = *(const float4 *)(a.norm + i);
+                float4 w = *(const float4 *)(norm + i);
                 v = *(const float4 *)(rows + t * a.cols + i);
                 v.x = __fmul_rn(__fmul_rn(v.x, r), w.x), v.y = __fmul_rn(__fmul_rn(v.y, r), w.y);
                 v.z = __fmul_rn(__fmul_rn(v.z, r), w.z), v.w = __fmul_rn(__fmul_rn(v.w, r), w.w);
@@ -184,13 +186,14 @@ static __device__ __forceinline__ void add_segments(const decode_args &a, const 
     }
 }
 
-/* Buffers of sums for up to 8 tokens: filled by all warps, emptied by one, another for each row tile. */
+/* Buffers of sums for one or two tokens: filled by all warps, emptied by one, another for each row tile. For more tokens
+ * the whole block adds. */
 struct sums_barriers {
     uint64_t full[2], empty[2];
 };
 
 template <int TYPE, int NT, int INPUT>
-__global__ void __launch_bounds__(512, INPUT == FROM_ACT ? 1 : 2) decode_kernel(const __grid_constant__ decode_args a)
+__global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ decode_args a)
 {
     using W = wtile<TYPE>;
     extern __shared__ __align__(128) uint8_t shared[];
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(512, INPUT == FROM_ACT ? 1 : 2) decode_kernel(
     float *sums = (float *)(INPUT == FROM_ACT ? after : (uint8_t *)(sact.ds + a.segments * 8 * sact.even));
     uint32_t sums_floats = a.segments * a.tokens * 16;
     /* the rows that the norm reads lie where the sums will */
-    uint32_t region = max(a.buffers * sums_floats, INPUT == FROM_NORM ? a.tokens * a.cols : 0);
+    uint32_t region = max(a.buffers * sums_floats, INPUT == FROM_NORM ? (a.tokens + 1) * a.cols : 0);
     uint64_t *bars = (uint64_t *)(sums + region) + warp * a.stages;
     uint32_t tiles = blockIdx.x < a.tiles ? (a.tiles - blockIdx.x - 1) / gridDim.x + 1 : 0;
     uint32_t units = tiles * a.segments; /* unit u: segment u % segments of tile blockIdx.x + u / segments · gridDim.x */
@@ -237,17 +240,21 @@ __global__ void __launch_bounds__(512, INPUT == FROM_ACT ? 1 : 2) decode_kernel(
     };
     for (uint32_t s = 0; s < a.stages; s++)
         fetch_next();
+    if constexpr (INPUT == FROM_NORM)
+        for (uint32_t i = 4 * threadIdx.x; i < a.cols; i += 4 * blockDim.x)
+            *(float4 *)(sums + a.tokens * a.cols + i) = *(const float4 *)(a.norm + i);
     wait_previous();
     __syncthreads();
     if constexpr (INPUT != FROM_ACT)
         make_act<INPUT>(a, sact, sums);
 
+    bool by_warp = NT == 1 && a.tokens <= 2;
     uint32_t stage = 0, parity = 0, segment = warp; /* segment of the next unit, counted from the present tile */
     size_t act_stride = (size_t)a.segments * FP__DEVICE_ACT_BYTES;
     for (uint32_t i = 0; i < tiles; i++) {
         uint32_t buffer = a.buffers == 2 ? i & 1 : 0, round = (i >> 1) & 1;
         float *tile_sums = sums + buffer * sums_floats;
-        if (NT == 1 && i >= 2)
+        if (by_warp && i >= 2)
             barrier_wait(handover.empty + buffer, round ^ 1);
         for (; segment < a.segments; segment += warps) {
             float seg[NT][4];
@@ -275,7 +282,7 @@ __global__ void __launch_bounds__(512, INPUT == FROM_ACT ? 1 : 2) decode_kernel(
         }
         segment -= a.segments;
         uint32_t tile = blockIdx.x + i * gridDim.x;
-        if constexpr (NT == 1) {
+        if (by_warp) {
             __syncwarp();
             if (lane == 0)
                 barrier_arrive(handover.full + buffer);
@@ -304,21 +311,23 @@ struct decode_plan {
 static bool plan_decode(const fp__cuda_weight *w, uint32_t unit_bytes, uint32_t tokens, int input, uint32_t cols,
                         decode_plan *p)
 {
-    uint32_t warps = fp__cuda_tune.decode_warps ? fp__cuda_tune.decode_warps : unit_bytes < 3000 ? 16 : 8;
+    uint32_t warps = fp__cuda_tune.decode_warps ? fp__cuda_tune.decode_warps : 16;
     size_t least = 2 * warps * (unit_bytes + 8), limit = (size_t)sizes().shared_bytes - 1024;
-    /* little enough that the next kernel's block fits beside this one's and fetches its weights */
+    /* deeper rings only take bandwidth from the kernel before, which this one waits for */
     size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 84 * 1024;
     size_t act = input == FROM_ACT ? 0 : shared_act_bytes(w->segments, tokens);
-    size_t rows = input == FROM_NORM ? (size_t)tokens * cols * 4 : 0;
+    size_t rows = input == FROM_NORM ? ((size_t)tokens + 1) * cols * 4 : 0;
     want = want < least ? least : want;
     p->warps = warps;
-    for (p->buffers = 2; p->buffers > (tokens <= 8 ? 1 : 0); p->buffers--) {
+    for (p->buffers = 2; p->buffers > (tokens <= 2 ? 1 : 0); p->buffers--) {
         size_t sums = p->buffers * (size_t)w->segments * tokens * 64, used = act + (sums > rows ? sums : rows);
         size_t room = limit > used ? limit - used : 0, bytes = want < room ? want : room;
         p->stages = (uint32_t)(bytes / (warps * (unit_bytes + 8)));
         p->stages = p->stages > 8 ? 8 : p->stages;
         if (p->stages >= 2) {
             p->shared = (size_t)p->stages * warps * (unit_bytes + 8) + used;
+            /* more than half of the memory: two blocks on one multiprocessor would leave another idle */
+            p->shared = p->shared < limit / 2 + 2048 ? limit / 2 + 2048 : p->shared;
             return true;
         }
     }
@@ -345,7 +354,7 @@ template <int TYPE> static cudaError_t run_decode_type(decode_args a, const fp__
     }
     while (left > 0) {
         a.tokens = left < at_once ? left : at_once;
-        /* the last part may be of 8 tokens or fewer, which want both buffers: they fit, being fewer */
+        /* the last part may be of one or two tokens, which want both buffers: they fit, being few */
         if (!plan_decode(w, wtile<TYPE>::BYTES, a.tokens, FROM_ACT, a.cols, &p))
             return cudaErrorInvalidValue;
         a.stages = p.stages;
