@@ -311,15 +311,15 @@ static void bench_stack(void)
         s.state = device_alloc(T * 16);
         CUDA(cudaMemset(s.state, 0, T * 16));
         for (int i = 0; i < 6; i++)
-            for (uint32_t way = 0; way < (i == 0 ? 5u : i < 3 ? 2u : 1u); way++) {
+            for (uint32_t way = 0; way < (i == 0 ? 5u : 1u); way++) {
                 static const struct {
                     fp__cuda_tuning tune;
                     const char *name;
                 } ways[] = {{{0}, ""},
-                            {{.no_fusion = 1}, "norm and quantiser apart"},
                             {{.no_overlap = 1}, "no overlap"},
                             {{.decode_warps = 8}, "8 warps"},
-                            {{.decode_stage_bytes = 1}, "smallest ring"}};
+                            {{.decode_warps = 12}, "12 warps"},
+                            {{.decode_stage_bytes = 144 * 1024}, "ring of 144 KiB"}};
                 s.tokens = tokens[i];
                 fp__cuda_tune = ways[way].tune;
                 double us = time_graph(do_stack, &s, 1, 15);

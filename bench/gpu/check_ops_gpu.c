@@ -404,8 +404,7 @@ static void check_norm(size_t tokens, size_t width)
     free(x), free(w), free(y), free(want), free(got), free(blocks), free(bad), free(errors), free(rows), free(error_got);
 }
 
-/* Norm, quantiser and product in one call; the fused kernel (up to 4 tokens) and the separate ones. A token with a bad
- * number gets the definition's zeros and its code. */
+/* Norm, quantiser and product in one call. A token with a bad number gets the definition's zeros and its code. */
 static void check_from(int type, size_t rows, size_t cols, size_t tokens, int norm, int bad_numbers)
 {
     matrix m = matrix_make(type, rows, cols, 0, BLOCKS_RANDOM);
