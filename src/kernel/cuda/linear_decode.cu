@@ -167,26 +167,23 @@ struct decode_plan {
     size_t shared;
 };
 
-/* Copies in flight and buffers of sums within `limit` bytes; false if not even two stages fit. */
+/* Copies in flight and buffers of sums within `limit` bytes: as many warps as leave room for two copies each; false if
+ * not even 8 do. */
 static bool plan_decode(const fp__cuda_weight *w, uint32_t unit_bytes, uint32_t tokens, decode_plan *p)
 {
-    uint32_t warps = fp__cuda_tune.decode_warps ? fp__cuda_tune.decode_warps : 16;
-    size_t least = 2 * warps * (unit_bytes + 8);
     size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 96 * 1024;
-    want = want < least ? least : want;
     size_t limit = (size_t)sizes().shared_bytes, sums = (size_t)w->segments * tokens * 64;
-    p->warps = warps;
-    for (p->buffers = 2; p->buffers > 0; p->buffers--) {
-        size_t used = p->buffers * sums + 1024;
-        size_t room = limit > used ? limit - used : 0;
-        size_t bytes = want < room ? want : room;
-        p->stages = (uint32_t)(bytes / (warps * (unit_bytes + 8)));
-        p->stages = p->stages > 8 ? 8 : p->stages;
-        if (p->stages >= 2) {
-            p->shared = (size_t)p->stages * warps * (unit_bytes + 8) + p->buffers * sums;
-            return true;
+    uint32_t most = fp__cuda_tune.decode_warps ? fp__cuda_tune.decode_warps : 16;
+    for (p->warps = most; p->warps >= (most < 8 ? most : 8); p->warps -= 4)
+        for (p->buffers = 2; p->buffers > 0; p->buffers--) {
+            size_t stage = p->warps * (unit_bytes + 8), used = p->buffers * sums;
+            size_t fits = limit > used ? (limit - used) / stage : 0, wanted = want / stage;
+            p->stages = (uint32_t)(wanted < 2 ? 2 : wanted > 8 ? 8 : wanted);
+            p->stages = p->stages < fits ? p->stages : (uint32_t)fits;
+            p->shared = p->stages * stage + used;
+            if (p->stages >= 2)
+                return true;
         }
-    }
     return false;
 }
 
