@@ -159,3 +159,45 @@ void help_man(FILE *out)
         man_text(out, environment[i][1]);
     }
 }
+
+/* ---- docs/cli.md
+ * ------------------------------------------------------------------------------------------------------- */
+
+static void markdown_command(FILE *out, const cli_command *command)
+{
+    fprintf(out, "\n## `fieldprint %s%s%s`\n\n", command->name, command->operands[0] ? " " : "",
+            command->operands);
+    fprintf(out, "%s.\n", command->summary);
+    if (command->description[0])
+        fprintf(out, "\n%s\n", command->description);
+    if (!command->options[0].name)
+        return;
+    fputs("\n| option | |\n| --- | --- |\n", out);
+    for (const cli_option *o = command->options; o->name; o++) {
+        char letter[8] = "";
+        if (o->letter)
+            snprintf(letter, sizeof letter, "-%c, ", o->letter);
+        fprintf(out, "| `%s--%s%s%s` | %s |\n", letter, o->name, o->arg ? " " : "", o->arg ? o->arg : "",
+                o->help);
+    }
+}
+
+void help_markdown(FILE *out)
+{
+    fprintf(
+        out,
+        "# Command line\n\nMade by `fieldprint help --markdown` from the same tables as `--help` and the man "
+        "page.\n\n%s\n\n"
+        "`fieldprint COMMAND --help` tells the options. Errors go to standard error; with `--json` an object "
+        "`{\"error\": …}` goes to standard output as well. An id may be shortened while it is unique (4 "
+        "digits at "
+        "least).\n\n| exit code | |\n| --- | --- |\n",
+        intro);
+    for (size_t i = 0; i < 4; i++)
+        fprintf(out, "| %.1s | %s |\n", exit_codes[i], exit_codes[i] + 3);
+    fputs("\n| environment | |\n| --- | --- |\n", out);
+    for (size_t i = 0; i < sizeof environment / sizeof *environment; i++)
+        fprintf(out, "| `%s` | %s |\n", environment[i][0], environment[i][1]);
+    for (size_t i = 0; cli_commands[i]; i++)
+        markdown_command(out, cli_commands[i]);
+}

@@ -121,19 +121,29 @@ static int run_command(const cli_command *command, int argc, char **argv)
     return code;
 }
 
+static int show_help(int argc, char **argv)
+{
+    int words = 0;
+    const cli_command *command = argc > 2 ? find_command(argc - 1, argv + 1, &words) : NULL;
+    if (command)
+        help_command(stdout, command);
+    else if (argc > 2 && strcmp(argv[2], "--man") == 0)
+        help_man(stdout);
+    else if (argc > 2 && strcmp(argv[2], "--markdown") == 0)
+        help_markdown(stdout);
+    else
+        help_all(argc < 2 ? stderr : stdout);
+    return argc < 2 ? 2 : 0;
+}
+
 int main(int argc, char **argv)
 {
     struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     signal(SIGPIPE, SIG_IGN);
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
-        if (argc > 2 && strcmp(argv[2], "--man") == 0)
-            help_man(stdout);
-        else
-            help_all(argc < 2 ? stderr : stdout);
-        return argc < 2 ? 2 : 0;
-    }
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)
+        return show_help(argc, argv);
     if (strcmp(argv[1], "--version") == 0) {
         printf("fieldprint %s\n", fp_version());
         return 0;

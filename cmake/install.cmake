@@ -9,11 +9,16 @@ if(FP_CLI)
   add_executable(fieldprint ${FP_CLI})
   target_link_libraries(fieldprint PRIVATE fieldprint_static)
   install(TARGETS fieldprint RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  # The man page comes from the same tables as --help.
+  add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/fieldprint.1
+    COMMAND fieldprint help --man > ${CMAKE_BINARY_DIR}/fieldprint.1 DEPENDS fieldprint VERBATIM)
+  add_custom_target(man DEPENDS ${CMAKE_BINARY_DIR}/fieldprint.1)
+  install(FILES ${CMAKE_BINARY_DIR}/fieldprint.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 endif()
 # What `make` builds: everything people install, without the tests.
 add_custom_target(program DEPENDS fieldprint_shared fieldprint_static)
 if(FP_CLI)
-  add_dependencies(program fieldprint)
+  add_dependencies(program fieldprint man)
 endif()
 install(TARGETS fieldprint_shared fieldprint_static LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
