@@ -103,18 +103,22 @@ FP_API void fp_session_destroy(fp_session *session); /* NULL is fine */
 FP_API fp_status fp_session_add_message(fp_session *session, fp_role role, const char *text,
                                         size_t size) FP_WARN_UNUSED;
 
+/* Forgets the messages that were added since the last answer began (one was too long, say). */
+FP_API fp_status fp_session_drop_messages(fp_session *session) FP_WARN_UNUSED;
+
 typedef struct fp_generate_options {
     fp_sampling sampling;
     uint32_t max_tokens;      /* 0: until the context is full */
     const char *const *stops; /* [n_stops] strings that end the answer; they are not part of the text */
     size_t n_stops;
     bool ignore_eog; /* goes on after end-of-generation tokens (benchmarks) */
-    /* New text, whole UTF-8 characters, in the thread that steps; may be NULL. Returning nonzero cancels. */
+    /* New text, whole UTF-8 characters, in the thread that steps; may be NULL. Returning nonzero cancels
+     * (an answer that ends with this text anyway is not cancelled). */
     int (*on_text)(void *context, const char *text, size_t size);
     void *on_text_context;
 } fp_generate_options;
 /* Starts an answer to the messages added. FP_LIMIT (context overflow, with the numbers) leaves the session as
- * it was. The options' strings are copied. */
+ * it was, the messages still waiting (see fp_session_drop_messages). The options' strings are copied. */
 FP_API fp_status fp_session_begin(fp_session *session, const fp_generate_options *options) FP_WARN_UNUSED;
 /* One step for all sessions that have work; *active = sessions that still have. A session that fails ends
  * with FP_FINISH_ERROR and fp_session_error; others go on. */

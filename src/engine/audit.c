@@ -309,7 +309,6 @@ static fp_status rebuild_tokens(replay *p)
 {
     const fp__transcript *t = &p->a->t;
     size_t answer = fp__transcript_answer(t), first = 0;
-    const fp__tokenizer *tok = p->engine->model->tokenizer;
     for (size_t i = 0; i <= answer; i++) {
         if (t->leaves[i].kind != FP__TEXT_OUTPUT)
             continue;
@@ -317,13 +316,7 @@ static fp_status rebuild_tokens(replay *p)
             FP_TRY(check_messages(p, first, i));
         fp__turn *turn;
         FP_TRY(fp__session_add_turn(p->session, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
-        turn->first = p->ids.size;
-        turn->count = t->leaves[i].ids.size;
-        for (size_t k = 0; k < turn->count; k++)
-            FP_TRY(fp__ids_append(&p->ids, t->leaves[i].ids.data[k]));
-        bool eog = turn->count > 0 && fp__tokenizer_is_eog(tok, p->ids.data[p->ids.size - 1]);
-        if (i < answer && eog && !t->raw) /* the template closed that turn itself */
-            p->ids.size--;
+        FP_TRY(fp__session_replay_turn(p->session, turn, &t->leaves[i].ids, i == answer, &p->ids));
         first = i + 1;
     }
     if (p->session->turns[answer].first != p->a->r.prompt_tokens)
@@ -412,12 +405,12 @@ static fp_status check_outcome(replay *p)
     for (size_t i = 0; s->anchors && i <= n; i++)
         if (fp__load_le64(masses->data + 8 * i) != (i == 0 ? s->mass_rows : s->mass[i - 1]))
             return differs("an anchor mass");
-    bool cancelled = r->finish == FP_FINISH_CANCELLED && s->answer.finish == FP_FINISH_NONE;
-    if (s->answer.finish != r->finish && !cancelled)
+    if (r->finish == FP_FINISH_CANCELLED && s->answer.finish == FP_FINISH_NONE)
+        fp__session_end(s, FP_FINISH_CANCELLED); /* it could have gone on: nobody can know why it did not */
+    if (s->answer.finish != r->finish)
         return differs("the finish reason");
     const fp__buf *text = &s->turns[answer].text, *claimed = &t->leaves[answer].bytes;
-    if (!cancelled &&
-        (text->size != claimed->size || (text->size && memcmp(text->data, claimed->data, text->size) != 0)))
+    if (text->size != claimed->size || (text->size && memcmp(text->data, claimed->data, text->size) != 0))
         return fp__fail(FP_INVALID, "the text of the answer is not what its tokens give");
     fp_label label =
         fp__kvseq_label(s->context) < FP_LABEL_USER ? fp__kvseq_label(s->context) : FP_LABEL_USER;
@@ -432,6 +425,8 @@ static fp_status start_session(replay *p)
     FP_TRY(rebuild_tokens(p));
     fp__answer *answer = &p->session->answer;
     answer->sampling = r->sampling;
+    if (fp__session_check_sampling(p->session, &r->sampling) != FP_OK)
+        return fp__fail_context(FP_INVALID, "the receipt's sampling");
     answer->max_tokens = (uint32_t)r->max_tokens;
     answer->ignore_eog = r->ignore_eog;
     answer->turn = fp__transcript_answer(&p->a->t);
@@ -458,7 +453,9 @@ static fp_status audit_full(audit *a)
             "the model is not the one that answered (another file, tokenizer, template or arithmetic)");
     if (!a->has_transcript)
         return fp__fail(FP_NOT_FOUND, "the transcript is needed for a full audit (--transcript)");
-    if (a->r.context_limit < a->r.anchor_tokens + a->r.context_tokens + 1)
+    if (a->r.context_limit > FP__CONTEXT_MAX || a->r.anchor_tokens > FP__CONTEXT_MAX ||
+        a->r.context_tokens > FP__CONTEXT_MAX ||
+        a->r.context_limit < a->r.anchor_tokens + a->r.context_tokens + 1)
         return differs("the size of the context");
     options.context_tokens = (size_t)a->r.context_limit;
     options.max_sessions = 1;
@@ -470,6 +467,8 @@ static fp_status audit_full(audit *a)
         status = feed_all(&p);
     if (status == FP_OK)
         status = check_outcome(&p);
+    if (status == FP_NUMERIC) /* no answer comes out of that */
+        status = fp__fail_context(FP_INVALID, "the model cannot compute it");
     fp_session_destroy(p.session);
     fp__kvseq_destroy(p.anchors.seq);
     free(p.anchors.g);

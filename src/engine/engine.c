@@ -5,13 +5,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum {
-    MAX_CONTEXT = 1 << 24,
-    DEFAULT_CONTEXT = 8192,
-    DEFAULT_CHUNK = 512,
-    MAX_CHUNK = 8192,
-    ANCHOR_PAGES = 256
-};
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_CHUNK = 512, MAX_CHUNK = 8192, ANCHOR_PAGES = 256 };
 
 uint64_t fp__now_ns(void)
 {
@@ -39,6 +33,14 @@ void fp__engine_progress(const fp_engine *engine, double done)
         engine->options.progress(engine->options.progress_context, done);
 }
 
+/* A model's rotary factors may be so small that the angles of late positions leave the range of the table. */
+static fp_status check_positions(const fp_engine *e)
+{
+    float c[FP__ROPE_DIM_MAX / 2], s[FP__ROPE_DIM_MAX / 2];
+    size_t last = e->context_tokens + (size_t)ANCHOR_PAGES * FP__PAGE_TOKENS;
+    return fp__rope_rows(&e->model->rope, last, 1, c, s);
+}
+
 static fp_status create(fp_engine *e, const fp_engine_options *o)
 {
     const fp__hparams *hp = &e->model->hp;
@@ -47,9 +49,10 @@ static fp_status create(fp_engine *e, const fp_engine_options *o)
     e->context_tokens = o->context_tokens;
     if (!e->context_tokens)
         e->context_tokens = hp->context < DEFAULT_CONTEXT ? hp->context : DEFAULT_CONTEXT;
-    if (e->context_tokens > MAX_CONTEXT || e->chunk_tokens > MAX_CHUNK || e->max_sessions > 4096)
+    if (e->context_tokens > FP__CONTEXT_MAX || e->chunk_tokens > MAX_CHUNK || e->max_sessions > 4096)
         return fp__fail(FP_USAGE, "engine: at most %d context tokens, %d tokens a step and 4096 sessions",
-                        MAX_CONTEXT, MAX_CHUNK);
+                        FP__CONTEXT_MAX, MAX_CHUNK);
+    FP_TRY(check_positions(e));
     size_t tokens = e->chunk_tokens > e->max_sessions ? e->chunk_tokens : e->max_sessions;
     size_t pages = (e->context_tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS + 1;
     size_t mass = hp->layers * hp->heads;

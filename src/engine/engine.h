@@ -7,7 +7,8 @@
 #include "fieldprint/engine.h"
 #include "model/forward.h"
 
-enum { FP__LOGIT_ROWS = 64 }; /* rows of logits that one call of the forward pass gives at most */
+enum { FP__CONTEXT_MAX = 1 << 24 }; /* tokens of a session */
+enum { FP__LOGIT_ROWS = 64 };       /* rows of logits that one call of the forward pass gives at most */
 
 struct fp_engine {
     const fp_model *model;
@@ -44,13 +45,15 @@ typedef struct fp__turn {
     fp_label label;
     fp__buf text;
     size_t first, count;
+    uint32_t closed_by; /* answers: the end-of-generation token that was sampled last and taken out of the
+                           context again, as the template closes the turn itself; else FP__TOKEN_NONE */
 } fp__turn;
 
 /* The answer in progress. */
 typedef struct fp__answer {
     fp_sampling sampling;
     uint32_t max_tokens;
-    bool ignore_eog;
+    bool ignore_eog, cancelled; /* cancelled: on_text wants no more */
     char **stops;
     size_t n_stops;
     int (*on_text)(void *context, const char *text, size_t size);
@@ -99,6 +102,13 @@ fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, 
 fp_status fp__session_render(fp_session *s, fp__ids *ids) FP_WARN_UNUSED;
 /* Takes the logits that follow the last context token: samples, appends, ends the answer where it ends. */
 void fp__session_sample(fp_session *s, const float *logits);
+/* Ends the answer: what was held back becomes part of its text, unless a stop string ended it. */
+void fp__session_end(fp_session *s, fp_finish finish);
+/* Appends the tokens of a turn to ids, as its transcript has them (untrusted: FP_INVALID); of an answer that
+ * others follow (not `last`) without the token that ended its generation, as fp_session_begin does. */
+fp_status fp__session_replay_turn(fp_session *s, fp__turn *turn, const fp__ids *tokens, bool last,
+                                  fp__ids *ids) FP_WARN_UNUSED;
+fp_status fp__session_check_sampling(const fp_session *s, const fp_sampling *sampling) FP_WARN_UNUSED;
 void fp__session_fail(fp_session *s, fp_status status);
 bool fp__session_active(const fp_session *s);
 

@@ -122,7 +122,7 @@ fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, 
         s->turns_capacity = capacity;
     }
     fp__turn *turn = &s->turns[s->n_turns];
-    *turn = (fp__turn){.kind = kind, .role = role, .label = FP_LABEL_USER};
+    *turn = (fp__turn){.kind = kind, .role = role, .label = FP_LABEL_USER, .closed_by = FP__TOKEN_NONE};
     fp_status status = fp__buf_append(&turn->text, text, size);
     if (status != FP_OK) {
         fp__buf_free(&turn->text);
@@ -141,12 +141,23 @@ fp_status fp_session_add_message(fp_session *s, fp_role role, const char *text, 
         return fp__fail(FP_USAGE, "session: an answer is being generated");
     if (role > FP_ROLE_ASSISTANT || (s->raw && role != FP_ROLE_USER))
         return fp__fail(FP_USAGE, "session: no such role here");
-    if (memchr(text, 0, size))
+    if (!text && size > 0)
+        return fp__fail(FP_USAGE, "session: the message is missing");
+    if (size > 0 && memchr(text, 0, size))
         return fp__fail(FP_TEXT, "message: it holds a NUL byte");
     if (!fp__utf8_valid(text, size, &bad))
         return fp__fail(FP_TEXT, "message: byte %zu is not UTF-8", bad);
     FP_TRY(fp__session_add_turn(s, FP__TEXT_MESSAGE, role, text, size, NULL));
     s->pending_turns++;
+    return FP_OK;
+}
+
+fp_status fp_session_drop_messages(fp_session *s)
+{
+    if (fp__session_active(s))
+        return fp__fail(FP_USAGE, "session: an answer is being generated");
+    for (; s->pending_turns > 0; s->pending_turns--)
+        fp__buf_free(&s->turns[--s->n_turns].text);
     return FP_OK;
 }
 
@@ -249,6 +260,12 @@ static fp__sampling sampling_params(const fp_sampling *p)
                           .seed = p->seed};
 }
 
+fp_status fp__session_check_sampling(const fp_session *s, const fp_sampling *sampling)
+{
+    fp__sampling params = sampling_params(sampling);
+    return fp__sampling_check(&params, s->engine->model->hp.vocabulary);
+}
+
 static fp_status copy_options(fp__answer *a, const fp_generate_options *o)
 {
     a->stops = calloc(o->n_stops + 1, sizeof *a->stops);
@@ -269,15 +286,40 @@ static fp_status copy_options(fp__answer *a, const fp_generate_options *o)
     return FP_OK;
 }
 
-/* An end-of-generation token that was sampled last is not in the context: the template closes the turn
- * itself. */
-static void drop_last_eog(fp_session *s)
+/* Takes an end-of-generation token that ends an answer out of the context (it was sampled last, so it has no
+ * K/V yet): the template closes the turn itself. */
+static void close_turn(const fp_session *s, fp__turn *turn, fp__ids *ids)
 {
-    bool after_answer =
-        s->n_turns > s->pending_turns && s->turns[s->n_turns - s->pending_turns - 1].kind == FP__TEXT_OUTPUT;
-    if (after_answer && !s->raw && s->ids.size > fp__kvseq_tokens(s->context) &&
-        fp__tokenizer_is_eog(s->engine->model->tokenizer, s->ids.data[s->ids.size - 1]))
-        s->ids.size--;
+    if (turn->kind != FP__TEXT_OUTPUT || turn->count == 0 || turn->closed_by != FP__TOKEN_NONE || s->raw ||
+        !fp__tokenizer_is_eog(s->engine->model->tokenizer, ids->data[ids->size - 1]))
+        return;
+    turn->closed_by = ids->data[--ids->size];
+    turn->count--;
+}
+
+static void open_turn(fp_session *s, fp__turn *turn)
+{
+    if (turn->closed_by == FP__TOKEN_NONE)
+        return;
+    s->ids.data[s->ids.size++] = turn->closed_by; /* it was there before: there is room */
+    turn->count++;
+    turn->closed_by = FP__TOKEN_NONE;
+}
+
+fp_status fp__session_replay_turn(fp_session *s, fp__turn *turn, const fp__ids *tokens, bool last,
+                                  fp__ids *ids)
+{
+    turn->first = ids->size;
+    turn->count = tokens->size;
+    for (size_t k = 0; k < tokens->size; k++) {
+        if (tokens->data[k] >= s->engine->model->hp.vocabulary)
+            return fp__fail(FP_INVALID, "position %zu: token %u is outside of the vocabulary",
+                            fp__session_anchor_tokens(s) + ids->size, tokens->data[k]);
+        FP_TRY(fp__ids_append(ids, tokens->data[k]));
+    }
+    if (!last)
+        close_turn(s, turn, ids);
+    return FP_OK;
 }
 
 static fp_status begin(fp_session *s, const fp_generate_options *o)
@@ -287,8 +329,7 @@ static fp_status begin(fp_session *s, const fp_generate_options *o)
     FP_TRY(copy_options(a, o));
     if (s->has_nonce)
         a->sampling.seed = fp__seed_from_nonce(s->nonce);
-    fp__sampling params = sampling_params(&a->sampling);
-    FP_TRY(fp__sampling_check(&params, s->engine->model->hp.vocabulary));
+    FP_TRY(fp__session_check_sampling(s, &a->sampling));
     FP_TRY(fp__session_render(s, &s->ids));
     if (anchor_tokens + s->ids.size + 1 > s->engine->context_tokens)
         return fp__fail(
@@ -311,21 +352,23 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
         return fp__fail(FP_USAGE, "session: an answer is being generated already");
     if (s->answer.status != FP_OK)
         return fp__fail(FP_USAGE, "session: it ended with an error: %s", s->answer.error);
-    uint32_t dropped = s->ids.size ? s->ids.data[s->ids.size - 1] : 0;
+    fp__answer before = s->answer;
+    size_t last = s->n_turns - s->pending_turns; /* turns before the pending messages */
+    if (last > 0)
+        close_turn(s, &s->turns[last - 1], &s->ids);
     size_t size = s->ids.size;
-    drop_last_eog(s);
-    free_stops(&s->answer);
-    s->answer = (fp__answer){.finish = s->answer.finish, .turn = s->answer.turn};
+    s->answer = (fp__answer){0};
     fp_status status = begin(s, options);
     if (status != FP_OK) { /* as it was: without the new tokens, the messages still pending */
         free_stops(&s->answer);
+        s->answer = before;
         s->ids.size = size;
-        if (size)
-            s->ids.data[size - 1] = dropped;
+        if (last > 0)
+            open_turn(s, &s->turns[last - 1]);
         return status;
     }
+    free_stops(&before);
     s->pending_turns = 0;
-    s->answer.finish = FP_FINISH_NONE;
     s->answer.start_ns = fp__now_ns();
     fp__detok_init(&s->answer.detok, s->engine->model->tokenizer, 0);
     return FP_OK;
@@ -348,9 +391,9 @@ static void emit(fp_session *s, size_t until)
 {
     fp__answer *a = &s->answer;
     fp__buf *text = &s->turns[a->turn].text;
-    if (until > a->emitted && a->on_text &&
-        a->on_text(a->on_text_context, (const char *)text->data + a->emitted, until - a->emitted) != 0)
-        a->finish = FP_FINISH_CANCELLED;
+    if (until > a->emitted && a->on_text && !a->cancelled)
+        a->cancelled =
+            a->on_text(a->on_text_context, (const char *)text->data + a->emitted, until - a->emitted) != 0;
     if (until > a->emitted)
         a->emitted = until;
 }
@@ -362,6 +405,8 @@ static void match_stops(fp_session *s)
     fp__answer *a = &s->answer;
     fp__buf *text = &s->turns[a->turn].text;
     size_t safe = text->size, found = SIZE_MAX;
+    if (text->size == a->emitted)
+        return;
     for (size_t i = 0; i < a->n_stops; i++) {
         size_t length = strlen(a->stops[i]);
         const uint8_t *at = memmem(text->data + a->emitted, text->size - a->emitted, a->stops[i], length);
@@ -384,7 +429,7 @@ static void match_stops(fp_session *s)
     emit(s, safe);
 }
 
-static void end_answer(fp_session *s, fp_finish finish)
+void fp__session_end(fp_session *s, fp_finish finish)
 {
     fp__answer *a = &s->answer;
     fp__buf *text = &s->turns[a->turn].text;
@@ -428,16 +473,18 @@ void fp__session_sample(fp_session *s, const float *logits)
     match_stops(s);
     bool full = anchor_tokens + s->ids.size >= s->engine->context_tokens;
     if (eog || a->finish != FP_FINISH_NONE)
-        end_answer(s, FP_FINISH_STOP);
+        fp__session_end(s, FP_FINISH_STOP);
     else if (full || (a->max_tokens && turn->count >= a->max_tokens))
-        end_answer(s, FP_FINISH_LENGTH);
+        fp__session_end(s, FP_FINISH_LENGTH);
+    else if (a->cancelled) /* an answer that ends by itself at this token was not cut short */
+        fp__session_end(s, FP_FINISH_CANCELLED);
 }
 
 fp_status fp_session_run(fp_session *s)
 {
     while (fp__session_active(s)) {
         if (fp__engine_cancelled(s->engine)) {
-            end_answer(s, FP_FINISH_CANCELLED);
+            fp__session_end(s, FP_FINISH_CANCELLED);
             return fp__fail(FP_CANCELLED, "interrupted after %zu tokens", s->turns[s->answer.turn].count);
         }
         FP_TRY(fp_engine_step(s->engine, NULL));

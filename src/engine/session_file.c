@@ -226,7 +226,6 @@ static fp_status check_manifest(const manifest *m, const fp_session *s)
 /* Turns, tokens and masses from the transcript; it must agree with the committed tokens of the artifact. */
 static fp_status restore(fp_session *s, const manifest *m, const fp__transcript *t, const uint32_t *committed)
 {
-    const fp__tokenizer *tok = s->engine->model->tokenizer;
     size_t n = s->engine->model->hp.layers * s->engine->model->hp.heads;
     for (size_t i = 0; i + 2 < t->n; i++) {
         const fp__transcript_leaf *leaf = &t->leaves[i];
@@ -234,13 +233,7 @@ static fp_status restore(fp_session *s, const manifest *m, const fp__transcript 
         FP_TRY(fp__session_add_turn(s, leaf->kind, leaf->role, (const char *)leaf->bytes.data,
                                     leaf->bytes.size, &turn));
         turn->label = leaf->label;
-        turn->first = s->ids.size;
-        turn->count = leaf->ids.size;
-        for (size_t k = 0; k < leaf->ids.size; k++)
-            FP_TRY(fp__ids_append(&s->ids, leaf->ids.data[k]));
-        bool eog = turn->count > 0 && fp__tokenizer_is_eog(tok, s->ids.data[s->ids.size - 1]);
-        if (leaf->kind == FP__TEXT_OUTPUT && i + 3 < t->n && eog && !t->raw)
-            s->ids.size--;
+        FP_TRY(fp__session_replay_turn(s, turn, &leaf->ids, i + 3 == t->n, &s->ids));
     }
     const fp__buf *masses = &t->leaves[t->n - 1].bytes;
     if (t->raw != s->raw)

@@ -52,6 +52,8 @@ static fp_status add_turns(fp_session *s, fp__transcript *t)
         FP_TRY(fp__ids_reserve(&leaf->ids, turn->count));
         for (size_t k = 0; k < turn->count; k++)
             FP_TRY(fp__ids_append(&leaf->ids, s->ids.data[turn->first + k]));
+        if (turn->closed_by != FP__TOKEN_NONE)
+            FP_TRY(fp__ids_append(&leaf->ids, turn->closed_by));
     }
     return FP_OK;
 }

@@ -51,7 +51,8 @@ static fp_status refuse_undefined(const fp_model *m)
                                            "expert_count",
                                            "attention.clamp_kqv",
                                            "attention.max_alibi_bias",
-                                           "attention.layer_norm_epsilon"};
+                                           "attention.layer_norm_epsilon",
+                                           "rope.scale_linear"};
     char key[128];
     for (size_t i = 0; i < sizeof features / sizeof *features; i++) {
         arch_key(m, features[i], key, sizeof key);
@@ -68,6 +69,16 @@ static fp_status refuse_undefined(const fp_model *m)
             "model: %s is set, and this feature has no canonical arithmetic yet; use another model", key);
     }
     return FP_OK;
+}
+
+static fp_status refuse_not_causal(const fp_model *m)
+{
+    char key[128];
+    bool causal = true;
+    fp_status status = fp__gguf_get_bool(m->gguf, arch_key(m, "attention.causal", key, sizeof key), &causal);
+    if (status != FP_OK && status != FP_NOT_FOUND)
+        return status;
+    return causal ? FP_OK : fp__fail(FP_UNSUPPORTED, "model: %s is false; use a causal model", key);
 }
 
 static fp_status read_rope(fp_model *m, float *linear_factor)
@@ -117,6 +128,7 @@ static fp_status read_hparams(fp_model *m, float *linear_factor)
                         (int)(arch.size < 64 ? arch.size : 64), arch.data);
     memcpy(m->architecture, arch.data, arch.size);
     FP_TRY(refuse_undefined(m));
+    FP_TRY(refuse_not_causal(m));
     FP_TRY(get_size(m, "block_count", NULL, MAX_LAYERS, &hp->layers));
     FP_TRY(get_size(m, "embedding_length", NULL, MAX_DIM, &hp->width));
     FP_TRY(get_size(m, "feed_forward_length", NULL, MAX_DIM, &hp->ffn_width));
