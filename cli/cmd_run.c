@@ -284,9 +284,9 @@ static int run_main(const cli_args *args)
 {
     run r = {.args = args, .start_ns = cli_now_ns(), .batch = (size_t)cli_number(args, "batch", 1, 1, 256)};
     char *prompt = NULL;
-    size_t size;
+    size_t size = 0;
     int code = cli_model_path(args) ? prompt_text(&r, &prompt, &size) : 2;
-    r.sessions = calloc(r.batch, sizeof *r.sessions);
+    r.sessions = calloc(r.batch, sizeof(fp_session *));
     if (code == 0 && r.sessions)
         code = run_answer(&r, prompt, size);
     for (size_t i = 0; r.sessions && i < r.batch; i++)
