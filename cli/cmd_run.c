@@ -1,5 +1,6 @@
 /* fieldprint run: one answer, streamed; with a workspace, a receipt of it. */
 #include "commands.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,12 +53,16 @@ typedef struct run {
     char receipt_path[1024], transcript_path[1024];
     bool has_receipt;
     uint64_t start_ns, loaded_ns;
+    int write_error; /* errno of standard output */
 } run;
 
+/* A full disk or a closed pipe ends the answer. */
 static int print_text(void *context, const char *text, size_t size)
 {
-    (void)context;
-    return fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0;
+    run *r = context;
+    if (fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0)
+        r->write_error = errno;
+    return r->write_error != 0;
 }
 
 static fp_status load_anchors(run *r)
@@ -144,6 +149,7 @@ static fp_status generate(run *r)
     sampling_options(args, &o.sampling);
     for (size_t i = r->batch; i-- > 0;) {
         o.on_text = i == 0 && !args->json ? print_text : NULL;
+        o.on_text_context = r;
         fp_status status = fp_session_begin(r->sessions[i], &o);
         if (status != FP_OK)
             return status;
@@ -174,7 +180,7 @@ static int report_json(run *r, const fp_result *x)
     uint8_t head[32];
     fp_status status = fp_session_kv_head(r->sessions[0], head);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
     json_t *ids = json_array();
     for (size_t i = 0; i < x->n_ids; i++)
         json_array_append_new(ids, json_integer(x->ids[i]));
@@ -246,17 +252,20 @@ static int finish(run *r, fp_status generated)
     if (answered && status == FP_OK && cli_has(r->args, "save"))
         status = fp_session_save(r->sessions[0], r->workspace, cli_text(r->args, "save", NULL));
     int code = 0;
-    if (answered && r->args->json && status == FP_OK && generated == FP_OK)
+    if (answered && r->args->json && status == FP_OK)
         code = report_json(r, &result);
     else if (answered && !r->args->json)
         report_text(r, &result);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
+    if (r->write_error) {
+        return cli_error(FP_IO, "cannot write the answer to standard output: %s", strerror(r->write_error));
+    }
     if (generated == FP_CANCELLED) {
         fprintf(stderr, "fieldprint: interrupted after %zu tokens\n", result.n_ids);
         return fp_status_exit_code(generated);
     }
-    return generated == FP_OK ? code : cli_fail(r->args, generated);
+    return generated == FP_OK ? code : cli_fail(generated);
 }
 
 static int run_answer(run *r, const char *prompt, size_t size)
@@ -265,7 +274,7 @@ static int run_answer(run *r, const char *prompt, size_t size)
     if (status == FP_OK)
         status = open_sessions(r, prompt, size);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
     return finish(r, generate(r));
 }
 
@@ -273,9 +282,9 @@ static int run_main(const cli_args *args)
 {
     run r = {.args = args, .start_ns = cli_now_ns(), .batch = (size_t)cli_number(args, "batch", 1, 1, 256)};
     char *prompt = NULL;
-    size_t size;
+    size_t size = 0;
     int code = cli_model_path(args) ? prompt_text(&r, &prompt, &size) : 2;
-    r.sessions = calloc(r.batch, sizeof *r.sessions);
+    r.sessions = calloc(r.batch, sizeof(fp_session *));
     if (code == 0 && r.sessions)
         code = run_answer(&r, prompt, size);
     for (size_t i = 0; r.sessions && i < r.batch; i++)
