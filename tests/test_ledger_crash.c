@@ -251,7 +251,7 @@ static void test_random_crashes(void **state)
     fp__ledger_head heads[16];
     size_t count, stopped = 0, acknowledged = 0;
     unsigned seed = 20;
-    unsigned long n = runs("FIELDPRINT_CRASH_RUNS", 90);
+    unsigned long n = runs("FIELDPRINT_CRASH_RUNS", 60);
     for (unsigned long i = 0; i < n; i++) {
         size_t before = (size_t)rand_r(&seed) % 520;
         batch_count = 1 + (size_t)rand_r(&seed) % COUNT(batches);
@@ -336,7 +336,7 @@ static void test_kill_loop(void **state)
     char memory[128];
     snprintf(memory, sizeof memory, "%s/kill.state", work);
     fp__ledger_reader *r = open_reader(crash_dir, memory);
-    unsigned long n = runs("FIELDPRINT_KILL_RUNS", 25);
+    unsigned long n = runs("FIELDPRINT_KILL_RUNS", 20);
     for (unsigned long i = 0; i < n; i++) {
         int code = run_child(busy_child, (useconds_t)(5000 + i * 1733 % 12000), heads, &count, COUNT(heads));
         if (code != -1)
@@ -487,7 +487,7 @@ static void writing_child(void)
     fp__ledger_head head = {0};
     if (fp__ledger_writer_open(crash_dir, ORIGIN, key, &w) != FP_OK)
         _exit(3);
-    for (unsigned i = 0; i < 800; i++) {
+    for (unsigned i = 0; i < 400; i++) {
         if (append(w, i % 3 == 0 ? 1 : i * 5 % 23, &head) != FP_OK)
             _exit(3);
         if (i % 20 == 19 && fp__ledger_writer_sync(w) != FP_OK) /* removes partial tiles under the readers */

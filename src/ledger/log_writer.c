@@ -95,8 +95,14 @@ static int rename_spare(fp__ledger_writer *w, const char *spare, const char *pat
     return result;
 }
 
-/* Not durable yet, but whole or absent for every reader. swap: the path may be there. */
-static fp_status put_file(fp__ledger_writer *w, const char *path, const void *data, size_t size, bool swap)
+enum put {
+    PUT_NEW,    /* the path is not there */
+    PUT_SWAP,   /* it is; what it named becomes a spare file */
+    PUT_DURABLE /* as PUT_SWAP, the bytes durable before the name is theirs; sync the folder next */
+};
+
+/* Whole or absent for every reader, but (PUT_DURABLE apart) not durable yet. */
+static fp_status put_file(fp__ledger_writer *w, const char *path, const void *data, size_t size, enum put how)
 {
     uint32_t name = 0;
     int fd = -1;
@@ -107,12 +113,14 @@ static fp_status put_file(fp__ledger_writer *w, const char *path, const void *da
     fp_status status = fp__ledger_write_all(fd, data, size, -1, path);
     if (status == FP_OK && old_size > size && ftruncate(fd, (off_t)size) != 0)
         status = io_fail("write", path);
+    if (status == FP_OK && how == PUT_DURABLE && fsync(fd) != 0)
+        status = io_fail("make durable", path);
     if (close(fd) != 0 && status == FP_OK)
         status = io_fail("write", path);
     int result = -1;
     if (status == FP_OK) {
         fp__ledger_step("rename", path, 0);
-        result = rename_spare(w, spare, path, swap);
+        result = rename_spare(w, spare, path, how != PUT_NEW);
         if (result < 0)
             status = io_fail("rename a temporary file to", path);
         else
@@ -136,7 +144,7 @@ static fp_status put_tile(fp__ledger_writer *w, int level, uint64_t index, unsig
         w->dirty = grown;
         w->dirty_capacity = capacity;
     }
-    FP_TRY(put_file(w, path, data, size, false));
+    FP_TRY(put_file(w, path, data, size, PUT_NEW));
     w->dirty[w->dirty_count++] = (tile_name){.level = level, .width = width, .index = index};
     return FP_OK;
 }
@@ -185,8 +193,9 @@ static fp_status apply(fp__ledger_writer *w, const uint8_t *payload, size_t size
     return FP_OK;
 }
 
-/* Signs the tree as it is and replaces the checkpoint. */
-static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
+/* Signs the tree as it is and replaces the checkpoint. cosignatures: lines to add, or NULL. */
+static fp_status publish_with(fp__ledger_writer *w, const void *cosignatures, size_t size, enum put how,
+                              fp__ledger_head *head)
 {
     fp__checkpoint checkpoint = {.size = w->edge.size};
     fp__buf note = {0};
@@ -194,12 +203,19 @@ static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
     memcpy(checkpoint.origin, w->note_key.name, sizeof checkpoint.origin);
     fp_status status = fp__checkpoint_sign(&checkpoint, w->key, &note);
     if (status == FP_OK)
-        status = put_file(w, "checkpoint", note.data, note.size, true);
+        status = fp__buf_append(&note, cosignatures, size);
+    if (status == FP_OK)
+        status = put_file(w, "checkpoint", note.data, note.size, how);
     fp__buf_free(&note);
     FP_TRY(status);
     head->size = checkpoint.size;
     memcpy(head->root, checkpoint.root, 32);
     return FP_OK;
+}
+
+static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
+{
+    return publish_with(w, NULL, 0, PUT_SWAP, head);
 }
 
 /* A partial tile whose full one is there too. */
@@ -743,6 +759,24 @@ void fp__ledger_writer_head(fp__ledger_writer *w, fp__ledger_head *out)
     pthread_mutex_lock(&w->mutex);
     *out = w->head;
     pthread_mutex_unlock(&w->mutex);
+}
+
+fp_status fp__ledger_writer_cosign(fp__ledger_writer *w, const fp__ledger_head *head, const void *lines,
+                                   size_t size)
+{
+    fp__ledger_head now;
+    lock_committer(w);
+    fp_status status = FP_OK;
+    if (w->failed)
+        status = fp__fail(FP_IO, "an earlier append to the ledger failed half-way; open it again");
+    else if (w->head.size != head->size || memcmp(w->head.root, head->root, 32) != 0)
+        status = fp__fail(FP_BUSY, "the log has grown since it was shown to the witnesses; ask them again");
+    if (status == FP_OK)
+        status = publish_with(w, lines, size, PUT_DURABLE, &now);
+    if (status == FP_OK)
+        status = sync_path(w, ".", O_DIRECTORY);
+    unlock_committer(w);
+    return status;
 }
 
 fp_status fp__ledger_writer_sync(fp__ledger_writer *w)
