@@ -81,8 +81,10 @@ static int read_document(const cli_args *args, char **document, size_t *size, fp
     if (status != FP_OK)
         return fp_status_exit_code(status);
     status = cli_open_workspace(args, workspace);
-    if (status != FP_OK)
+    if (status != FP_OK) {
         free(*document);
+        *document = NULL;
+    }
     return status == FP_OK ? 0 : cli_fail(args, status);
 }
 
@@ -98,11 +100,11 @@ static int print_id(const cli_args *args, const uint8_t id[32])
 
 static int create_main(const cli_args *args)
 {
-    char *document;
-    size_t size;
+    char *document = NULL;
+    size_t size = 0;
     uint8_t id[32];
     fp_statement s;
-    fp_workspace *workspace;
+    fp_workspace *workspace = NULL;
     int code = read_document(args, &document, &size, &s, &workspace);
     if (code)
         return code;
@@ -348,11 +350,11 @@ static const cli_option add_options[] = {
 
 static int add_main(const cli_args *args)
 {
-    char *document;
-    size_t size;
+    char *document = NULL;
+    size_t size = 0;
     uint8_t id[32];
     fp_statement s;
-    fp_workspace *workspace;
+    fp_workspace *workspace = NULL;
     if (!cli_model_path(args))
         return 2;
     int code = read_document(args, &document, &size, &s, &workspace);

@@ -1,5 +1,6 @@
 /* fieldprint run: one answer, streamed; with a workspace, a receipt of it. */
 #include "commands.h"
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,12 +53,16 @@ typedef struct run {
     char receipt_path[1024], transcript_path[1024];
     bool has_receipt;
     uint64_t start_ns, loaded_ns;
+    int write_error; /* errno of standard output */
 } run;
 
+/* A full disk or a closed pipe ends the answer. */
 static int print_text(void *context, const char *text, size_t size)
 {
-    (void)context;
-    return fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0;
+    run *r = context;
+    if (fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0)
+        r->write_error = errno;
+    return r->write_error != 0;
 }
 
 static fp_status load_anchors(run *r)
@@ -144,6 +149,7 @@ static fp_status generate(run *r)
     sampling_options(args, &o.sampling);
     for (size_t i = r->batch; i-- > 0;) {
         o.on_text = i == 0 && !args->json ? print_text : NULL;
+        o.on_text_context = r;
         fp_status status = fp_session_begin(r->sessions[i], &o);
         if (status != FP_OK)
             return status;
@@ -252,6 +258,11 @@ static int finish(run *r, fp_status generated)
         report_text(r, &result);
     if (status != FP_OK)
         return cli_fail(r->args, status);
+    if (r->write_error) {
+        fprintf(stderr, "fieldprint: cannot write the answer to standard output: %s\n",
+                strerror(r->write_error));
+        return 3;
+    }
     if (generated == FP_CANCELLED) {
         fprintf(stderr, "fieldprint: interrupted after %zu tokens\n", result.n_ids);
         return fp_status_exit_code(generated);
@@ -273,9 +284,9 @@ static int run_main(const cli_args *args)
 {
     run r = {.args = args, .start_ns = cli_now_ns(), .batch = (size_t)cli_number(args, "batch", 1, 1, 256)};
     char *prompt = NULL;
-    size_t size;
+    size_t size = 0;
     int code = cli_model_path(args) ? prompt_text(&r, &prompt, &size) : 2;
-    r.sessions = calloc(r.batch, sizeof *r.sessions);
+    r.sessions = calloc(r.batch, sizeof(fp_session *));
     if (code == 0 && r.sessions)
         code = run_answer(&r, prompt, size);
     for (size_t i = 0; r.sessions && i < r.batch; i++)

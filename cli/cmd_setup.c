@@ -141,9 +141,9 @@ static int policy_create_main(const cli_args *args)
 static int policy_show_main(const cli_args *args)
 {
     fp_workspace *workspace;
-    fp_workspace_info info;
-    uint8_t *data;
-    size_t size;
+    fp_workspace_info info = {0};
+    uint8_t *data = NULL;
+    size_t size = 0;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
         return cli_fail(args, status);

@@ -90,7 +90,7 @@ typedef struct fp_session_options {
     fp_anchors *anchors; /* NULL: none */
     const char *tenant;  /* NULL: "local" */
     const uint8_t
-        *nonce; /* [32] of the client: the seed is derived from it (docs/protocol.md); NULL: the seed given */
+        *nonce; /* [32] of the client: the seed is derived from it (docs/formats.md); NULL: the seed given */
     bool raw;   /* prompts are plain text to be completed: no chat template */
 } fp_session_options;
 /* FP_LIMIT when max_sessions are open. */
