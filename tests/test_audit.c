@@ -296,8 +296,8 @@ static char receipts[2][PATHS], transcripts[2][PATHS];
 static fp_sampling base_sampling(void)
 {
     fp_sampling p = el_sampling(1.5f, 5);
-    p.repeat_penalty = 1.2f;
-    p.repeat_last_n = 16;
+    p.repeat_penalty = 3.0f;
+    p.repeat_last_n = 4;
     return p;
 }
 
