@@ -469,7 +469,7 @@ static void compare(const char *name, const gw_model *shape, bool anchors, size_
     for (size_t at = 0; at < context;) {
         size_t step = context - at < engine->chunk_tokens ? context - at : engine->chunk_tokens,
                rows[CONTEXT_MOST];
-        fp__feed feed = {seq, anchors ? &set : NULL, ids + n + at, step, FP_LABEL_USER, mass + L_H};
+        fp__feed feed = {seq, anchors ? &set : NULL, ids + n + at, step, FP_LABEL_USER, mass + L_H, NULL};
         ok(fp__engine_feed(engine, &feed, 1));
         for (size_t i = 0; i < step; i++)
             rows[i] = i;

@@ -193,6 +193,14 @@ static fp_status replay_event(struct replay *replay, uint64_t index, const fp__d
     return status;
 }
 
+fp_status fp__registry_feed(fp__registry *r, const fp__dsse *dsse, const fp__event *event, uint64_t index,
+                            fp__verdict *out)
+{
+    bool again = false;
+    FP_TRY(fp__registry_judge(r, dsse, event, index, out));
+    return out->counts ? fp__registry_apply(r, dsse, event, index, &again) : FP_OK;
+}
+
 static fp_status visit(void *arg, uint64_t index, const uint8_t *entry, size_t size)
 {
     struct replay *replay = arg;
@@ -485,6 +493,57 @@ fp_status fp__registry_override(fp__registry *r, bool halt, const uint8_t id[32]
         fp__db_reset(s);
         return status;
     }
+}
+
+fp_status fp__registry_override_deployment(fp__registry *r, const uint8_t event_id[32],
+                                           char out[FP__DEPLOYMENT_MAX + 1])
+{
+    sqlite3_stmt *s = NULL;
+    bool row = false;
+    FP_TRY(fp__db_bind(r, FP__SQL_OVERRIDE_GET, &s, "b", event_id));
+    FP_TRY(fp__db_step(r, s, &row));
+    if (!row)
+        return fp__fail(FP_NOT_FOUND, "the log holds no such override");
+    const unsigned char *text = sqlite3_column_text(s, 0);
+    snprintf(out, FP__DEPLOYMENT_MAX + 1, "%.*s", FP__DEPLOYMENT_MAX, text == NULL ? "" : (const char *)text);
+    fp__db_reset(s);
+    return FP_OK;
+}
+
+fp_status fp__registry_endorsed(fp__registry *r, const uint8_t content[32], uint64_t now, fp_label *label)
+{
+    sqlite3_stmt *s = NULL;
+    bool row = false;
+    FP_TRY(fp__db_bind(r, FP__SQL_ENDORSE_GET, &s, "bii", content, now, now));
+    FP_TRY(fp__db_step(r, s, &row));
+    bool endorsed = row && sqlite3_column_type(s, 0) != SQLITE_NULL;
+    if (endorsed)
+        *label = (fp_label)sqlite3_column_int(s, 0);
+    if (row)
+        fp__db_reset(s);
+    return endorsed ? FP_OK : fp__fail(FP_NOT_FOUND, "no endorsement of this content is in force");
+}
+
+fp_status fp__registry_seen(fp__registry *r, const uint8_t event_id[32], bool *seen)
+{
+    sqlite3_stmt *s = NULL;
+    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &s, "b", event_id));
+    FP_TRY(fp__db_step(r, s, seen));
+    fp__db_reset(s);
+    return FP_OK;
+}
+
+fp_status fp__registry_retraction(fp__registry *r, const uint8_t receipt_id[32], uint64_t *index)
+{
+    sqlite3_stmt *s = NULL;
+    bool row = false;
+    FP_TRY(fp__db_bind(r, FP__SQL_RETRACTION_GET, &s, "b", receipt_id));
+    FP_TRY(fp__db_step(r, s, &row));
+    if (!row)
+        return fp__fail(FP_NOT_FOUND, "the answer was not retracted");
+    *index = (uint64_t)sqlite3_column_int64(s, 0);
+    fp__db_reset(s);
+    return FP_OK;
 }
 
 static fp_status read_row(sqlite3_stmt *s, fp_ledger_row *out)

@@ -191,6 +191,7 @@ void fp_workspace_close(fp_workspace *w)
         return;
     fp__registry_close(w->registry);
     fp__ledger_reader_close(w->reader);
+    fp__event_free(&w->override);
     free(w->path);
     free(w->trust_path);
     free(w);
