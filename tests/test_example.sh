@@ -29,7 +29,6 @@ readelf -d "$build/libfieldprint.so" | grep -q 'soname: \[libfieldprint\.so\.[0-
 # ---- install, compile ----
 cmake --install "$build" --prefix "$folder/usr" >/dev/null
 library=$(dirname "$(find "$folder/usr" -name libfieldprint.a)")
-sed -i "s|^prefix=.*|prefix=$folder/usr|" "$library/pkgconfig/fieldprint.pc"
 export PKG_CONFIG_PATH=$library/pkgconfig
 [ -e "$folder/usr/share/man/man1/fieldprint.1" ] || die "the man page is not installed"
 warnings=(-std=c11 -Wall -Wextra -Wconversion -Werror)
