@@ -12,7 +12,7 @@ if(FP_CLI)
   # The man page comes from the same tables as --help.
   add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/fieldprint.1
     COMMAND fieldprint help --man > ${CMAKE_BINARY_DIR}/fieldprint.1 DEPENDS fieldprint VERBATIM)
-  add_custom_target(man DEPENDS ${CMAKE_BINARY_DIR}/fieldprint.1)
+  add_custom_target(man ALL DEPENDS ${CMAKE_BINARY_DIR}/fieldprint.1)
   install(FILES ${CMAKE_BINARY_DIR}/fieldprint.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 endif()
 # What `make` builds: everything people install, without the tests.
