@@ -50,8 +50,11 @@ double cli_real(const cli_args *args, const char *name, double fallback, double 
 uint32_t cli_gamma(const cli_args *args, const char *name);
 
 /* Prints the failure (as JSON on stdout too, with --json) and gives its exit code. */
-int cli_fail(const cli_args *args, fp_status status);
-int cli_usage(const char *format, ...) FP_PRINTF(1, 2); /* prints, returns 2 */
+int cli_fail(fp_status status);
+int cli_usage(const char *format, ...) FP_PRINTF(1, 2); /* prints (as cli_fail does), returns 2 */
+/* The same for failures of the program's own, which the library knows nothing of: the status' exit code. */
+int cli_error(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
+extern bool cli_json; /* --json was given: errors are printed as an object too */
 /* Prints the object to stdout, one line; takes it. Returns 0, or 3 when stdout cannot be written. */
 int cli_print_json(json_t *object);
 json_t *cli_hex(const uint8_t *bytes, size_t n);

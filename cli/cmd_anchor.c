@@ -85,7 +85,7 @@ static int read_document(const cli_args *args, char **document, size_t *size, fp
         free(*document);
         *document = NULL;
     }
-    return status == FP_OK ? 0 : cli_fail(args, status);
+    return status == FP_OK ? 0 : cli_fail(status);
 }
 
 static int print_id(const cli_args *args, const uint8_t id[32])
@@ -109,7 +109,7 @@ static int create_main(const cli_args *args)
     if (code)
         return code;
     fp_status status = fp_anchor_create(workspace, document, size, &s, id);
-    code = status == FP_OK ? print_id(args, id) : cli_fail(args, status);
+    code = status == FP_OK ? print_id(args, id) : cli_fail(status);
     free(document);
     fp_workspace_close(workspace);
     return code;
@@ -132,11 +132,11 @@ static int open_and_find(const cli_args *args, fp_workspace **workspace, uint8_t
 {
     fp_status status = cli_open_workspace(args, workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = cli_find_anchor(*workspace, args->operands[0], id);
     if (status == FP_OK)
         return 0;
-    int code = cli_fail(args, status);
+    int code = cli_fail(status);
     fp_workspace_close(*workspace);
     return code;
 }
@@ -169,7 +169,7 @@ static int event_main(const cli_args *args, const char *what, event_fn *event)
     if (code)
         return code;
     fp_status status = event(workspace, id, &e);
-    code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(args, status);
+    code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(status);
     fp_workspace_close(workspace);
     return code;
 }
@@ -212,9 +212,9 @@ static int supersede_main(const cli_args *args)
     supersede_reason = cli_text(args, "why", "");
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = cli_find_anchor(workspace, args->operands[1], supersede_by);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     fp_workspace_close(workspace);
     return code ? code : event_main(args, "supersede", supersede);
 }
@@ -238,7 +238,7 @@ static int sign_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_anchor_sign(workspace, id, cli_text(args, "holder", NULL), &added);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json)
         code = cli_print_json(json_pack("{s:o, s:i}", "id", cli_hex(id, 32), "signatures_added", (int)added));
     else
@@ -267,10 +267,10 @@ static int import_main(const cli_args *args)
         status = cli_read_file(path, FP_ANCHOR_DOCUMENT_MAX_BYTES, &document, &document_size);
     int code = fp_status_exit_code(status);
     if (status == FP_OK && (status = cli_open_workspace(args, &workspace)) != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     if (status == FP_OK) {
         status = fp_anchor_import(workspace, envelope, envelope_size, document, document_size, id);
-        code = status == FP_OK ? print_id(args, id) : cli_fail(args, status);
+        code = status == FP_OK ? print_id(args, id) : cli_fail(status);
         fp_workspace_close(workspace);
     }
     free(envelope);
@@ -310,7 +310,7 @@ static int compile_ids(const cli_args *args, fp_workspace *workspace, const uint
     cli_progress_end(&progress);
     int code = 0;
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json)
         code = cli_print_json(json_pack("{s:o, s:i, s:i, s:o, s:b, s:I}", "id", cli_hex(ids[0], 32), "tokens",
                                         (int)tokens, "pages", (int)pages, "kv_head", cli_hex(head, 32),
@@ -334,11 +334,11 @@ static int compile_main(const cli_args *args)
         return 2;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     for (size_t i = 0; i < args->n && status == FP_OK; i++)
         status = cli_find_anchor(workspace, args->operands[i], ids[i]);
-    int code = status == FP_OK ? compile_ids(args, workspace, (const uint8_t(*)[32])ids, args->n)
-                               : cli_fail(args, status);
+    int code =
+        status == FP_OK ? compile_ids(args, workspace, (const uint8_t(*)[32])ids, args->n) : cli_fail(status);
     fp_workspace_close(workspace);
     return code;
 }
@@ -363,7 +363,7 @@ static int add_main(const cli_args *args)
     fp_status status = fp_anchor_add(workspace, document, size, &s, id);
     free(document);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else {
         if (!args->json)
             code = print_id(args, id);
@@ -394,9 +394,9 @@ static int list_main(const cli_args *args)
     size_t n = 0;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = fp_anchor_list(workspace, &rows, &n);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     json_t *list = json_array();
     if (code == 0 && !args->json)
         printf("%-12s  %-24s  %-10s  %-8s  %6s  %5s  %s\n", "ID", "NAME", "STATE", "TYPE", "MODELS", "PAGES",
@@ -436,7 +436,7 @@ static int show_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_anchor_payload(workspace, id, &payload, &size);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json) {
         json_t *object = row_json(&row);
         json_object_set_new(object, "statement", json_loadb((const char *)payload, size, 0, NULL));

@@ -21,7 +21,7 @@ static int init_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_ledger_fsck(path, NULL, &report);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     if (args->json)
         return cli_print_json(
             json_pack("{s:I, s:o}", "tree_size", (json_int_t)report.size, "root", cli_hex(report.root, 32)));
@@ -36,7 +36,7 @@ static int fsck_main(const cli_args *args)
     fp_status status =
         fp_ledger_fsck(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &report);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     cli_hex_text(report.root, 32, hex);
     if (args->json)
         return cli_print_json(json_pack("{s:I, s:s, s:I, s:I, s:I}", "tree_size", (json_int_t)report.size,
@@ -85,13 +85,13 @@ static int verify_main(const cli_args *args)
     fp_status status =
         fp_workspace_open(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = fp_workspace_get_info(workspace, &info);
     if (status == FP_OK)
         status = each_row(workspace, count_row, &counts);
     int code = 0;
     if (status != FP_OK) {
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     } else if (args->json) {
         code = cli_print_json(
             json_pack("{s:s, s:I, s:o, s:o, s:I, s:I, s:b}", "origin", info.origin, "tree_size",
@@ -143,7 +143,7 @@ static int show_table(const cli_args *args, fp_workspace *workspace)
     if (status == FP_OK)
         return args->json ? cli_print_json(json_pack("{s:o}", "entries", table.rows)) : 0;
     json_decref(table.rows);
-    return cli_fail(args, status);
+    return cli_fail(status);
 }
 
 /* Payload of a DSSE envelope, decoded; NULL when it is none. */
@@ -175,7 +175,7 @@ static int show_entry(const cli_args *args, fp_workspace *workspace, uint64_t in
     size_t size;
     fp_status status = fp_ledger_entry(workspace, index, &data, &size);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     json_t *envelope = json_loadb((const char *)data, size, 0, NULL), *payload = envelope_payload(envelope);
     int code = 0;
     if (args->json) {
@@ -212,7 +212,7 @@ static int show_main(const cli_args *args)
         return cli_usage("%s: the number of an entry is wanted", args->operands[0]);
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     int code = args->n == 1 ? show_entry(args, workspace, index) : show_table(args, workspace);
     fp_workspace_close(workspace);
     return code;
@@ -248,9 +248,7 @@ static int write_proof(const char *path, const char *text, size_t size)
     FILE *f = path ? fopen(path, "wb") : stdout;
     bool bad = !f || fwrite(text, 1, size, f) != size;
     bad = (path && f ? fclose(f) : fflush(stdout)) != 0 || bad;
-    if (bad)
-        fprintf(stderr, "fieldprint: cannot write %s\n", path ? path : "the proof");
-    return bad ? 3 : 0;
+    return bad ? cli_error(FP_IO, "cannot write %s", path ? path : "the proof") : 0;
 }
 
 static int proof_main(const cli_args *args)
@@ -262,7 +260,7 @@ static int proof_main(const cli_args *args)
     const char *out = cli_text(args, "out", NULL);
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = find_entry(workspace, args->operands[0], &index);
     if (status == FP_OK && index == FP_INDEX_NONE) {
         fp_workspace_close(workspace);
@@ -271,7 +269,7 @@ static int proof_main(const cli_args *args)
     }
     if (status == FP_OK)
         status = fp_ledger_proof(workspace, index, &text, &size);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     if (code == 0 && (out || !args->json))
         code = write_proof(out, text, size);
     if (code == 0 && args->json)

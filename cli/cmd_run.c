@@ -180,7 +180,7 @@ static int report_json(run *r, const fp_result *x)
     uint8_t head[32];
     fp_status status = fp_session_kv_head(r->sessions[0], head);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
     json_t *ids = json_array();
     for (size_t i = 0; i < x->n_ids; i++)
         json_array_append_new(ids, json_integer(x->ids[i]));
@@ -252,22 +252,20 @@ static int finish(run *r, fp_status generated)
     if (answered && status == FP_OK && cli_has(r->args, "save"))
         status = fp_session_save(r->sessions[0], r->workspace, cli_text(r->args, "save", NULL));
     int code = 0;
-    if (answered && r->args->json && status == FP_OK && generated == FP_OK)
+    if (answered && r->args->json && status == FP_OK)
         code = report_json(r, &result);
     else if (answered && !r->args->json)
         report_text(r, &result);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
     if (r->write_error) {
-        fprintf(stderr, "fieldprint: cannot write the answer to standard output: %s\n",
-                strerror(r->write_error));
-        return 3;
+        return cli_error(FP_IO, "cannot write the answer to standard output: %s", strerror(r->write_error));
     }
     if (generated == FP_CANCELLED) {
         fprintf(stderr, "fieldprint: interrupted after %zu tokens\n", result.n_ids);
         return fp_status_exit_code(generated);
     }
-    return generated == FP_OK ? code : cli_fail(r->args, generated);
+    return generated == FP_OK ? code : cli_fail(generated);
 }
 
 static int run_answer(run *r, const char *prompt, size_t size)
@@ -276,7 +274,7 @@ static int run_answer(run *r, const char *prompt, size_t size)
     if (status == FP_OK)
         status = open_sessions(r, prompt, size);
     if (status != FP_OK)
-        return cli_fail(r->args, status);
+        return cli_fail(status);
     return finish(r, generate(r));
 }
 

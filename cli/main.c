@@ -105,6 +105,7 @@ static int run_command(const cli_command *command, int argc, char **argv)
             only_operands = true;
             i++;
         } else if (!only_operands && argv[i][0] == '-' && argv[i][1]) {
+            cli_json |= strcmp(argv[i], "--json") == 0;
             int used = read_option(&args, argc, argv, i);
             code = used ? -1 : 2;
             i += used;

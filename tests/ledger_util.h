@@ -5,6 +5,7 @@
 #include "core/file.h"
 #include "ledger/ledger.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <pthread.h>

@@ -31,6 +31,9 @@ fail() {
     sed 's/^/    /' output error 2>/dev/null | head -20
 }
 
+# sound TEXT: no sanitizer and no assertion spoke.
+sound() { ! grep -q -i -e 'sanitizer' -e 'assert' -e 'runtime error' error || fail "broken inside: fieldprint $*"; }
+
 # check CODE WORD ARGUMENT...: the program ends with this code and says WORD (a basic regular expression).
 check() {
     local wanted=$1 word=$2 code=0
@@ -39,10 +42,10 @@ check() {
     "$program" "$@" >output 2>error </dev/null || code=$?
     [ "$code" = "$wanted" ] || fail "exit code $code, not $wanted: fieldprint $*"
     cat output error | tr -d '\0' | grep -q -e "$word" || fail "does not say \"$word\": fieldprint $*"
-    ! grep -q -i -e 'sanitizer' -e 'assert' -e 'runtime error' error || fail "broken inside: fieldprint $*"
+    sound "$*"
 }
 
-# refused WORD FILE-KIND ARGUMENT...: exit code 1, 2 or 3, a message, and no answer on standard output.
+# refused WORD ARGUMENT...: exit code 1, 2 or 3, a message, and no answer on standard output.
 refused() {
     local word=$1 code=0
     shift
@@ -54,6 +57,7 @@ refused() {
     esac
     grep -q -e "$word" error || fail "does not say \"$word\": fieldprint $*"
     [ ! -s output ] || fail "it answered all the same: fieldprint $*"
+    sound "$*"
 }
 
 # flip FILE OFFSET: the lowest bit of one byte.
@@ -104,6 +108,9 @@ check 2 "not a command" nonsense
 check 2 "which one" anchor
 check 2 "whole number" run -m a.gguf -p x -n many
 check 2 "which model" run -p x
+check 2 '"status":"USAGE"' run --json -p x
+check 3 '"status":"NOT_FOUND"' run --json -m missing.gguf -p x
+check 3 '"status":"NOT_FOUND"' anchor add --json -m a.gguf missing.txt
 check 2 "either -p" run -m a.gguf
 check 2 "no purpose" key generate --purpose king
 check 2 "number of an entry" ledger show first
@@ -135,6 +142,7 @@ for at in 0 4 8 9 10 11 15 16 17 24 30 31; do
     "$program" run -m flipped.gguf -p x -n 2 --no-receipt >output 2>error || code=$?
     checks=$((checks + 1))
     [ "$code" -le 3 ] || fail "a flipped bit at byte $at of the model: exit code $code"
+    sound "run, byte $at of the model flipped"
 done
 cp a.gguf flipped.gguf # a weight: another model, for which nothing is compiled
 flip flipped.gguf $((size - 1000))
