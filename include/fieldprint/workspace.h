@@ -114,8 +114,8 @@ FP_API fp_status fp_policy_propose(fp_workspace *workspace, const void *data, si
 /* ---- Anchors, step by step ---- */
 /* Stores the document and an unsigned statement for it. `statement`: name, version, type, readers, validity,
  * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. FP_DENIED when the
- * type is above that of a memory of the same document (a statement with a lineage) and no logged endorsement
- * of the document says so. */
+ * type is above that of a statement of the same document held here that is external or a memory (it has a
+ * lineage), and no logged endorsement of the document says so. */
 FP_API fp_status fp_anchor_create(fp_workspace *workspace, const void *document, size_t size,
                                   const fp_statement *statement, uint8_t id[32]) FP_WARN_UNUSED;
 /* Adds the signatures of every author key held here (holder NULL) or of one holder. *added = signatures
