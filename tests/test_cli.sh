@@ -286,7 +286,7 @@ check 0 'the log has 700' ledger append --lines "${mine[@]}" lines
 check 2 'at most 65535' ledger append "${mine[@]}" a.gguf
 check 0 'log "example.com/mine": 700 entries' ledger verify --log mylog --vkey "$vkey" --state seen
 check 0 'clean: 700 entries' ledger fsck --log "file://$PWD/mylog" --vkey "$vkey"
-check 0 '' ledger proof 77 --log mylog --vkey "$vkey" -o proof
+check 0 '"index":77' ledger proof 77 --log mylog --vkey "$vkey" -o proof --json
 printf 78 >entry && printf 79 >other
 check 0 'number 77' ledger verify --vkey "$vkey" --proof proof --entry entry
 check 1 'does not lead to the root' ledger verify --vkey "$vkey" --proof proof --entry other
@@ -295,7 +295,7 @@ check 0 'copied to' ledger export copied --log mylog --vkey "$vkey"
 check 3 'not empty' ledger export copied --log mylog --vkey "$vkey"
 check 0 'clean: 700 entries' ledger fsck --log copied --vkey "$vkey"
 check 0 'copied to' ledger export copied-ws
-flip copied/tile/entries/001 40
+flip copied/tile/entries/001 43
 check 1 'tile/entries/001' ledger verify --log copied --vkey "$vkey"
 check 1 'tile/0/001' ledger fsck --log copied --vkey "$vkey"
 check 0 'the log has 701' ledger append "${mine[@]}" other
