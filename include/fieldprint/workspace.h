@@ -4,6 +4,8 @@
  *   policy.json     the policy that was proposed last (the one in force comes from the ledger)
  *   keys/           HOLDER/PURPOSE.pem private keys, mode 0600
  *   ledger/         the log, in C2SP tlog-tiles; may be served as static files
+ *   ledger.url      in place of ledger/: the URL of a log that is written elsewhere, for reading only
+ *   witness.policy  the witnesses that every append is shown to (c2sp.org/tlog-policy); may be absent
  *   ledger.state    the checkpoint this workspace has seen last: a reader never goes back
  *   registry.db     a cache of the replayed log; delete it and it comes back the same
  *   anchors/        ID.dsse.json statements      documents/   SHA256 documents
