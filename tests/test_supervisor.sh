@@ -95,7 +95,7 @@ check 0 'override' receipt show "$(field receipt_id)"
 in_flight() {
     local file=$1
     shift
-    "$program" run -p hello -n 6000 --ignore-eog --ctx 8192 "$@" >"$file" 2>"$file.error" </dev/null &
+    "$program" run -p hello -n 32000 --ignore-eog --ctx 32768 "$@" >"$file" 2>"$file.error" </dev/null &
     runner=$!
     for _ in $(seq 200); do
         [ ! -s "$file" ] || return 0
@@ -124,6 +124,11 @@ check 0 '"id"' anchor add three.txt --name office --version 3 --type core --json
 three=$(field id)
 in_flight again -a "$three" --on-revoked without
 check 0 'entry' anchor revoke "$three"
+for _ in $(seq 500); do
+    ! grep -q 'answering again without' again.error || break
+    sleep 0.02
+done
+kill -INT "$runner"
 wait "$runner"
 grep -q 'answering again without' again.error || {
     failures=$((failures + 1))
