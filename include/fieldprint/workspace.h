@@ -201,6 +201,8 @@ FP_API fp_status fp_override_use(fp_workspace *workspace, const void *data, size
 /* Name of this deployment, for overrides that name one. NULL: none. At most FP_DEPLOYMENT_MAX bytes. */
 FP_API fp_status fp_workspace_set_deployment(fp_workspace *workspace, const char *name) FP_WARN_UNUSED;
 
+/* SHA-256, which endorsements name. */
+FP_API void fp_content_digest(const void *text, size_t size, uint8_t out[32]);
 /* Label that an endorsement in force gives to a text; FP_NOT_FOUND when there is none. */
 FP_API fp_status fp_content_label(fp_workspace *workspace, const void *text, size_t size,
                                   fp_label *out) FP_WARN_UNUSED;
