@@ -22,6 +22,7 @@ typedef struct bench {
     const fp_model *model;
     fp_engine *engine;
     size_t prefill, decode, depth, repeat;
+    char *prefill_text, *depth_text; /* depth 0: two tokens, for decoding to go on from */
     double prefill_rate[MAX_REPEAT], decode_rate[MAX_REPEAT]; /* tokens/s */
 } bench;
 
@@ -33,48 +34,46 @@ static fp_status count_tokens(const fp_model *model, const char *text, size_t si
     return status;
 }
 
-/* Text of exactly n tokens, the model's begin token (if it wants one) among them: n words of a list, then as
- * many fewer or more as the count says. free(). */
-static fp_status text_of(const fp_model *model, size_t n, char **out)
+static char *repeated(const char *word, size_t n)
 {
-    static const char *const words[] = {" the", " of", " and", " to", " in", " is", " that", " for"};
-    size_t k = n, got = 0;
-    char *text = malloc(6 * (n + 1) + 16);
-    if (!text)
-        return FP_NO_MEMORY;
-    for (int tries = 0; tries < 8; tries++) {
-        size_t size = 0;
-        for (size_t i = 0; i < k; i++)
-            size += (size_t)sprintf(text + size, "%s", words[i * 5 % 8]);
-        fp_status status = count_tokens(model, text, size, &got);
-        if (status != FP_OK || got == n) {
-            *out = text;
-            if (status != FP_OK)
-                free(text);
-            return status;
-        }
-        if (got > n && got - n > k)
-            break;
-        k = k + n - got;
-        if (k > n)
-            break;
-    }
-    free(text);
-    (void)cli_usage("cannot make a prompt of %zu tokens for this tokenizer; try another length", n);
-    return FP_UNSUPPORTED;
+    size_t size = strlen(word);
+    char *text = malloc(size * n + 1);
+    for (size_t i = 0; text && i < n; i++)
+        memcpy(text + i * size, word, size);
+    if (text)
+        text[size * n] = 0;
+    return text;
 }
 
-/* Adds a prompt of `tokens` tokens and generates `generate`. In a session that has some, the token sampled
- * last comes along with the prompt: it counts. */
-static fp_status answer(bench *b, fp_session *session, size_t tokens, size_t generate, fp_result *result)
+static bool has_tokens(const fp_model *model, const char *text, size_t n)
 {
-    char *text = NULL;
-    fp_status status = text_of(b->model, tokens, &text);
+    size_t got;
+    return text && count_tokens(model, text, strlen(text), &got) == FP_OK && got == n;
+}
+
+/* Text of exactly n tokens, the model's begin token (if it wants one) among them: a word that is one token
+ * however often it is repeated. free(); NULL after saying that there is none. */
+static char *text_of(const fp_model *model, size_t n)
+{
+    static const char *const words[] = {" the", " a", "1", "z", ".", " "};
+    size_t begin = fp_model_begin_token(model) != UINT32_MAX;
+    for (size_t i = 0; n > begin && i < sizeof words / sizeof *words; i++) {
+        char *text = repeated(words[i], n - begin);
+        if (has_tokens(model, text, n))
+            return text;
+        free(text);
+    }
+    (void)cli_usage("cannot make a prompt of %zu tokens for this model; try another length", n);
+    return NULL;
+}
+
+/* Adds a prompt and generates. In a session that has some tokens, the one sampled last comes along with the
+ * prompt: it counts. */
+static fp_status answer(fp_session *session, const char *text, size_t generate, fp_result *result)
+{
     fp_generate_options o = {.max_tokens = (uint32_t)generate, .ignore_eog = true};
     fp_sampling_default(&o.sampling);
-    if (status == FP_OK)
-        status = fp_session_add_message(session, FP_ROLE_USER, text, strlen(text));
-    free(text);
+    fp_status status = fp_session_add_message(session, FP_ROLE_USER, text, strlen(text));
     if (status == FP_OK)
         status = fp_session_begin(session, &o);
     if (status == FP_OK)
@@ -90,9 +89,9 @@ static fp_status time_prefill(bench *b, double *rate)
     fp_result result;
     fp_status status = fp_session_create(b->engine, &(fp_session_options){.raw = true}, &session);
     if (status == FP_OK && b->depth)
-        status = answer(b, session, b->depth, 1, &result);
+        status = answer(session, b->depth_text, 1, &result);
     if (status == FP_OK)
-        status = answer(b, session, b->prefill, 1, &result);
+        status = answer(session, b->prefill_text, 1, &result);
     if (status == FP_OK)
         *rate = (double)(result.prompt_tokens + (b->depth ? 1 : 0)) / ((double)result.prefill_ns / 1e9);
     fp_session_destroy(session);
@@ -105,7 +104,7 @@ static fp_status time_decode(bench *b, double *rate)
     fp_result result;
     fp_status status = fp_session_create(b->engine, &(fp_session_options){.raw = true}, &session);
     if (status == FP_OK)
-        status = answer(b, session, b->depth ? b->depth : 2, b->decode + 1, &result);
+        status = answer(session, b->depth_text, b->decode + 1, &result);
     if (status == FP_OK)
         *rate = (double)(result.n_ids - 1) / ((double)result.decode_ns / 1e9);
     fp_session_destroy(session);
@@ -166,6 +165,12 @@ static int bench_main(const cli_args *args)
         o.context_tokens = b.depth + (b.prefill > b.decode ? b.prefill : b.decode) + 64;
     fp_status status = cli_open_model(args, false, &model);
     b.model = model;
+    if (status == FP_OK && (!(b.depth_text = text_of(model, b.depth ? b.depth : 2)) ||
+                            (b.prefill && !(b.prefill_text = text_of(model, b.prefill))))) {
+        free(b.depth_text);
+        fp_model_close(model);
+        return 2;
+    }
     if (status == FP_OK)
         status = fp_engine_create(model, &o, &b.engine);
     for (size_t i = 0; i < b.repeat && status == FP_OK; i++) {
@@ -174,7 +179,9 @@ static int bench_main(const cli_args *args)
         if (b.decode && status == FP_OK)
             status = time_decode(&b, &b.decode_rate[i]);
     }
-    int code = status == FP_OK ? report(&b) : cli_fail(args, status);
+    int code = status == FP_OK ? report(&b) : cli_fail(status);
+    free(b.prefill_text);
+    free(b.depth_text);
     fp_engine_destroy(b.engine);
     fp_model_close(model);
     return code;

@@ -98,7 +98,7 @@ expect "VALID-FULL"
 say "7. One bit of the K/V pages is flipped (in a copy). They are refused, and the place is named."
 artifact=$(ls "$FIELDPRINT_WORKSPACE"/artifacts/*.fpkv)
 cp "$artifact" "$folder/flipped.fpkv"
-flip_bit "$folder/flipped.fpkv" $(($(stat -c %s "$artifact") / 2))
+flip_bit "$folder/flipped.fpkv" $(($(stat -c %s "$artifact") * 3 / 8)) # in the middle of a page
 run_program 1 run -m "$MODEL" --anchor "${id:0:12}" --artifact "$folder/flipped.fpkv" -p "$question"
 expect "page [0-9]"
 expect "layer [0-9]"

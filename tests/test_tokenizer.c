@@ -249,9 +249,10 @@ static uint32_t random_code_point(gw_random *r)
 {
     static const uint32_t limits[] = {0x80, 0x80, 0x800, 0x10000, 0x110000};
     uint32_t c;
-    do
-        c = (uint32_t)(gw_next(r) % limits[gw_next(r) % 5]);
-    while (c >= 0xd800 && c < 0xe000);
+    do {
+        uint32_t limit = limits[gw_next(r) % 5];
+        c = (uint32_t)(gw_next(r) % limit);
+    } while ((c >= 0xd800 && c < 0xe000) || c == 0x2581); /* SPM writes a space as U+2581 */
     return c;
 }
 
@@ -274,9 +275,11 @@ static size_t put_utf8(uint32_t c, char *out)
 static size_t random_text(gw_random *r, char *out, size_t characters)
 {
     size_t size = 0;
-    for (size_t i = 0; i < characters; i++)
-        size += put_utf8(gw_next(r) % 4 == 0 ? (uint32_t) " the\n  us"[gw_next(r) % 9] : random_code_point(r),
-                         out + size);
+    for (size_t i = 0; i < characters; i++) {
+        bool plain = gw_next(r) % 4 == 0;
+        uint32_t c = plain ? (uint32_t) " the\n  us"[gw_next(r) % 9] : random_code_point(r);
+        size += put_utf8(c, out + size);
+    }
     return size;
 }
 

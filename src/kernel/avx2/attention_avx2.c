@@ -95,6 +95,7 @@ INLINE __m256 transform_vector(__m256 x, size_t h)
 /* σ and the transform of x[d] → y[vectors][8]; lanes past d are zero. */
 INLINE void rotate(const float *x, size_t d, __m256 *y)
 {
+    FP_CHECK(d <= DIM_MAX);
     size_t h = d & (~d + 1), vectors = (d + LANES - 1) / LANES;
     for (size_t g = 0; g < vectors; g++) {
         __m256i lanes = first_lanes(d - g * LANES);

@@ -67,6 +67,7 @@ INLINE __m512 transform_vector(__m512 x, size_t h)
 /* σ and the transform of x[d] → y[vectors][16]; lanes past d are zero. */
 INLINE void rotate(const float *x, size_t d, __m512 *y)
 {
+    FP_CHECK(d <= DIM_MAX);
     size_t h = (d & (~d + 1)), vectors = (d + LANES - 1) / LANES;
     const __m512 minus = _mm512_set1_ps(-0.0f);
     for (size_t g = 0; g < vectors; g++) {

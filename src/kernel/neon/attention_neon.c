@@ -73,6 +73,7 @@ INLINE float32x4_t stage(float32x4_t x, float32x4_t swapped, uint64_t lanes_low,
 /* σ and the transform of x[d] → y[vectors][4]; lanes past d are zero. */
 INLINE void rotate(const float *x, size_t d, float32x4_t *y)
 {
+    FP_CHECK(d <= DIM_MAX);
     size_t h = d & (~d + 1), vectors = (d + LANES - 1) / LANES;
     for (size_t g = 0; g < vectors; g++) {
         float32x4_t v = load_channels(x, d, g * LANES);
