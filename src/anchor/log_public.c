@@ -405,11 +405,11 @@ fp_status fp_log_append(const char *dir, const char *origin, const fp_key *key,
 
 /* ---- witnesses ---- */
 
-fp_status fp__log_witness_round(fp__ledger_writer *writer, fp__ledger_reader *reader,
+fp_status fp__log_witness_round(const char *dir, const fp_key *key, fp__ledger_reader *reader,
                                 const fp__tlog_policy *policy, fp_log_witness *rows, size_t *n, bool *met)
 {
     fp__witness_result results[FP__TLOG_WITNESSES_MAX];
-    FP_TRY(fp__witness_round(writer, reader, policy, NULL, results, met));
+    FP_TRY(fp__witness_round(dir, fp__key_ed25519(key), reader, policy, results, met));
     *n = policy->witnesses_count;
     for (size_t i = 0; i < policy->witnesses_count; i++) {
         rows[i] = (fp_log_witness){.status = results[i].status, .timestamp = results[i].timestamp};
@@ -424,18 +424,13 @@ fp_status fp_log_witness_round(const char *dir, const char *origin, const fp_key
 {
     fp__tlog_policy *policy = NULL;
     fp__note_key note_key;
-    fp__ledger_writer *writer = NULL;
     fp__ledger_reader *reader = NULL;
-    const fp__ed25519_key *private = fp__key_ed25519(key);
-    FP_TRY(fp__note_key_make(origin, FP__NOTE_ED25519, fp__ed25519_public(private), &note_key));
+    FP_TRY(fp__note_key_make(origin, FP__NOTE_ED25519, fp__ed25519_public(fp__key_ed25519(key)), &note_key));
     FP_TRY(fp__log_policy_load(policy_path, &policy));
-    fp_status status = fp__ledger_writer_open(dir, origin, private, &writer);
+    fp_status status = fp__ledger_reader_open(dir, origin, &note_key, 1, NULL, &reader);
     if (status == FP_OK)
-        status = fp__ledger_reader_open(dir, origin, &note_key, 1, NULL, &reader);
-    if (status == FP_OK)
-        status = fp__log_witness_round(writer, reader, policy, rows, n, met);
+        status = fp__log_witness_round(dir, key, reader, policy, rows, n, met);
     fp__ledger_reader_close(reader);
-    fp__ledger_writer_close(writer);
     free(policy);
     return status;
 }

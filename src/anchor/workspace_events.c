@@ -118,6 +118,12 @@ static fp_status sign_event(const fp_workspace *w, const fp__event *event, fp__d
 
 /* ---- Writing ---- */
 
+struct writing {
+    fp_key *log_key;
+    fp__ledger_writer *writer;
+    fp__ledger_head head; /* when it was opened */
+};
+
 static fp_status pending_path(const fp_workspace *w, const uint8_t id[32], fp__buf *path)
 {
     return fp__workspace_id_path(w, "pending", id, ".dsse.json", path);
@@ -195,11 +201,11 @@ static fp_status append_spool(fp_workspace *w, fp__ledger_writer *writer)
     return status == FP_OK && appended ? fp_workspace_sync(w) : status;
 }
 
-fp_status fp__workspace_open_writer(fp_workspace *w, struct fp__workspace_writing *out)
+static fp_status open_writer(fp_workspace *w, struct writing *out)
 {
     fp__buf dir = {0};
     bool remote = false;
-    *out = (struct fp__workspace_writing){0};
+    *out = (struct writing){0};
     if (w->audit)
         return fp__fail(FP_USAGE, "a workspace opened with a trust file of its own is for reading");
     fp_status status = fp__workspace_log_place(w->path, &dir, &remote);
@@ -226,15 +232,15 @@ fp_status fp__workspace_open_writer(fp_workspace *w, struct fp__workspace_writin
     return status;
 }
 
-void fp__workspace_close_writer(fp_workspace *w, struct fp__workspace_writing *writing, fp_status status)
+/* Close it also after a failure. */
+static void close_writer(fp_workspace *w, struct writing *writing)
 {
-    fp__ledger_head head;
-    if (writing->writer != NULL && status == FP_OK) {
+    fp__ledger_head head = writing->head;
+    if (writing->writer != NULL)
         fp__ledger_writer_head(writing->writer, &head);
-        if (head.size != writing->head.size)
-            fp__workspace_cosign(w, writing->writer);
-    }
     fp__ledger_writer_close(writing->writer);
+    if (head.size != writing->head.size)
+        fp__workspace_cosign(w, writing->log_key);
     fp_key_free(writing->log_key);
 }
 
@@ -296,11 +302,11 @@ static fp_status submit_locked(fp_workspace *w, fp__ledger_writer *writer, fp__e
 fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_receipt *out)
 {
     fp_event_receipt receipt = {.index = FP_INDEX_NONE};
-    struct fp__workspace_writing writing;
-    fp_status status = fp__workspace_open_writer(w, &writing);
+    struct writing writing;
+    fp_status status = open_writer(w, &writing);
     if (status == FP_OK)
         status = submit_locked(w, writing.writer, event, &receipt);
-    fp__workspace_close_writer(w, &writing, status);
+    close_writer(w, &writing);
     if (status == FP_OK)
         status = fp_workspace_sync(w);
     if (status == FP_OK && out != NULL)
@@ -310,12 +316,12 @@ fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_recei
 
 fp_status fp__workspace_append(fp_workspace *w, const fp__dsse *dsse, fp_event_receipt *out)
 {
-    struct fp__workspace_writing writing;
+    struct writing writing;
     *out = (fp_event_receipt){.index = FP_INDEX_NONE};
-    fp_status status = fp__workspace_open_writer(w, &writing);
+    fp_status status = open_writer(w, &writing);
     if (status == FP_OK)
         status = append_if_new(w, writing.writer, dsse, out);
-    fp__workspace_close_writer(w, &writing, status);
+    close_writer(w, &writing);
     return status == FP_OK ? fp_workspace_sync(w) : status;
 }
 
@@ -331,18 +337,18 @@ fp_status fp_event_sign(fp_workspace *w, const void *envelope, size_t size, fp_e
     fp__event event = {0};
     bool is_event = false;
     fp_event_receipt receipt = {.index = FP_INDEX_NONE};
-    struct fp__workspace_writing writing;
+    struct writing writing;
     FP_TRY(fp__dsse_parse(envelope, size, &dsse));
     fp_status status = fp__event_parse(dsse.payload.data, dsse.payload.size, &is_event, &event);
     if (status == FP_OK && (!is_event || event.type == FP__EVENT_UNKNOWN))
         status = fp__fail(FP_FORMAT, "not a fieldprint event of a type that this version knows");
     if (status == FP_OK) {
-        status = fp__workspace_open_writer(w, &writing);
+        status = open_writer(w, &writing);
         if (status == FP_OK)
             status = sign_event(w, &event, &dsse);
         if (status == FP_OK)
             status = judge_and_append(w, writing.writer, &dsse, &event, &receipt);
-        fp__workspace_close_writer(w, &writing, status);
+        close_writer(w, &writing);
     }
     fp__event_free(&event);
     fp__dsse_free(&dsse);

@@ -23,17 +23,9 @@ struct fp_workspace {
 
 /* Where the workspace's log is: the URL in its file ledger.url (remote, for reading only), or its folder. */
 fp_status fp__workspace_log_place(const char *path, fp__buf *place, bool *remote) FP_WARN_UNUSED;
-/* The log, opened for writing: under its lock, synced, with what was spooled appended. Close it also after a
- * failure, with the status of what was done: after FP_OK, if the log has grown, it is shown to the witnesses
- * of the workspace's witness.policy, if there is one. */
-struct fp__workspace_writing {
-    fp_key *log_key;
-    fp__ledger_writer *writer;
-    fp__ledger_head head; /* when it was opened */
-};
-fp_status fp__workspace_open_writer(fp_workspace *w, struct fp__workspace_writing *out) FP_WARN_UNUSED;
-void fp__workspace_close_writer(fp_workspace *w, struct fp__workspace_writing *writing, fp_status status);
-void fp__workspace_cosign(fp_workspace *w, fp__ledger_writer *writer);
+/* Shows a log that has grown to the witnesses of the workspace's witness.policy, if there is one. Not under
+ * the log's lock: witnesses may be slow. What fails is a warning. */
+void fp__workspace_cosign(fp_workspace *w, const fp_key *log_key);
 
 /* dir/folder or, when name is not NULL, dir/folder/name; buf is emptied first. */
 fp_status fp__workspace_join(fp__buf *buf, const char *dir, const char *folder,

@@ -39,36 +39,49 @@ static fp_status load_policy(const fp_workspace *w, const char *policy_path, fp_
     return status;
 }
 
-void fp__workspace_cosign(fp_workspace *w, fp__ledger_writer *writer)
+static fp_status witness_round(fp_workspace *w, const fp_key *log_key, const char *policy_path,
+                               fp_log_witness *rows, size_t *n, bool *met)
 {
+    fp__buf place = {0};
     fp__tlog_policy *policy = NULL;
+    bool remote = false;
+    fp_status status = load_policy(w, policy_path, &policy);
+    if (status == FP_OK)
+        status = fp__workspace_log_place(w->path, &place, &remote);
+    if (status == FP_OK && remote)
+        status =
+            fp__fail(FP_USAGE, "the log at %s is witnessed where it is written", (const char *)place.data);
+    if (status == FP_OK)
+        status = fp__log_witness_round((const char *)place.data, log_key, w->reader, policy, rows, n, met);
+    fp__buf_free(&place);
+    free(policy);
+    return status;
+}
+
+void fp__workspace_cosign(fp_workspace *w, const fp_key *log_key)
+{
+    fp__buf path = {0};
     fp_log_witness rows[FP_LOG_WITNESSES_MAX];
     size_t n = 0;
-    bool met = false;
-    fp_status status = load_policy(w, NULL, &policy);
-    if (status == FP_NOT_FOUND)
-        return; /* nobody is to be asked */
-    if (status == FP_OK)
-        status = fp__log_witness_round(writer, w->reader, policy, rows, &n, &met);
-    if (status != FP_OK)
+    bool met = false, asked = fp__workspace_path(w, POLICY_FILE, NULL, &path) == FP_OK &&
+                              fp__file_exists((const char *)path.data);
+    fp__buf_free(&path);
+    if (!asked)
+        return;
+    if (witness_round(w, log_key, NULL, rows, &n, &met) != FP_OK)
         fp__trace(FP__TRACE_WARN, "the log was not shown to its witnesses: %s", fp_error_detail());
     for (size_t i = 0; i < n; i++)
         if (rows[i].status != FP_OK)
             fp__trace(met ? FP__TRACE_INFO : FP__TRACE_WARN, "%s", rows[i].detail);
-    free(policy);
 }
 
 fp_status fp_workspace_witness_round(fp_workspace *w, const char *policy_path, fp_log_witness *rows,
                                      size_t *n, bool *met)
 {
-    fp__tlog_policy *policy = NULL;
-    struct fp__workspace_writing writing;
-    FP_TRY(load_policy(w, policy_path, &policy));
-    fp_status status = fp__workspace_open_writer(w, &writing);
-    if (status == FP_OK)
-        status = fp__log_witness_round(writing.writer, w->reader, policy, rows, n, met);
-    fp__workspace_close_writer(w, &writing, FP_INTERNAL); /* nothing was appended */
-    free(policy);
+    fp_key *log_key = NULL;
+    FP_TRY(fp_workspace_key(w, FP_PURPOSE_LOG, &log_key));
+    fp_status status = witness_round(w, log_key, policy_path, rows, n, met);
+    fp_key_free(log_key);
     return status == FP_OK ? fp_workspace_sync(w) : status;
 }
 

@@ -1,10 +1,13 @@
 #include "ledger/witness.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define ANSWER_MAX_BYTES 65536
 #define PROOF_LINES_MAX 63 /* of the protocol */
-#define ASK_TRIES 3        /* others may show it checkpoints of this log too */
+#define LOCK_TRIES 500     /* of 10 ms */
+#define ROUND_TRIES 3
+#define ASK_TRIES 3 /* others may show it checkpoints of this log too */
 
 /* "old <size>", the consistency proof, an empty line, the checkpoint. */
 static fp_status format_request(fp__ledger_reader *reader, uint64_t old_size, fp__buf *out)
@@ -177,16 +180,17 @@ fp_status fp__witness_verdicts(const void *data, size_t size, const fp__note_key
 
 /* The witness's lines go to `lines`: new ones, or else those that the checkpoint carries and that are valid.
  */
-static void ask_one(const fp__tlog_party *witness, fp__ledger_reader *reader, uint64_t *known, bool carried,
-                    fp__buf *lines, fp__witness_result *result)
+static void ask_one(const fp__tlog_party *witness, fp__ledger_reader *reader, bool carried, fp__buf *lines,
+                    fp__witness_result *result)
 {
+    uint64_t known = 0; /* the first answer tells, at the cost of one more request */
     fp__remote *remote = NULL;
     size_t before = lines->size;
     fp_status status = witness->url[0] != 0
                            ? fp__remote_open(witness->url, &remote)
                            : fp__fail(FP_USAGE, "the policy has no URL for witness %s", witness->key.name);
     if (status == FP_OK)
-        status = fp__witness_ask(remote, &witness->key, reader, known, lines);
+        status = fp__witness_ask(remote, &witness->key, reader, &known, lines);
     fp__remote_close(remote);
     *result = (fp__witness_result){.status = status};
     if (status == FP_OK)
@@ -197,34 +201,58 @@ static void ask_one(const fp__tlog_party *witness, fp__ledger_reader *reader, ui
         lines->size = before;
 }
 
-fp_status fp__witness_round(fp__ledger_writer *writer, fp__ledger_reader *reader,
-                            const fp__tlog_policy *policy, uint64_t *known, fp__witness_result *results,
-                            bool *met)
+fp_status fp__witness_collect(fp__ledger_reader *reader, const fp__tlog_policy *policy,
+                              fp__witness_result *results, bool *any, fp__buf *lines)
+{
+    fp__note_verdict verdicts[FP__TLOG_WITNESSES_MAX];
+    FP_TRY(fp__ledger_reader_refresh(reader, NULL));
+    const fp__buf *note = fp__ledger_reader_note(reader);
+    FP_TRY(fp__witness_verdicts(note->data, note->size, fp__ledger_reader_key(reader), policy, verdicts));
+    *any = false;
+    for (size_t i = 0; i < policy->witnesses_count; i++) {
+        ask_one(&policy->witnesses[i], reader, verdicts[i].valid, lines, &results[i]);
+        *any |= results[i].status == FP_OK;
+    }
+    return FP_OK;
+}
+
+/* FP_BUSY when the log is not at `head` any more. */
+static fp_status publish(const char *dir, const fp__ed25519_key *log_key, fp__ledger_reader *reader,
+                         const fp__buf *lines)
 {
     fp__ledger_head head;
-    fp__buf lines = {0};
-    fp__note_verdict verdicts[FP__TLOG_WITNESSES_MAX];
-    const fp__note_key *log_key = fp__ledger_reader_key(reader);
-    FP_TRY(fp__ledger_reader_refresh(reader, NULL));
+    fp__ledger_writer *writer = NULL;
     fp__ledger_reader_head(reader, &head);
-    const fp__buf *note = fp__ledger_reader_note(reader);
-    FP_TRY(fp__witness_verdicts(note->data, note->size, log_key, policy, verdicts));
-    bool any = false;
-    for (size_t i = 0; i < policy->witnesses_count; i++) {
-        uint64_t unknown = 0;
-        ask_one(&policy->witnesses[i], reader, known != NULL ? &known[i] : &unknown, verdicts[i].valid,
-                &lines, &results[i]);
-        any |= results[i].status == FP_OK;
+    fp_status status = fp__ledger_writer_open(dir, fp__ledger_reader_key(reader)->name, log_key, &writer);
+    for (int i = 0; i < LOCK_TRIES && status == FP_BUSY; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
+        status = fp__ledger_writer_open(dir, fp__ledger_reader_key(reader)->name, log_key, &writer);
     }
-    fp_status status = any ? fp__ledger_writer_cosign(writer, &head, lines.data, lines.size) : FP_OK;
-    fp__buf_free(&lines);
+    if (status == FP_OK)
+        status = fp__ledger_writer_cosign(writer, &head, lines->data, lines->size);
+    fp__ledger_writer_close(writer);
+    return status;
+}
+
+fp_status fp__witness_round(const char *dir, const fp__ed25519_key *log_key, fp__ledger_reader *reader,
+                            const fp__tlog_policy *policy, fp__witness_result *results, bool *met)
+{
+    fp__note_verdict verdicts[FP__TLOG_WITNESSES_MAX];
+    fp_status status = FP_BUSY;
+    for (int i = 0; i < ROUND_TRIES && status == FP_BUSY; i++) {
+        fp__buf lines = {0};
+        bool any = false;
+        status = fp__witness_collect(reader, policy, results, &any, &lines);
+        if (status == FP_OK && any)
+            status = publish(dir, log_key, reader, &lines);
+        fp__buf_free(&lines);
+    }
     FP_TRY(status);
     FP_TRY(fp__ledger_reader_refresh(reader, NULL));
-    note = fp__ledger_reader_note(reader);
-    FP_TRY(fp__witness_verdicts(note->data, note->size, log_key, policy, verdicts));
+    const fp__buf *note = fp__ledger_reader_note(reader);
+    FP_TRY(fp__witness_verdicts(note->data, note->size, fp__ledger_reader_key(reader), policy, verdicts));
     for (size_t i = 0; i < policy->witnesses_count; i++)
         results[i].timestamp = verdicts[i].timestamp;
-    if (met != NULL)
-        *met = fp__tlog_policy_time(policy, verdicts, NULL);
+    *met = fp__tlog_policy_time(policy, verdicts, NULL);
     return FP_OK;
 }

@@ -21,12 +21,16 @@ typedef struct fp__witness_result {
     char detail[256]; /* why not */
     uint64_t timestamp;
 } fp__witness_result;
-/* Asks every witness of the policy that has a URL and publishes what they sign, together with cosignatures
- * that the published checkpoint has already. results [policy->witnesses_count]; known likewise, or NULL.
- * *met (may be NULL): the published checkpoint has a quorum now. FP_OK also when witnesses failed; an
- * operating error of the log otherwise. The reader must have the log's key first, and is refreshed. */
-fp_status fp__witness_round(fp__ledger_writer *writer, fp__ledger_reader *reader,
-                            const fp__tlog_policy *policy, uint64_t *known, fp__witness_result *results,
+/* Asks every witness of the policy that has a URL, without a lock on the log. lines: appended, what they sign
+ * and valid cosignatures that the published checkpoint carries already. results [policy->witnesses_count],
+ * *any: somebody signed. The reader is refreshed first. FP_OK also when witnesses failed. */
+fp_status fp__witness_collect(fp__ledger_reader *reader, const fp__tlog_policy *policy,
+                              fp__witness_result *results, bool *any, fp__buf *lines) FP_WARN_UNUSED;
+/* Collects, opens the log in the folder for writing and publishes; begins again when the log has grown
+ * meanwhile (FP_BUSY when it does so every time, or has another writer for long). *met: the published
+ * checkpoint has a quorum now; the results tell the times of its cosignatures. */
+fp_status fp__witness_round(const char *dir, const fp__ed25519_key *log_key, fp__ledger_reader *reader,
+                            const fp__tlog_policy *policy, fp__witness_result *results,
                             bool *met) FP_WARN_UNUSED;
 /* Which witnesses of the policy have cosigned this checkpoint; a signature that is not valid does not count.
  * verdicts [policy->witnesses_count]. log_key: its signature must be valid. */
