@@ -65,7 +65,7 @@ def main():
     table = []
     for depth in args.depth:
         entry = {"depth": depth}
-        for key in ("prefill_tps", "decode_tps"):
+        for key in ("prefill_tokens_per_s", "decode_tokens_per_s"):
             median = {}
             for (d, engine), values in rows.items():
                 numbers = [v[key] for v in values if v.get(key)]

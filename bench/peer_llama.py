@@ -91,7 +91,7 @@ def speed(args):
     median = lambda x: float(np.median(x)) if x else None
     print(json.dumps({"engine": "llama.cpp", "version": L.__version__, "model": args.model, "threads": args.threads,
                       "fa": args.fa, "depth": args.depth, "prefill_tokens": args.prefill,
-                      "prefill_tps": median(prefill), "decode_tps": median(decode)}))
+                      "prefill_tokens_per_s": median(prefill), "decode_tokens_per_s": median(decode)}))
 
 
 def perplexity(args):

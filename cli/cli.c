@@ -66,25 +66,41 @@ uint32_t cli_gamma(const cli_args *args, const char *name)
  * ---------------------------------------------------------------------------------------------------------
  */
 
-int cli_usage(const char *format, ...)
-{
-    va_list list;
-    va_start(list, format);
-    fputs("fieldprint: ", stderr);
-    vfprintf(stderr, format, list);
-    fputs("\n", stderr);
-    va_end(list);
-    return 2;
-}
+bool cli_json;
 
-int cli_fail(const cli_args *args, fp_status status)
+static int complain(fp_status status, const char *detail)
 {
-    const char *detail = fp_error_detail();
-    fprintf(stderr, "fieldprint: %s\n", detail[0] ? detail : fp_status_text(status));
-    if (args && args->json)
+    fprintf(stderr, "fieldprint: %s\n", detail);
+    if (cli_json)
         (void)cli_print_json(
             json_pack("{s:{s:s, s:s}}", "error", "status", fp_status_name(status), "detail", detail));
     return fp_status_exit_code(status);
+}
+
+int cli_error(fp_status status, const char *format, ...)
+{
+    char detail[2048];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(detail, sizeof detail, format, list);
+    va_end(list);
+    return complain(status, detail);
+}
+
+int cli_usage(const char *format, ...)
+{
+    char detail[2048];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(detail, sizeof detail, format, list);
+    va_end(list);
+    return complain(FP_USAGE, detail);
+}
+
+int cli_fail(fp_status status)
+{
+    const char *detail = fp_error_detail();
+    return complain(status, detail[0] ? detail : fp_status_text(status));
 }
 
 int cli_print_json(json_t *object)
@@ -175,8 +191,9 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
     bool standard = strcmp(path, "-") == 0;
     FILE *f = standard ? stdin : fopen(path, "rb");
     if (!f) {
-        fprintf(stderr, "fieldprint: cannot open %s: %s\n", path, strerror(errno));
-        return errno == ENOENT ? FP_NOT_FOUND : FP_IO;
+        fp_status status = errno == ENOENT ? FP_NOT_FOUND : FP_IO;
+        (void)cli_error(status, "cannot open %s: %s", path, strerror(errno));
+        return status;
     }
     size_t capacity = 1 << 16, n = 0, got = 0;
     char *buffer = malloc(capacity + 1);
@@ -195,9 +212,10 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
     if (!standard)
         fclose(f);
     if (failed || n > max) {
-        fprintf(stderr, "fieldprint: %s: %s\n", path, failed ? "cannot be read" : "the file is too large");
+        fp_status status = failed ? FP_IO : FP_LIMIT;
+        (void)cli_error(status, "%s: %s", path, failed ? "cannot be read" : "the file is too large");
         free(buffer);
-        return failed ? FP_IO : FP_LIMIT;
+        return status;
     }
     buffer[n] = 0;
     *data = buffer;
@@ -275,7 +293,6 @@ bool cli_receipt_path(const cli_args *args, const char *text, char *out, size_t 
     if (found > 1)
         (void)cli_usage("%s begins the ids of %zu receipts in %s: give more digits", text, found, folder);
     else if (found == 0)
-        fprintf(stderr, "fieldprint: %s is neither a file nor the beginning of a receipt's id in %s\n", text,
-                folder);
+        (void)cli_usage("%s is neither a file nor the beginning of a receipt's id in %s", text, folder);
     return found == 1;
 }

@@ -50,8 +50,11 @@ double cli_real(const cli_args *args, const char *name, double fallback, double 
 uint32_t cli_gamma(const cli_args *args, const char *name);
 
 /* Prints the failure (as JSON on stdout too, with --json) and gives its exit code. */
-int cli_fail(const cli_args *args, fp_status status);
-int cli_usage(const char *format, ...) FP_PRINTF(1, 2); /* prints, returns 2 */
+int cli_fail(fp_status status);
+int cli_usage(const char *format, ...) FP_PRINTF(1, 2); /* prints (as cli_fail does), returns 2 */
+/* The same for failures of the program's own, which the library knows nothing of: the status' exit code. */
+int cli_error(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
+extern bool cli_json; /* --json was given: errors are printed as an object too */
 /* Prints the object to stdout, one line; takes it. Returns 0, or 3 when stdout cannot be written. */
 int cli_print_json(json_t *object);
 json_t *cli_hex(const uint8_t *bytes, size_t n);
@@ -107,6 +110,8 @@ void cli_engine_options(const cli_args *args, fp_engine_options *out);
 fp_status cli_open_workspace(const cli_args *args, fp_workspace **out) FP_WARN_UNUSED;
 fp_status cli_find_anchor(fp_workspace *workspace, const char *text, uint8_t id[32]) FP_WARN_UNUSED;
 
+/* From here on what this workspace signs is shown on standard error first (not with --json). */
+void cli_show_signing(const cli_args *args, fp_workspace *workspace);
 /* Where an event went, as text or JSON; `what` names it. Exit code. */
 int cli_print_event(const cli_args *args, const char *what, const fp_event_receipt *event);
 /* A receipt as a person names it: a file, or an id (or its unique beginning, of 4 digits or more) in the

@@ -81,9 +81,11 @@ static int read_document(const cli_args *args, char **document, size_t *size, fp
     if (status != FP_OK)
         return fp_status_exit_code(status);
     status = cli_open_workspace(args, workspace);
-    if (status != FP_OK)
+    if (status != FP_OK) {
         free(*document);
-    return status == FP_OK ? 0 : cli_fail(args, status);
+        *document = NULL;
+    }
+    return status == FP_OK ? 0 : cli_fail(status);
 }
 
 static int print_id(const cli_args *args, const uint8_t id[32])
@@ -98,16 +100,16 @@ static int print_id(const cli_args *args, const uint8_t id[32])
 
 static int create_main(const cli_args *args)
 {
-    char *document;
-    size_t size;
+    char *document = NULL;
+    size_t size = 0;
     uint8_t id[32];
     fp_statement s;
-    fp_workspace *workspace;
+    fp_workspace *workspace = NULL;
     int code = read_document(args, &document, &size, &s, &workspace);
     if (code)
         return code;
     fp_status status = fp_anchor_create(workspace, document, size, &s, id);
-    code = status == FP_OK ? print_id(args, id) : cli_fail(args, status);
+    code = status == FP_OK ? print_id(args, id) : cli_fail(status);
     free(document);
     fp_workspace_close(workspace);
     return code;
@@ -130,11 +132,11 @@ static int open_and_find(const cli_args *args, fp_workspace **workspace, uint8_t
 {
     fp_status status = cli_open_workspace(args, workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = cli_find_anchor(*workspace, args->operands[0], id);
     if (status == FP_OK)
         return 0;
-    int code = cli_fail(args, status);
+    int code = cli_fail(status);
     fp_workspace_close(*workspace);
     return code;
 }
@@ -166,8 +168,9 @@ static int event_main(const cli_args *args, const char *what, event_fn *event)
     int code = open_and_find(args, &workspace, id);
     if (code)
         return code;
+    cli_show_signing(args, workspace);
     fp_status status = event(workspace, id, &e);
-    code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(args, status);
+    code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(status);
     fp_workspace_close(workspace);
     return code;
 }
@@ -210,9 +213,9 @@ static int supersede_main(const cli_args *args)
     supersede_reason = cli_text(args, "why", "");
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = cli_find_anchor(workspace, args->operands[1], supersede_by);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     fp_workspace_close(workspace);
     return code ? code : event_main(args, "supersede", supersede);
 }
@@ -236,7 +239,7 @@ static int sign_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_anchor_sign(workspace, id, cli_text(args, "holder", NULL), &added);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json)
         code = cli_print_json(json_pack("{s:o, s:i}", "id", cli_hex(id, 32), "signatures_added", (int)added));
     else
@@ -265,10 +268,10 @@ static int import_main(const cli_args *args)
         status = cli_read_file(path, FP_ANCHOR_DOCUMENT_MAX_BYTES, &document, &document_size);
     int code = fp_status_exit_code(status);
     if (status == FP_OK && (status = cli_open_workspace(args, &workspace)) != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     if (status == FP_OK) {
         status = fp_anchor_import(workspace, envelope, envelope_size, document, document_size, id);
-        code = status == FP_OK ? print_id(args, id) : cli_fail(args, status);
+        code = status == FP_OK ? print_id(args, id) : cli_fail(status);
         fp_workspace_close(workspace);
     }
     free(envelope);
@@ -308,7 +311,7 @@ static int compile_ids(const cli_args *args, fp_workspace *workspace, const uint
     cli_progress_end(&progress);
     int code = 0;
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json)
         code = cli_print_json(json_pack("{s:o, s:i, s:i, s:o, s:b, s:I}", "id", cli_hex(ids[0], 32), "tokens",
                                         (int)tokens, "pages", (int)pages, "kv_head", cli_hex(head, 32),
@@ -332,11 +335,11 @@ static int compile_main(const cli_args *args)
         return 2;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     for (size_t i = 0; i < args->n && status == FP_OK; i++)
         status = cli_find_anchor(workspace, args->operands[i], ids[i]);
-    int code = status == FP_OK ? compile_ids(args, workspace, (const uint8_t(*)[32])ids, args->n)
-                               : cli_fail(args, status);
+    int code =
+        status == FP_OK ? compile_ids(args, workspace, (const uint8_t(*)[32])ids, args->n) : cli_fail(status);
     fp_workspace_close(workspace);
     return code;
 }
@@ -348,11 +351,11 @@ static const cli_option add_options[] = {
 
 static int add_main(const cli_args *args)
 {
-    char *document;
-    size_t size;
+    char *document = NULL;
+    size_t size = 0;
     uint8_t id[32];
     fp_statement s;
-    fp_workspace *workspace;
+    fp_workspace *workspace = NULL;
     if (!cli_model_path(args))
         return 2;
     int code = read_document(args, &document, &size, &s, &workspace);
@@ -361,7 +364,7 @@ static int add_main(const cli_args *args)
     fp_status status = fp_anchor_add(workspace, document, size, &s, id);
     free(document);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else {
         if (!args->json)
             code = print_id(args, id);
@@ -376,13 +379,53 @@ static int add_main(const cli_args *args)
  * ------------------------------------------------------------------------------------------------------------------
  */
 
+static void set_index(json_t *object, const char *key, uint64_t index)
+{
+    if (object && index != FP_INDEX_NONE)
+        json_object_set_new(object, key, json_integer((json_int_t)index));
+}
+
 static json_t *row_json(const fp_anchor_row *r)
 {
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I}", "id", cli_hex(r->id, 32), "name",
-                     r->name, "version", r->version, "state", fp_anchor_state_name(r->state), "type",
-                     fp_label_name(r->type), "signatures", (int)r->signatures, "models", (int)r->models,
-                     "pages", (int)r->pages, "valid_from", (json_int_t)r->valid_from, "valid_until",
-                     (json_int_t)r->valid_until);
+    json_t *object = json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I}", "id", cli_hex(r->id, 32), "name", r->name,
+        "version", r->version, "state", fp_anchor_state_name(r->state), "type", fp_label_name(r->type),
+        "signatures", (int)r->signatures, "models", (int)r->models, "pages", (int)r->pages, "valid_from",
+        (json_int_t)r->valid_from, "valid_until", (json_int_t)r->valid_until);
+    set_index(object, "registered", r->register_index);
+    set_index(object, "promoted", r->promote_index);
+    set_index(object, "superseded", r->supersede_index);
+    set_index(object, "revoked", r->revoke_index);
+    if (object && r->supersede_index != FP_INDEX_NONE)
+        json_object_set_new(object, "successor", cli_hex(r->successor, 32));
+    return object;
+}
+
+static void print_index(const char *what, uint64_t index)
+{
+    if (index != FP_INDEX_NONE)
+        printf("%s by entry %llu of the ledger\n", what, (unsigned long long)index);
+}
+
+/* State, life in the log, models and validity, for people. */
+static void print_row(const fp_anchor_row *r)
+{
+    char hex[65], from[32], until[32];
+    cli_hex_text(r->id, 32, hex);
+    cli_time_text(r->valid_from, from);
+    cli_time_text(r->valid_until, until);
+    printf("%s\n%s@%s  %s  %s  %u signature%s\n", hex, r->name, r->version, fp_anchor_state_name(r->state),
+           fp_label_name(r->type), r->signatures, r->signatures == 1 ? "" : "s");
+    print_index("registered", r->register_index);
+    print_index("promoted", r->promote_index);
+    print_index("superseded", r->supersede_index);
+    if (r->supersede_index != FP_INDEX_NONE) {
+        cli_hex_text(r->successor, 32, hex);
+        printf("successor %s\n", hex);
+    }
+    print_index("revoked", r->revoke_index);
+    printf("compiled for %u model%s, %u page%s\nvalid from %s until %s\n", r->models,
+           r->models == 1 ? "" : "s", r->pages, r->pages == 1 ? "" : "s", from, until);
 }
 
 static int list_main(const cli_args *args)
@@ -392,9 +435,9 @@ static int list_main(const cli_args *args)
     size_t n = 0;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = fp_anchor_list(workspace, &rows, &n);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     json_t *list = json_array();
     if (code == 0 && !args->json)
         printf("%-12s  %-24s  %-10s  %-8s  %6s  %5s  %s\n", "ID", "NAME", "STATE", "TYPE", "MODELS", "PAGES",
@@ -434,18 +477,16 @@ static int show_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_anchor_payload(workspace, id, &payload, &size);
     if (status != FP_OK)
-        code = cli_fail(args, status);
+        code = cli_fail(status);
     else if (args->json) {
         json_t *object = row_json(&row);
         json_object_set_new(object, "statement", json_loadb((const char *)payload, size, 0, NULL));
         code = cli_print_json(object);
     } else {
         json_t *statement = json_loadb((const char *)payload, size, 0, NULL);
-        char *text = json_dumps(statement, JSON_INDENT(2)), hex[65];
-        cli_hex_text(id, 32, hex);
-        printf("%s  %s@%s  %s  %s  %u signature%s\n%s\n", hex, row.name, row.version,
-               fp_anchor_state_name(row.state), fp_label_name(row.type), row.signatures,
-               row.signatures == 1 ? "" : "s", text ? text : "");
+        char *text = json_dumps(statement, JSON_INDENT(2));
+        print_row(&row);
+        printf("%s\n", text ? text : "");
         free(text);
         json_decref(statement);
     }

@@ -101,7 +101,7 @@ static int audit_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_audit(workspace, &o, &result);
     cli_progress_end(&progress);
-    int code = status == FP_OK ? report(args, &result, model != NULL) : cli_fail(args, status);
+    int code = status == FP_OK ? report(args, &result, model != NULL) : cli_fail(status);
     fp_model_close(model);
     fp_workspace_close(workspace);
     free(beside);
@@ -118,7 +118,7 @@ static int show_main(const cli_args *args)
         return 2;
     fp_status status = fp_receipt_read(path, &text, id);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     json_t *payload = json_loads(text, 0, NULL), *claim = json_object_get(payload, "predicate");
     free(text);
     cli_hex_text(id, 32, hex);

@@ -179,7 +179,7 @@ static int bench_main(const cli_args *args)
         if (b.decode && status == FP_OK)
             status = time_decode(&b, &b.decode_rate[i]);
     }
-    int code = status == FP_OK ? report(&b) : cli_fail(args, status);
+    int code = status == FP_OK ? report(&b) : cli_fail(status);
     free(b.prefill_text);
     free(b.depth_text);
     fp_engine_destroy(b.engine);

@@ -13,7 +13,7 @@ static int info_main(const cli_args *args)
         return 2;
     fp_status status = cli_open_model(args, true, &model);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     fp_model_info_get(model, &i);
     int code = 0;
     if (args->json) {
@@ -58,7 +58,7 @@ static int digest_main(const cli_args *args)
         fp_model_close(model);
     }
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     cli_hex_text(digest, 32, text);
     if (args->json)
         return cli_print_json(json_pack("{s:s}", "digest", text));
@@ -116,12 +116,12 @@ static int tokenize_main(const cli_args *args)
     status = cli_open_model(args, true, &model);
     if (status != FP_OK) {
         free(text);
-        return cli_fail(args, status);
+        return cli_fail(status);
     }
     unsigned flags =
         (cli_has(args, "special") ? FP_TOKENIZE_SPECIAL : 0u) | (cli_has(args, "add") ? FP_TOKENIZE_ADD : 0u);
     status = fp_model_tokenize(model, file ? text : prompt, size, flags, &ids, &n);
-    int code = status == FP_OK ? print_tokens(args, model, ids, n) : cli_fail(args, status);
+    int code = status == FP_OK ? print_tokens(args, model, ids, n) : cli_fail(status);
     if (status == FP_OK)
         free(ids);
     free(text);
@@ -136,7 +136,7 @@ static int doctor_main(const cli_args *args)
     fp_system_info i;
     fp_status status = fp_system_info_get(&i);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     if (args->json)
         return cli_print_json(json_pack("{s:s, s:s, s:i, s:b, s:s, s:s}", "version", fp_version(),
                                         "processor", i.processor, "cores", (int)i.cores, "sha_instructions",

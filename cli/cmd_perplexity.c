@@ -51,9 +51,7 @@ static int write_out(const char *path, const scores *s)
     size_t n = s->chunks * s->scored;
     bool bad = !f || fwrite(s->logprobs, sizeof *s->logprobs, n, f) != n;
     bad = (f && fclose(f) != 0) || bad;
-    if (bad)
-        fprintf(stderr, "fieldprint: cannot write %s: %s\n", path, strerror(errno));
-    return bad ? 3 : 0;
+    return bad ? cli_error(FP_IO, "cannot write %s: %s", path, strerror(errno)) : 0;
 }
 
 static int report(const cli_args *args, const scores *s, uint64_t ns)
@@ -112,7 +110,7 @@ static int run_scores(const cli_args *args, const fp_model *model, const uint32_
         if (status == FP_OK)
             status = score(engine, &s, batch, &progress);
         cli_progress_end(&progress);
-        code = status == FP_OK ? report(args, &s, cli_now_ns() - progress.start_ns) : cli_fail(args, status);
+        code = status == FP_OK ? report(args, &s, cli_now_ns() - progress.start_ns) : cli_fail(status);
     }
     fp_engine_destroy(engine);
     free(s.ids);
@@ -138,10 +136,10 @@ static int perplexity_main(const cli_args *args)
     status = cli_open_model(args, false, &model);
     if (status != FP_OK) {
         free(text);
-        return cli_fail(args, status);
+        return cli_fail(status);
     }
     status = fp_model_tokenize(model, text, size, FP_TOKENIZE_ADD, &ids, &n);
-    int code = status == FP_OK ? run_scores(args, model, ids, n) : cli_fail(args, status);
+    int code = status == FP_OK ? run_scores(args, model, ids, n) : cli_fail(status);
     if (status == FP_OK)
         free(ids);
     free(text);

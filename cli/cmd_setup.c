@@ -25,9 +25,9 @@ static int init_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_workspace_open(path, NULL, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = fp_workspace_get_info(workspace, &info);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     if (code == 0 && args->json)
         code = cli_print_json(json_pack("{s:s, s:s, s:s, s:I}", "workspace", info.path, "origin", info.origin,
                                         "trust", info.trust_path, "tree_size", (json_int_t)info.tree_size));
@@ -61,7 +61,7 @@ static int print_keys(const cli_args *args, const char *only_holder, uint32_t pu
     size_t n = 0;
     fp_status status = fp_keys_list(cli_text(args, "workspace", NULL), &rows, &n);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     json_t *list = json_array();
     for (size_t i = 0; i < n; i++) {
         char hex[65];
@@ -91,12 +91,12 @@ static int key_generate_main(const cli_args *args)
         fp_purpose purpose;
         fp_status status = fp_purpose_parse(names->value[i], &purpose);
         if (status != FP_OK)
-            return cli_fail(args, status);
+            return cli_fail(status);
         purposes |= 1u << purpose;
     }
     fp_status status = fp_keys_generate(cli_text(args, "workspace", NULL), holder, purposes);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     uint32_t made = purposes ? purposes : ~(1u << FP_PURPOSE_OVERRIDE);
     return print_keys(args, holder, made);
 }
@@ -124,7 +124,7 @@ static int policy_create_main(const cli_args *args)
                                         (uint32_t)cli_number(args, "threshold", 1, 1, 64),
                                         cli_text(args, "log-holder", NULL));
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     if (args->json) {
         char policy[1024], trust[1024];
         snprintf(policy, sizeof policy, "%s/policy.json", path);
@@ -141,16 +141,16 @@ static int policy_create_main(const cli_args *args)
 static int policy_show_main(const cli_args *args)
 {
     fp_workspace *workspace;
-    fp_workspace_info info;
-    uint8_t *data;
-    size_t size;
+    fp_workspace_info info = {0};
+    uint8_t *data = NULL;
+    size_t size = 0;
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
-        return cli_fail(args, status);
+        return cli_fail(status);
     status = fp_policy_get(workspace, &data, &size);
     if (status == FP_OK && (status = fp_workspace_get_info(workspace, &info)) != FP_OK)
         fp_bytes_free(data);
-    int code = status == FP_OK ? 0 : cli_fail(args, status);
+    int code = status == FP_OK ? 0 : cli_fail(status);
     if (code == 0) {
         json_t *policy = json_loadb((const char *)data, size, 0, NULL);
         char *text = json_dumps(policy, JSON_INDENT(2)), hex[65];
@@ -185,11 +185,12 @@ static int submit_file(const cli_args *args, const char *what,
         return fp_status_exit_code(status);
     status = cli_open_workspace(args, &workspace);
     if (status == FP_OK) {
+        cli_show_signing(args, workspace);
         status = submit(workspace, data, size, &receipt);
         fp_workspace_close(workspace);
     }
     free(data);
-    return status == FP_OK ? cli_print_event(args, what, &receipt) : cli_fail(args, status);
+    return status == FP_OK ? cli_print_event(args, what, &receipt) : cli_fail(status);
 }
 
 static int policy_propose_main(const cli_args *args)

@@ -55,7 +55,7 @@ static int read_option(cli_args *args, int argc, char **argv, int i)
         o = find_option(args->command, text + 2, size, 0);
         value = equals ? equals + 1 : NULL;
     } else {
-        o = find_option(args->command, NULL, 0, text[1]);
+        o = find_option(args->command, "", 0, text[1]);
         value = text[2] ? text + 2 : NULL;
     }
     if (!o) {
@@ -91,9 +91,11 @@ static int run_command(const cli_command *command, int argc, char **argv)
     cli_args args = {.command = command};
     args.values = calloc(options + 1, sizeof *args.values);
     args.operands = calloc((size_t)argc + 1, sizeof *args.operands);
-    if (!args.values || !args.operands)
-        return cli_usage("no memory");
     int code = -1;
+    if (!args.values || !args.operands) {
+        fputs("fieldprint: no memory\n", stderr);
+        code = 3;
+    }
     bool only_operands = false;
     for (int i = 0; i < argc && code < 0;) {
         if (!only_operands && strcmp(argv[i], "--help") == 0) {
@@ -103,6 +105,7 @@ static int run_command(const cli_command *command, int argc, char **argv)
             only_operands = true;
             i++;
         } else if (!only_operands && argv[i][0] == '-' && argv[i][1]) {
+            cli_json |= strcmp(argv[i], "--json") == 0;
             int used = read_option(&args, argc, argv, i);
             code = used ? -1 : 2;
             i += used;
@@ -110,7 +113,7 @@ static int run_command(const cli_command *command, int argc, char **argv)
             args.operands[args.n++] = argv[i++];
         }
     }
-    args.json = cli_has(&args, "json");
+    args.json = args.values && cli_has(&args, "json");
     if (code < 0 && (args.n < command->min_operands || args.n > command->max_operands))
         code = cli_usage("usage: fieldprint %s [options] %s   (--help tells more)", command->name,
                          command->operands);

@@ -143,6 +143,7 @@ typedef struct fp_gate_query {
     fp_label min_label; /* the lowest type that may take part */
     uint32_t gamma;     /* raises the set's γ to this (≤ the policy's maximum); 0: as signed */
     bool for_compile;   /* about to compile it: no compile event is asked for */
+    bool running;       /* of a turn that has begun: it may end although an anchor was superseded since */
     uint64_t now;       /* seconds; 0: the system clock */
 } fp_gate_query;
 
@@ -165,7 +166,11 @@ typedef struct fp_gate_result {
     uint32_t tokens, pages;
     uint64_t compile_index;  /* of the compile event in the log */
     bool bypassed;           /* a bypass override replaced a refusal */
-    uint8_t override_id[32]; /* the override in force (halt or bypass), else zero */
+    uint8_t override_id[32]; /* the override in force for the set (halt or bypass), else zero */
+    /* Who may read what is made from the set: the readers of its anchors, of what they were made from and of
+     * the policy, intersected. 0: nobody; the single reader "*": everybody. */
+    uint16_t readers_count;
+    char readers[FP_ANCHOR_READERS_MAX][FP_READER_MAX + 1];
 } fp_gate_result;
 
 #ifdef __cplusplus

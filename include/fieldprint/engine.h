@@ -52,6 +52,12 @@ typedef struct fp_anchors_options {
     uint32_t gamma;            /* raises γ to this many 1/65536, within policy; 0: as signed */
     uint64_t now;              /* 0: the system clock */
     const char *artifact_path; /* NULL: the workspace's own */
+    /* Ask the gate again when an answer begins, and at commit boundaries (a page of a session is sealed) when
+     * the log has grown or a second has passed. When it says no, by a revocation that another process logged,
+     * say, the answers that attend to these anchors end with FP_FINISH_ANCHOR_REVOKED. An anchor that was
+     * superseded meanwhile serves the answers in progress and no new ones. The workspace must outlive the
+     * anchors and be used in the engine's thread only. */
+    bool watch;
 } fp_anchors_options;
 /* Passes the gate, copies the set's pages into the engine's own memory, hashes that copy and compares it with
  * the K/V head that the log names. FP_DENIED (gate, with reason and remedy), FP_MISMATCH (naming page, layer
@@ -82,7 +88,8 @@ typedef enum fp_finish {
     FP_FINISH_STOP,   /* end of generation token or stop string */
     FP_FINISH_LENGTH, /* max_tokens, or the context is full */
     FP_FINISH_CANCELLED,
-    FP_FINISH_ERROR
+    FP_FINISH_ERROR,
+    FP_FINISH_ANCHOR_REVOKED /* the gate withdrew an anchor: stopped at the commit boundary */
 } fp_finish;
 FP_API const char *fp_finish_name(fp_finish finish); /* "stop" */
 
@@ -102,6 +109,20 @@ FP_API void fp_session_destroy(fp_session *session); /* NULL is fine */
  * In a raw session only user messages, each plain text. */
 FP_API fp_status fp_session_add_message(fp_session *session, fp_role role, const char *text,
                                         size_t size) FP_WARN_UNUSED;
+
+/* Where a text comes from. It decides the label: user, or external for tool output and retrieved text
+ * (files too). fp_session_add_message is for system, user and assistant text: label user. */
+typedef enum fp_source { FP_SOURCE_SYSTEM, FP_SOURCE_USER, FP_SOURCE_TOOL, FP_SOURCE_RETRIEVED } fp_source;
+FP_API const char *fp_source_name(fp_source source); /* "retrieved" */
+FP_API fp_status fp_source_parse(const char *name, fp_source *out) FP_WARN_UNUSED;
+/* As fp_session_add_message, with a source. With `endorsements` (NULL: none) a signed, logged endorsement of
+ * exactly this text gives it the label user; nothing else raises a label. Whatever attends to an external
+ * text is external: the pages after it and the answer. */
+FP_API fp_status fp_session_add_text(fp_session *session, fp_role role, fp_source source,
+                                     fp_workspace *endorsements, const char *text,
+                                     size_t size) FP_WARN_UNUSED;
+/* Lowest label of all that the next answer would attend to, at most user: an answer's label. */
+FP_API fp_label fp_session_label(const fp_session *session);
 
 /* Forgets the messages that were added since the last answer began (one was too long, say). */
 FP_API fp_status fp_session_drop_messages(fp_session *session) FP_WARN_UNUSED;
@@ -123,8 +144,16 @@ FP_API fp_status fp_session_begin(fp_session *session, const fp_generate_options
 /* One step for all sessions that have work; *active = sessions that still have. A session that fails ends
  * with FP_FINISH_ERROR and fp_session_error; others go on. */
 FP_API fp_status fp_engine_step(fp_engine *engine, size_t *active) FP_WARN_UNUSED;
-/* Steps until this session is done (others progress too). FP_CANCELLED leaves what was generated. */
+/* Steps until this session is done (others progress too). FP_CANCELLED leaves what was generated, and so does
+ * FP_DENIED: the gate withdrew an anchor (FP_FINISH_ANCHOR_REVOKED). */
 FP_API fp_status fp_session_run(fp_session *session) FP_WARN_UNUSED;
+
+/* Going on without anchors that were withdrawn, where the operator and the policy allow it: a new session
+ * (a free place among max_sessions is needed) with the messages of a stopped one and none of its answers or
+ * pages, which come from the anchors. fp_session_begin then computes everything anew. FP_DENIED when the
+ * policy requires anchors. */
+FP_API fp_status fp_session_without_anchors(const fp_session *session, fp_workspace *workspace,
+                                            fp_session **out) FP_WARN_UNUSED;
 
 typedef struct fp_result {
     fp_finish finish;
@@ -132,6 +161,7 @@ typedef struct fp_result {
     size_t text_size;
     const uint32_t *ids; /* [n_ids] generated */
     size_t n_ids;
+    fp_label label;                          /* of the answer */
     uint32_t prompt_tokens;                  /* of this answer's messages */
     uint32_t anchor_tokens, context_tokens;  /* attended to at the end */
     uint64_t load_ns, prefill_ns, decode_ns; /* load: of the session's anchors */
@@ -164,6 +194,16 @@ FP_API fp_status fp_session_load(fp_engine *engine, fp_workspace *workspace, con
  * its transcript (texts, salts, tokens) beside it. *_path: at least 1,024 bytes each, may be NULL. */
 FP_API fp_status fp_session_receipt(fp_session *session, fp_workspace *workspace, uint8_t id[32],
                                     char *receipt_path, char *transcript_path) FP_WARN_UNUSED;
+
+/* ---- Memory ---- */
+
+/* Makes an anchor of the last answer: stores its text as a document and an unsigned statement for it, a
+ * candidate like any other (sign, register, promote). It inherits: type = the answer's label (fp_label),
+ * readers = those of all it attended to and, of a session with a tenant, that tenant only; lineage = the
+ * session's anchors, and the receipt if one was made (of neither: the answer's own digest). FP_DENIED when
+ * nobody could read it. */
+FP_API fp_status fp_session_remember(fp_session *session, fp_workspace *workspace, const char *name,
+                                     const char *version, uint8_t id[32]) FP_WARN_UNUSED;
 
 /* ---- Scores ---- */
 

@@ -15,7 +15,8 @@ typedef struct fp_system_info {
     const char *kernels_available; /* "ref avx2 avx512" */
     int canonical_floats;          /* the floating-point environment is the one that exactness needs */
 } fp_system_info;
-/* Strings stay until the next call on this thread. FP_USAGE, FP_UNSUPPORTED: FIELDPRINT_KERNELS names kernels that are unknown or cannot run here. */
+/* Strings stay until the next call on this thread. FP_USAGE, FP_UNSUPPORTED: FIELDPRINT_KERNELS names kernels
+ * that are unknown or cannot run here. */
 FP_API fp_status fp_system_info_get(fp_system_info *out) FP_WARN_UNUSED;
 
 #ifdef __cplusplus

@@ -4,10 +4,13 @@
  *   policy.json     the policy that was proposed last (the one in force comes from the ledger)
  *   keys/           HOLDER/PURPOSE.pem private keys, mode 0600
  *   ledger/         the log, in C2SP tlog-tiles; may be served as static files
+ *   ledger.url      in place of ledger/: the URL of a log that is written elsewhere, for reading only
+ *   witness.policy  the witnesses that every append is shown to (c2sp.org/tlog-policy); may be absent
  *   ledger.state    the checkpoint this workspace has seen last: a reader never goes back
  *   registry.db     a cache of the replayed log; delete it and it comes back the same
  *   anchors/        ID.dsse.json statements      documents/   SHA256 documents
  *   pending/        ID.dsse.json events that need more signatures
+ *   spool/          ID.dsse.json overrides that could not be logged yet
  *   artifacts/      SET.MODEL.fpkv K/V pages     receipts/    ID.dsse.json receipts
  *
  * A workspace handle belongs to one thread at a time. Several processes may hold one open: the log's writer
@@ -110,7 +113,9 @@ FP_API fp_status fp_policy_propose(fp_workspace *workspace, const void *data, si
 
 /* ---- Anchors, step by step ---- */
 /* Stores the document and an unsigned statement for it. `statement`: name, version, type, readers, validity,
- * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. */
+ * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. FP_DENIED when the
+ * type is above that of a statement of the same document held here that is external or a memory (it has a
+ * lineage), and no logged endorsement of the document says so. */
 FP_API fp_status fp_anchor_create(fp_workspace *workspace, const void *document, size_t size,
                                   const fp_statement *statement, uint8_t id[32]) FP_WARN_UNUSED;
 /* Adds the signatures of every author key held here (holder NULL) or of one holder. *added = signatures
@@ -142,6 +147,86 @@ FP_API fp_status fp_anchor_revoke(fp_workspace *workspace, const uint8_t id[32],
 FP_API fp_status fp_anchor_supersede(fp_workspace *workspace, const uint8_t old_id[32],
                                      const uint8_t new_id[32], const char *why,
                                      fp_event_receipt *out) FP_WARN_UNUSED;
+/* ---- Other events ---- As above: signed with the keys held here, appended or left pending. `why` is for
+ * people, at most 256 bytes; NULL: none. */
+/* Voids what a stolen key signed from entry `from_index` of the log on. key_id: SHA-256 as fp_key_id gives
+ * it. */
+FP_API fp_status fp_event_distrust(fp_workspace *workspace, const uint8_t key_id[32], uint64_t from_index,
+                                   const char *why, fp_event_receipt *out) FP_WARN_UNUSED;
+/* Gives a content (its SHA-256: a document, or a retrieved text) a label for a time. valid_until 0: for ever.
+ */
+FP_API fp_status fp_event_endorse(fp_workspace *workspace, const uint8_t content_sha256[32], fp_label label,
+                                  uint64_t valid_from, uint64_t valid_until, const char *why,
+                                  fp_event_receipt *out) FP_WARN_UNUSED;
+/* Says that the answer of a receipt must not be relied on. Memory made from it is denied from then on. */
+FP_API fp_status fp_event_retract(fp_workspace *workspace, const uint8_t receipt_id[32], const char *why,
+                                  fp_event_receipt *out) FP_WARN_UNUSED;
+
+/* Break-glass. A halt denies anchors; a bypass lets them pass that are not promoted, superseded, not yet or
+ * no longer valid, or stale: never one that is revoked, changed, badly signed or too low. */
+#define FP_OVERRIDE_MAX_SECONDS 86400u
+#define FP_OVERRIDE_ANCHORS_MAX 256
+#define FP_DEPLOYMENT_MAX 64
+typedef struct fp_override {
+    bool halt; /* else bypass */
+    size_t anchors;
+    const uint8_t (*anchor_ids)[32];  /* [anchors]; 0: all anchors */
+    const char *deployment;           /* which one (fp_workspace_set_deployment); "*" or NULL: every one */
+    uint64_t valid_from, valid_until; /* at most 24 hours */
+    const char *why;
+} fp_override;
+FP_API fp_status fp_event_override(fp_workspace *workspace, const fp_override *request,
+                                   fp_event_receipt *out) FP_WARN_UNUSED;
+/* The override as a file that is verified from a trust file alone: envelopes, one a line: the chain of policy
+ * events, then the override. event_id: logged or pending. Free with fp_bytes_free. */
+FP_API fp_status fp_override_export(fp_workspace *workspace, const uint8_t event_id[32], uint8_t **data,
+                                    size_t *size) FP_WARN_UNUSED;
+/* What such a file says. Untrusted bytes; needs nothing but the trust file, so it works with a damaged log or
+ * registry. FP_FORMAT, FP_SIGNATURE with the reason. Whether it is the chain's end only the log can tell. */
+typedef struct fp_override_info {
+    uint8_t event_id[32];
+    bool halt;
+    size_t anchors;
+    uint8_t anchor_ids[FP_OVERRIDE_ANCHORS_MAX][32];
+    char deployment[FP_DEPLOYMENT_MAX + 1];
+    uint64_t valid_from, valid_until;
+    char why[257];
+} fp_override_info;
+FP_API fp_status fp_override_verify(const char *trust_path, const void *data, size_t size,
+                                    fp_override_info *out) FP_WARN_UNUSED;
+/* Verifies it, logs it if the log does not have it yet, and puts it in force for this handle's gate. Where
+ * the log cannot be written, it goes to spool/, whence the next append takes it first; *logged tells. */
+FP_API fp_status fp_override_use(fp_workspace *workspace, const void *data, size_t size,
+                                 fp_override_info *out, bool *logged) FP_WARN_UNUSED;
+/* Name of this deployment, for overrides that name one. NULL: none. At most FP_DEPLOYMENT_MAX bytes. */
+FP_API fp_status fp_workspace_set_deployment(fp_workspace *workspace, const char *name) FP_WARN_UNUSED;
+
+/* SHA-256, which endorsements name. */
+FP_API void fp_content_digest(const void *text, size_t size, uint8_t out[32]);
+/* Label that an endorsement in force gives to a text; FP_NOT_FOUND when there is none. */
+FP_API fp_status fp_content_label(fp_workspace *workspace, const void *text, size_t size,
+                                  fp_label *out) FP_WARN_UNUSED;
+
+/* Shows what will be signed before it is: called with the type of the event ("promote"; "statement" for one)
+ * and the payload. A result other than 0 declines: FP_CANCELLED, and nothing is signed. Not called for what
+ * an engine signs by itself (receipts, compile events). */
+typedef int fp_confirm_fn(void *context, const char *what, const uint8_t *payload, size_t size);
+FP_API void fp_workspace_set_confirm(fp_workspace *workspace, fp_confirm_fn *confirm, void *context);
+
+/* What an event that is pending says, and how it stands now. */
+typedef struct fp_event_info {
+    uint8_t event_id[32], target[32];
+    char type[24];
+    uint32_t signatures;         /* in the envelope */
+    uint32_t signatures_missing; /* distinct holders */
+    bool counts;                 /* it would count as the next entry */
+    char why[160];               /* why not */
+} fp_event_info;
+FP_API fp_status fp_event_inspect(fp_workspace *workspace, const void *envelope, size_t size,
+                                  fp_event_info *out) FP_WARN_UNUSED;
+/* The payload of an envelope: what is signed. Free with fp_bytes_free. */
+FP_API fp_status fp_envelope_payload(const void *envelope, size_t envelope_size, uint8_t **data,
+                                     size_t *size) FP_WARN_UNUSED;
 /* Adds the signatures of the keys held here to a pending event and appends it if the policy is met now. */
 FP_API fp_status fp_event_sign(fp_workspace *workspace, const void *envelope, size_t size,
                                fp_event_receipt *out) FP_WARN_UNUSED;

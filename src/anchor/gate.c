@@ -46,11 +46,31 @@ static bool can_bypass(fp_gate_reason reason)
            reason == FP_GATE_SUPERSEDED || reason == FP_GATE_NOT_YET_VALID || reason == FP_GATE_EXPIRED;
 }
 
+/* The override of this kind in force for an anchor (NULL: all), from the log or else the one that is held. */
+static bool find_override(const struct decision *d, bool halt, const uint8_t *id, fp__override_entry *out)
+{
+    const fp__event *held = d->gate->held_override;
+    const char *here = d->gate->deployment;
+    if (fp__registry_override(d->gate->registry, halt, id, here, d->now, out) == FP_OK)
+        return true;
+    if (held == NULL || held->halt != halt || d->now < held->valid_from || d->now >= held->valid_until)
+        return false;
+    bool fits =
+        strcmp(held->deployment, "*") == 0 || (here != NULL ? strcmp(held->deployment, here) == 0 : halt);
+    bool covers = held->ids_count == 0;
+    for (size_t i = 0; id != NULL && i < held->ids_count; i++)
+        covers = covers || memcmp(held->ids[i], id, 32) == 0;
+    if (!fits || !covers)
+        return false;
+    *out = (fp__override_entry){.index = FP_INDEX_NONE, .valid_until = held->valid_until, .halt = halt};
+    memcpy(out->event_id, d->gate->held_override_id, 32);
+    return true;
+}
+
 static bool bypassed(struct decision *d, fp_gate_reason reason, const uint8_t *id)
 {
     fp__override_entry override;
-    if (!can_bypass(reason) ||
-        fp__registry_override(d->gate->registry, false, id, d->gate->deployment, d->now, &override) != FP_OK)
+    if (!can_bypass(reason) || !find_override(d, false, id, &override))
         return false;
     d->result->bypassed = true;
     memcpy(d->result->override_id, override.event_id, 32);
@@ -175,7 +195,7 @@ static void check_state(struct decision *d, const uint8_t id[32], const fp__anch
         refuse(d, FP_GATE_NOT_LOGGED, id, "is not registered");
     if (anchor->state == FP_ANCHOR_REVOKED)
         refuse(d, FP_GATE_REVOKED, id, "was revoked by entry %llu", (unsigned long long)anchor->revoke_index);
-    if (anchor->supersede_index != FP_INDEX_NONE)
+    if (anchor->supersede_index != FP_INDEX_NONE && !d->query->running)
         refuse(d, FP_GATE_SUPERSEDED, id, "was superseded by entry %llu",
                (unsigned long long)anchor->supersede_index);
     if (anchor->promote_index == FP_INDEX_NONE)
@@ -184,6 +204,32 @@ static void check_state(struct decision *d, const uint8_t id[32], const fp__anch
         refuse(d, FP_GATE_NOT_YET_VALID, id, "is valid from %llu on", (unsigned long long)anchor->valid_from);
     if (d->now >= anchor->valid_until)
         refuse(d, FP_GATE_EXPIRED, id, "was valid until %llu", (unsigned long long)anchor->valid_until);
+}
+
+/* The one who asks is among these readers; what is made from the set is for these only. */
+static void check_reader(struct decision *d, const uint8_t id[32], const char (*readers)[FP_READER_MAX + 1],
+                         size_t n)
+{
+    const char *reader = d->query->reader;
+    fp_gate_result *result = d->result;
+    if (reader != NULL && !fp__readers_allow(readers, n, reader))
+        refuse(d, FP_GATE_READER_NOT_ALLOWED, id, "may not be read by %.64s", reader);
+    bool everybody = result->readers_count == 1 && strcmp(result->readers[0], "*") == 0;
+    if (everybody) {
+        memcpy(result->readers, readers, n * sizeof *readers);
+        result->readers_count = (uint16_t)n;
+        return;
+    }
+    uint16_t kept = 0;
+    for (uint16_t i = 0; i < result->readers_count; i++)
+        if (fp__readers_allow(readers, n, result->readers[i]))
+            memmove(result->readers[kept++], result->readers[i], sizeof result->readers[0]);
+    result->readers_count = kept;
+}
+
+static bool is_missing(fp_status status)
+{
+    return status == FP_NOT_FOUND || status == FP_FORMAT || status == FP_LIMIT || status == FP_MISMATCH;
 }
 
 static void check_statement(struct decision *d, const uint8_t id[32], const fp_statement *s)
@@ -198,17 +244,120 @@ static void check_statement(struct decision *d, const uint8_t id[32], const fp_s
         refuse(d, FP_GATE_NOT_YET_VALID, id, "is valid from %llu on", (unsigned long long)s->valid_from);
     if (d->now >= s->valid_until)
         refuse(d, FP_GATE_EXPIRED, id, "was valid until %llu", (unsigned long long)s->valid_until);
-    const char *reader = d->query->reader;
-    if (reader != NULL &&
-        (!fp__readers_allow((const char(*)[FP_READER_MAX + 1]) s->readers, s->readers_count, reader) ||
-         !fp__readers_allow((const char(*)[FP_READER_MAX + 1]) d->policy->readers, d->policy->readers_count,
-                            reader)))
-        refuse(d, FP_GATE_READER_NOT_ALLOWED, id, "may not be read by %.64s", reader);
+    check_reader(d, id, s->readers, s->readers_count);
+    check_reader(d, id, d->policy->readers, d->policy->readers_count);
 }
 
-static bool is_missing(fp_status status)
+/* ---- What an anchor was made from ---- */
+
+#define LINEAGE_WALK_MAX 256 /* anchors behind one anchor */
+
+struct walk {
+    const uint8_t *id; /* the anchor of the set */
+    const fp_statement *statement;
+    size_t count, done;
+    uint8_t ids[LINEAGE_WALK_MAX][32]; /* found, the first `done` of them looked at */
+    fp_statement source;               /* the one that is looked at */
+};
+
+static void check_receipt_source(struct decision *d, const struct walk *walk, const uint8_t receipt_id[32])
 {
-    return status == FP_NOT_FOUND || status == FP_FORMAT || status == FP_LIMIT || status == FP_MISMATCH;
+    uint64_t index = 0;
+    if (fp__registry_retraction(d->gate->registry, receipt_id, &index) == FP_OK)
+        refuse(d, FP_GATE_REVOKED, walk->id, "was made from an answer that entry %llu retracted",
+               (unsigned long long)index);
+}
+
+/* Puts what a statement was made from on the list. */
+static void note_sources(struct decision *d, struct walk *walk, const fp_statement *s)
+{
+    for (size_t i = 0; i < s->lineage_count; i++) {
+        const fp_lineage *source = &s->lineage[i];
+        bool known = source->kind != FP_LINEAGE_ANCHOR;
+        if (source->kind == FP_LINEAGE_RECEIPT)
+            check_receipt_source(d, walk, source->id);
+        for (size_t k = 0; k < walk->count && !known; k++)
+            known = memcmp(walk->ids[k], source->id, 32) == 0;
+        if (!known && walk->count == LINEAGE_WALK_MAX)
+            refuse(d, FP_GATE_NOT_PERMITTED, walk->id, "was made from more than %d anchors",
+                   LINEAGE_WALK_MAX);
+        else if (!known)
+            memcpy(walk->ids[walk->count++], source->id, 32);
+    }
+}
+
+/* Only a signed, logged endorsement of the document raises a label above what it was made from. */
+static void check_raised(struct decision *d, const struct walk *walk, const char *source_hex)
+{
+    const fp_statement *s = walk->statement;
+    fp_label endorsed = FP_LABEL_EXTERNAL;
+    if (walk->source.type >= s->type)
+        return;
+    if (fp__registry_endorsed(d->gate->registry, s->document_sha256, d->now, &endorsed) == FP_OK &&
+        endorsed >= s->type)
+        return;
+    refuse(d, FP_GATE_LABEL_TOO_LOW, walk->id,
+           "is %s but was made from %s…, which is %s, and is not endorsed", fp_label_name(s->type),
+           source_hex, fp_label_name(walk->source.type));
+}
+
+static fp_status check_source(struct decision *d, struct walk *walk, const uint8_t source_id[32])
+{
+    fp__anchor_entry entry;
+    fp__dsse dsse = {0};
+    char hex[17];
+    fp__hex_encode(source_id, 8, hex);
+    fp_status status = fp__registry_anchor(d->gate->registry, source_id, &entry);
+    if (status != FP_OK && status != FP_NOT_FOUND)
+        return status;
+    if (status == FP_OK && entry.state == FP_ANCHOR_REVOKED)
+        refuse(d, FP_GATE_REVOKED, walk->id, "was made from %s…, which entry %llu revoked", hex,
+               (unsigned long long)entry.revoke_index);
+    status = d->gate->statement(d->gate->statement_arg, source_id, &dsse);
+    if (status == FP_OK && memcmp(dsse.id, source_id, 32) != 0)
+        status = fp__fail(FP_MISMATCH, "the stored statement is another one");
+    if (status == FP_OK)
+        status = fp__statement_parse_payload(dsse.payload.data, dsse.payload.size, &walk->source);
+    fp__dsse_free(&dsse);
+    if (is_missing(status)) {
+        refuse(d, FP_GATE_MISSING_STATEMENT, walk->id, "was made from %s…, whose statement is not here", hex);
+        return FP_OK;
+    }
+    FP_TRY(status);
+    check_raised(d, walk, hex);
+    check_reader(d, walk->id, walk->source.readers, walk->source.readers_count);
+    note_sources(d, walk, &walk->source);
+    return FP_OK;
+}
+
+static fp_status check_lineage(struct decision *d, const uint8_t id[32], const fp_statement *s)
+{
+    if (s->lineage_count == 0)
+        return FP_OK;
+    struct walk *walk = calloc(1, sizeof *walk);
+    if (walk == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory for the sources of an anchor");
+    walk->id = id;
+    walk->statement = s;
+    note_sources(d, walk, s);
+    fp_status status = FP_OK;
+    while (status == FP_OK && walk->done < walk->count)
+        status = check_source(d, walk, walk->ids[walk->done++]);
+    free(walk);
+    return status;
+}
+
+/* A halt refuses; a bypass in force is named by the decision whether it was needed or not. */
+static void check_override(struct decision *d, const uint8_t *id)
+{
+    static const uint8_t none[32];
+    fp__override_entry found;
+    if (find_override(d, true, id, &found)) {
+        memcpy(d->result->override_id, found.event_id, 32);
+        refuse(d, FP_GATE_OVERRIDDEN, id, "is halted until %llu", (unsigned long long)found.valid_until);
+    } else if (memcmp(d->result->override_id, none, 32) == 0 && find_override(d, false, id, &found)) {
+        memcpy(d->result->override_id, found.event_id, 32);
+    }
 }
 
 static fp_status check_anchor(struct decision *d, size_t i)
@@ -224,12 +373,7 @@ static fp_status check_anchor(struct decision *d, size_t i)
         return status;
     if (known)
         check_state(d, id, &anchor);
-    fp__override_entry halt;
-    if (fp__registry_override(d->gate->registry, true, id, d->gate->deployment, d->now, &halt) == FP_OK) {
-        memcpy(d->result->override_id, halt.event_id, 32);
-        refuse(d, FP_GATE_OVERRIDDEN, id, "is halted until %llu by entry %llu",
-               (unsigned long long)halt.valid_until, (unsigned long long)halt.index);
-    }
+    check_override(d, id);
     status = d->gate->statement(d->gate->statement_arg, id, &dsse);
     if (status == FP_OK && memcmp(dsse.id, id, 32) != 0)
         status = fp__fail(FP_MISMATCH, "the stored statement is another one");
@@ -243,6 +387,7 @@ static fp_status check_anchor(struct decision *d, size_t i)
         const fp_statement *s = &d->statements[i];
         check_signatures(d, id, &dsse, s->type, known ? anchor.promote_index : FP_INDEX_NONE);
         check_statement(d, id, s);
+        status = check_lineage(d, id, s);
         if (known && anchor.register_index != FP_INDEX_NONE && anchor.type != s->type)
             refuse(d, FP_GATE_NOT_PERMITTED, id, "is logged as %s but signed as %s",
                    fp_label_name(anchor.type), fp_label_name(s->type));
@@ -354,11 +499,15 @@ static fp_status decide(struct decision *d)
     check_log(d);
     if (d->policy == NULL)
         return FP_OK;
+    if (d->query->anchors == 0)
+        check_override(d, NULL);
     for (size_t i = 0; i < d->query->anchors; i++)
         FP_TRY(check_anchor(d, i));
     check_order(d);
     check_injection(d);
     FP_TRY(check_compiled(d));
+    if (d->query->anchors == 0)
+        check_reader(d, d->policy->digest, d->policy->readers, d->policy->readers_count);
     d->result->label = d->query->anchors == 0 ? FP_LABEL_EXTERNAL : FP_LABEL_CORE;
     for (size_t i = 0; i < d->query->anchors; i++)
         if (d->have[i] && d->statements[i].type < d->result->label)
@@ -376,6 +525,8 @@ fp_status fp__gate_decide(const fp__gate *gate, const fp_gate_query *query, fp_g
     struct decision d = {.gate = gate, .query = query, .result = result};
     fp__ledger_head head;
     memset(result, 0, sizeof *result);
+    result->readers_count = 1;
+    memcpy(result->readers[0], "*", 2);
     d.now = query->now != 0 ? query->now : (uint64_t)time(NULL);
     d.policy = fp__registry_policy(gate->registry, NULL, NULL);
     d.statements = calloc(query->anchors + 1, sizeof *d.statements);

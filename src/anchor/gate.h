@@ -15,6 +15,9 @@ typedef struct fp__gate {
         *note; /* the signed checkpoint of the registry's head; NULL: none, as in an audit of an older tree */
     const char *log_fault;  /* why the log is inconsistent, or NULL */
     const char *deployment; /* name of this deployment, or NULL */
+    /* An override that was verified from the trust file and is not in the log (which is down), or NULL. */
+    const fp__event *held_override;
+    const uint8_t *held_override_id; /* [32] */
     fp__gate_statement_fn *statement;
     void *statement_arg;
 } fp__gate;

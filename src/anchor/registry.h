@@ -73,6 +73,17 @@ typedef struct fp__override_entry {
 } fp__override_entry;
 fp_status fp__registry_override(fp__registry *registry, bool halt, const uint8_t id[32],
                                 const char *deployment, uint64_t now, fp__override_entry *out) FP_WARN_UNUSED;
+/* Deployment that an override names; FP_NOT_FOUND. */
+fp_status fp__registry_override_deployment(fp__registry *registry, const uint8_t event_id[32],
+                                           char out[FP__DEPLOYMENT_MAX + 1]) FP_WARN_UNUSED;
+/* Highest label that an endorsement in force at a time gives to a content (its SHA-256). FP_NOT_FOUND. */
+fp_status fp__registry_endorsed(fp__registry *registry, const uint8_t content[32], uint64_t now,
+                                fp_label *label) FP_WARN_UNUSED;
+/* An event with this id was authentic: its id is spent. */
+fp_status fp__registry_seen(fp__registry *registry, const uint8_t event_id[32], bool *seen) FP_WARN_UNUSED;
+/* Index of the event that retracted a receipt. FP_NOT_FOUND. */
+fp_status fp__registry_retraction(fp__registry *registry, const uint8_t receipt_id[32],
+                                  uint64_t *index) FP_WARN_UNUSED;
 fp_status fp__registry_rows(fp__registry *registry, uint64_t begin, fp_ledger_row *rows,
                             size_t *n) FP_WARN_UNUSED;
 /* SHA-256 over all tables in order: equal for equal replays. */
@@ -88,4 +99,8 @@ typedef struct fp__verdict {
 } fp__verdict;
 fp_status fp__registry_judge(fp__registry *registry, const fp__dsse *dsse, const fp__event *event,
                              uint64_t index, fp__verdict *out) FP_WARN_UNUSED;
+/* Judges an event and, if it counts, applies it, without a log: for a chain of policy events and an override
+ * that are verified from the trust file alone. A registry in memory that replays no log. */
+fp_status fp__registry_feed(fp__registry *registry, const fp__dsse *dsse, const fp__event *event,
+                            uint64_t index, fp__verdict *out) FP_WARN_UNUSED;
 #endif

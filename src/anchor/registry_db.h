@@ -43,6 +43,10 @@
     X(RECEIPT_ADD, "INSERT OR IGNORE INTO receipts (id, idx) VALUES (?, ?)")                                 \
     X(RECEIPT_GET, "SELECT idx FROM receipts WHERE id = ?")                                                  \
     X(RETRACTION_ADD, "INSERT OR IGNORE INTO retractions (id, idx) VALUES (?, ?)")                           \
+    X(RETRACTION_GET, "SELECT idx FROM retractions WHERE id = ?")                                            \
+    X(ENDORSE_GET, "SELECT max(label) FROM endorsements WHERE content = ? AND valid_from <= ? AND "          \
+                   "valid_until > ?")                                                                        \
+    X(OVERRIDE_GET, "SELECT deployment FROM overrides WHERE id = ?")                                         \
     X(ENDORSE_ADD,                                                                                           \
       "INSERT INTO endorsements (idx, content, label, valid_from, valid_until) VALUES (?, ?, ?, ?, ?)")      \
     X(OVERRIDE_ADD, "INSERT INTO overrides (idx, id, halt, deployment, anchors, valid_from, valid_until) "   \

@@ -155,7 +155,7 @@ fp_status fp_keys_list(const char *path, fp_key_row **rows, size_t *n)
         free(list);
         return status;
     }
-    if (count > 0)
+    if (list != NULL)
         qsort(list, count, sizeof *list, by_holder);
     *rows = list;
     *n = count;
@@ -262,7 +262,7 @@ fp_status fp_policy_create(const char *path, const char *origin, uint32_t thresh
     FP_TRY(fp_keys_list(path, &rows, &n));
     fp_status status = keep_one_log_key(log_holder, rows, &n, log_key);
     size_t holders = 0;
-    for (size_t i = 0; status == FP_OK && i < n; i++)
+    for (size_t i = 0; status == FP_OK && rows != NULL && i < n; i++)
         holders += rows[i].purpose == FP_PURPOSE_POLICY;
     if (status == FP_OK && holders < threshold)
         status = fp__fail(FP_NOT_FOUND,

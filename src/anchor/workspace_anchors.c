@@ -85,6 +85,76 @@ static bool all_zero(const uint8_t *bytes, size_t n)
     return true;
 }
 
+struct id_list {
+    uint8_t (*ids)[32];
+    size_t n;
+};
+
+static int compare_ids(const void *a, const void *b)
+{
+    return memcmp(a, b, 32);
+}
+
+/* Ids of the statements in the folder, in order. */
+static fp_status scan_folder(const fp_workspace *w, struct id_list *out)
+{
+    fp__buf path = {0};
+    *out = (struct id_list){0};
+    FP_TRY(fp__workspace_path(w, "anchors", NULL, &path));
+    DIR *dir = opendir((const char *)path.data);
+    fp__buf_free(&path);
+    if (dir == NULL)
+        return FP_OK;
+    fp_status status = FP_OK;
+    for (struct dirent *item; status == FP_OK && (item = readdir(dir)) != NULL;) {
+        uint8_t id[32];
+        if (strlen(item->d_name) != 64 + strlen(".dsse.json") ||
+            strcmp(item->d_name + 64, ".dsse.json") != 0 || fp__hex_decode(item->d_name, 64, id, 32) != FP_OK)
+            continue;
+        uint8_t(*grown)[32] = realloc(out->ids, (out->n + 1) * 32);
+        if (grown == NULL) {
+            status = fp__fail(FP_NO_MEMORY, "no memory for %zu anchors", out->n + 1);
+            break;
+        }
+        out->ids = grown;
+        memcpy(out->ids[out->n++], id, 32);
+    }
+    closedir(dir);
+    if (status == FP_OK && out->n > 0)
+        qsort(out->ids, out->n, 32, compare_ids);
+    return status;
+}
+
+/* A document that came from outside or from an answer stays what it is: an external statement or a memory (a
+ * statement with a lineage) of it is held here, and only a logged endorsement gives it a higher type. */
+static fp_status check_not_raised(fp_workspace *w, const fp_statement *wanted)
+{
+    struct id_list files = {0};
+    fp_label endorsed = FP_LABEL_EXTERNAL;
+    if (wanted->type == FP_LABEL_EXTERNAL)
+        return FP_OK;
+    fp_statement *held = malloc(sizeof *held);
+    if (held == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory for a statement");
+    fp_status status = scan_folder(w, &files);
+    bool raised = false;
+    for (size_t i = 0; status == FP_OK && i < files.n && !raised; i++)
+        raised = fp__workspace_load_statement(w, files.ids[i], NULL, held) == FP_OK &&
+                 (held->lineage_count > 0 || held->type == FP_LABEL_EXTERNAL) && held->type < wanted->type &&
+                 memcmp(held->document_sha256, wanted->document_sha256, 32) == 0;
+    if (status == FP_OK && raised)
+        status = fp__registry_endorsed(w->registry, wanted->document_sha256, (uint64_t)time(NULL), &endorsed);
+    if (status == FP_NOT_FOUND || (status == FP_OK && raised && endorsed < wanted->type))
+        status =
+            fp__fail(FP_DENIED,
+                     "label-too-low: this document is held here as %s; to make it %s have it "
+                     "endorsed: fieldprint event endorse FILE --label %s",
+                     fp_label_name(held->type), fp_label_name(wanted->type), fp_label_name(wanted->type));
+    free(files.ids);
+    free(held);
+    return status;
+}
+
 fp_status fp_anchor_create(fp_workspace *w, const void *document, size_t size, const fp_statement *statement,
                            uint8_t id[32])
 {
@@ -98,6 +168,8 @@ fp_status fp_anchor_create(fp_workspace *w, const void *document, size_t size, c
         if (all_zero(own->salt, 32) && RAND_bytes(own->salt, 32) != 1)
             status = fp__fail(FP_IO, "the system gives no random bytes");
     }
+    if (status == FP_OK)
+        status = check_not_raised(w, own);
     if (status == FP_OK)
         status = fp__statement_create(own, &dsse);
     if (status == FP_OK)
@@ -181,6 +253,8 @@ fp_status fp_anchor_sign(fp_workspace *w, const uint8_t id[32], const char *hold
     if (status == FP_OK)
         status = fp__workspace_load_statement(w, id, &dsse, statement);
     if (status == FP_OK)
+        status = fp__workspace_confirm(w, "statement", &dsse);
+    if (status == FP_OK)
         status = add_signatures(w, holder, &dsse, &n);
     if (status == FP_OK && n > 0)
         status = store_envelope(w, &dsse);
@@ -261,14 +335,10 @@ static fp_status submit_end(fp_workspace *w, fp__event_type type, const uint8_t 
 {
     fp__event event = {0};
     fp_anchor_row row;
-    why = why != NULL ? why : "";
-    if (strlen(why) > FP__EVENT_REASON_MAX)
-        return fp__fail(FP_LIMIT, "a reason of %zu bytes; at most %d are allowed", strlen(why),
-                        FP__EVENT_REASON_MAX);
     FP_TRY(fp_anchor_show(w, id, &row, NULL));
     FP_TRY(fp__workspace_event(w, type, id, &event));
     event.label = row.type;
-    memcpy(event.reason, why, strlen(why) + 1);
+    FP_TRY(fp__event_set_reason(&event, why));
     if (successor != NULL)
         memcpy(event.successor, successor, 32);
     fp_status status = fp__workspace_submit(w, &event, out);
@@ -383,46 +453,6 @@ static fp_status fill_row(fp_workspace *w, const uint8_t id[32], const fp__ancho
     if (entry != NULL)
         FP_TRY(fill_from_log(w, entry, (uint64_t)time(NULL), row));
     return fill_from_statement(w, entry != NULL, row, statement);
-}
-
-struct id_list {
-    uint8_t (*ids)[32];
-    size_t n;
-};
-
-static int compare_ids(const void *a, const void *b)
-{
-    return memcmp(a, b, 32);
-}
-
-/* Ids of the statements in the folder, in order. */
-static fp_status scan_folder(const fp_workspace *w, struct id_list *out)
-{
-    fp__buf path = {0};
-    *out = (struct id_list){0};
-    FP_TRY(fp__workspace_path(w, "anchors", NULL, &path));
-    DIR *dir = opendir((const char *)path.data);
-    fp__buf_free(&path);
-    if (dir == NULL)
-        return FP_OK;
-    fp_status status = FP_OK;
-    for (struct dirent *item; status == FP_OK && (item = readdir(dir)) != NULL;) {
-        uint8_t id[32];
-        if (strlen(item->d_name) != 64 + strlen(".dsse.json") ||
-            strcmp(item->d_name + 64, ".dsse.json") != 0 || fp__hex_decode(item->d_name, 64, id, 32) != FP_OK)
-            continue;
-        uint8_t(*grown)[32] = realloc(out->ids, (out->n + 1) * 32);
-        if (grown == NULL) {
-            status = fp__fail(FP_NO_MEMORY, "no memory for %zu anchors", out->n + 1);
-            break;
-        }
-        out->ids = grown;
-        memcpy(out->ids[out->n++], id, 32);
-    }
-    closedir(dir);
-    if (status == FP_OK && out->n > 0)
-        qsort(out->ids, out->n, 32, compare_ids);
-    return status;
 }
 
 static bool is_listed(const fp_anchor_row *rows, size_t n, const uint8_t id[32])

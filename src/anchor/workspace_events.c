@@ -3,6 +3,7 @@
 #include "anchor/keys.h"
 #include "anchor/workspace_inside.h"
 #include "core/file.h"
+#include <dirent.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,6 +72,20 @@ static fp_status sign_held(const fp_workspace *w, const fp__policy *policy, fp_p
     return FP_OK;
 }
 
+fp_status fp__workspace_confirm(const fp_workspace *w, const char *what, const fp__dsse *dsse)
+{
+    if (w->confirm == NULL ||
+        w->confirm(w->confirm_context, what, dsse->payload.data, dsse->payload.size) == 0)
+        return FP_OK;
+    return fp__fail(FP_CANCELLED, "the %s was not signed", what);
+}
+
+void fp_workspace_set_confirm(fp_workspace *w, fp_confirm_fn *confirm, void *context)
+{
+    w->confirm = confirm;
+    w->confirm_context = context;
+}
+
 /* A policy event is signed by the policy role of the policy in force, and by the new keys to show that they
  * are there. */
 static fp_status sign_event(const fp_workspace *w, const fp__event *event, fp__dsse *dsse)
@@ -78,6 +93,9 @@ static fp_status sign_event(const fp_workspace *w, const fp__event *event, fp__d
     const fp__policy *policy = fp__registry_policy(w->registry, NULL, NULL);
     if (policy == NULL)
         return fp__fail(FP_INVALID, "no policy is in force in this log: check the trust file");
+    bool automatic = event->type == FP__EVENT_RECEIPTS || event->type == FP__EVENT_COMPILE;
+    if (!automatic)
+        FP_TRY(fp__workspace_confirm(w, fp__event_type_name(event->type), dsse));
     FP_TRY(sign_held(w, policy, fp__event_purpose(event->type), dsse));
     if (event->type != FP__EVENT_POLICY)
         return FP_OK;
@@ -103,57 +121,12 @@ static fp_status sign_event(const fp_workspace *w, const fp__event *event, fp__d
 struct writing {
     fp_key *log_key;
     fp__ledger_writer *writer;
+    fp__ledger_head head; /* when it was opened */
 };
-
-static fp_status open_writer(fp_workspace *w, struct writing *out)
-{
-    fp__buf dir = {0};
-    *out = (struct writing){0};
-    if (w->audit)
-        return fp__fail(FP_USAGE, "a workspace opened with a trust file of its own is for reading");
-    FP_TRY(fp_workspace_key(w, FP_PURPOSE_LOG, &out->log_key));
-    fp_status status = fp__workspace_path(w, "ledger", NULL, &dir);
-    for (int i = 0; status == FP_OK; i++) {
-        status = fp__ledger_writer_open((const char *)dir.data, w->trust.origin,
-                                        fp__key_ed25519(out->log_key), &out->writer);
-        if (status != FP_BUSY || i == LOCK_TRIES)
-            break;
-        nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
-        status = FP_OK;
-    }
-    fp__buf_free(&dir);
-    if (status == FP_OK)
-        status = fp_workspace_sync(w); /* under the lock: nobody appends between judging and appending */
-    return status;
-}
-
-static void close_writer(struct writing *writing)
-{
-    fp__ledger_writer_close(writing->writer);
-    fp_key_free(writing->log_key);
-}
 
 static fp_status pending_path(const fp_workspace *w, const uint8_t id[32], fp__buf *path)
 {
     return fp__workspace_id_path(w, "pending", id, ".dsse.json", path);
-}
-
-static fp_status leave_pending(fp_workspace *w, const fp__dsse *dsse, const fp__verdict *verdict,
-                               fp_event_receipt *out)
-{
-    fp__buf path = {0}, text = {0};
-    fp_status status = pending_path(w, dsse->id, &path);
-    if (status == FP_OK)
-        status = fp__dsse_write(dsse, &text);
-    if (status == FP_OK)
-        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
-    if (status == FP_OK) {
-        out->signatures_missing = verdict->missing;
-        snprintf(out->pending_path, sizeof out->pending_path, "%.511s", (const char *)path.data);
-    }
-    fp__buf_free(&path);
-    fp__buf_free(&text);
-    return status;
 }
 
 static fp_status append(fp_workspace *w, fp__ledger_writer *writer, const fp__dsse *dsse,
@@ -172,6 +145,120 @@ static fp_status append(fp_workspace *w, fp__ledger_writer *writer, const fp__ds
     }
     fp__buf_free(&text);
     fp__buf_free(&path);
+    return status;
+}
+
+/* Judges an event as the next entry and appends it as it is. FP_EXISTS: the log has it. FP_DENIED: it would
+ * not count. */
+static fp_status append_if_new(fp_workspace *w, fp__ledger_writer *writer, const fp__dsse *dsse,
+                               fp_event_receipt *out)
+{
+    fp__event event = {0};
+    fp__verdict verdict;
+    fp__ledger_head head;
+    bool is_event = false, there = false;
+    FP_TRY(fp__event_parse(dsse->payload.data, dsse->payload.size, &is_event, &event));
+    fp__registry_head(w->registry, &head);
+    fp_status status = fp__registry_seen(w->registry, dsse->id, &there);
+    if (status == FP_OK && there)
+        status = fp__fail(FP_EXISTS, "the event is in the log already");
+    if (status == FP_OK)
+        status = fp__registry_judge(w->registry, dsse, &event, head.size, &verdict);
+    if (status == FP_OK && !verdict.counts)
+        status = fp__fail(FP_DENIED, "the event would not count: %s", verdict.why);
+    fp__event_free(&event);
+    memcpy(out->event_id, dsse->id, 32);
+    return status == FP_OK ? append(w, writer, dsse, out) : status;
+}
+
+/* Overrides that could not be logged when they were used come before anything else. */
+static fp_status append_spool(fp_workspace *w, fp__ledger_writer *writer)
+{
+    fp__buf path = {0};
+    bool appended = false;
+    fp_status status = fp__workspace_path(w, "spool", NULL, &path);
+    DIR *dir = status == FP_OK ? opendir((const char *)path.data) : NULL;
+    for (struct dirent *item; dir != NULL && status == FP_OK && (item = readdir(dir)) != NULL;) {
+        fp__buf text = {0};
+        fp__dsse dsse = {0};
+        if (item->d_name[0] == '.' || fp__workspace_path(w, "spool", item->d_name, &path) != FP_OK)
+            continue;
+        if (fp__file_read((const char *)path.data, FP__DSSE_ENVELOPE_MAX_BYTES, &text) == FP_OK &&
+            fp__dsse_parse(text.data, text.size, &dsse) == FP_OK) {
+            fp_event_receipt receipt;
+            status = append_if_new(w, writer, &dsse, &receipt);
+            appended = appended || status == FP_OK;
+            if (status == FP_OK || status == FP_EXISTS || status == FP_DENIED)
+                status =
+                    unlink((const char *)path.data) == 0 ? FP_OK : fp__fail(FP_IO, "spool/%s", item->d_name);
+        }
+        fp__dsse_free(&dsse);
+        fp__buf_free(&text);
+    }
+    if (dir != NULL)
+        closedir(dir);
+    fp__buf_free(&path);
+    return status == FP_OK && appended ? fp_workspace_sync(w) : status;
+}
+
+static fp_status open_writer(fp_workspace *w, struct writing *out)
+{
+    fp__buf dir = {0};
+    bool remote = false;
+    *out = (struct writing){0};
+    if (w->audit)
+        return fp__fail(FP_USAGE, "a workspace opened with a trust file of its own is for reading");
+    fp_status status = fp__workspace_log_place(w->path, &dir, &remote);
+    if (status == FP_OK && remote)
+        status = fp__fail(FP_USAGE, "the log at %s is for reading; events are appended where it is written",
+                          (const char *)dir.data);
+    if (status == FP_OK)
+        status = fp_workspace_key(w, FP_PURPOSE_LOG, &out->log_key);
+    for (int i = 0; status == FP_OK; i++) {
+        status = fp__ledger_writer_open((const char *)dir.data, w->trust.origin,
+                                        fp__key_ed25519(out->log_key), &out->writer);
+        if (status != FP_BUSY || i == LOCK_TRIES)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
+        status = FP_OK;
+    }
+    fp__buf_free(&dir);
+    if (status == FP_OK)
+        fp__ledger_writer_head(out->writer, &out->head);
+    if (status == FP_OK)
+        status = fp_workspace_sync(w); /* under the lock: nobody appends between judging and appending */
+    if (status == FP_OK)
+        status = append_spool(w, out->writer);
+    return status;
+}
+
+/* Close it also after a failure. */
+static void close_writer(fp_workspace *w, struct writing *writing)
+{
+    fp__ledger_head head = writing->head;
+    if (writing->writer != NULL)
+        fp__ledger_writer_head(writing->writer, &head);
+    fp__ledger_writer_close(writing->writer);
+    if (head.size != writing->head.size)
+        fp__workspace_cosign(w, writing->log_key);
+    fp_key_free(writing->log_key);
+}
+
+static fp_status leave_pending(fp_workspace *w, const fp__dsse *dsse, const fp__verdict *verdict,
+                               fp_event_receipt *out)
+{
+    fp__buf path = {0}, text = {0};
+    fp_status status = pending_path(w, dsse->id, &path);
+    if (status == FP_OK)
+        status = fp__dsse_write(dsse, &text);
+    if (status == FP_OK)
+        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
+    if (status == FP_OK) {
+        out->signatures_missing = verdict->missing;
+        snprintf(out->pending_path, sizeof out->pending_path, "%.511s", (const char *)path.data);
+    }
+    fp__buf_free(&path);
+    fp__buf_free(&text);
     return status;
 }
 
@@ -219,12 +306,23 @@ fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_recei
     fp_status status = open_writer(w, &writing);
     if (status == FP_OK)
         status = submit_locked(w, writing.writer, event, &receipt);
-    close_writer(&writing);
+    close_writer(w, &writing);
     if (status == FP_OK)
         status = fp_workspace_sync(w);
     if (status == FP_OK && out != NULL)
         *out = receipt;
     return status;
+}
+
+fp_status fp__workspace_append(fp_workspace *w, const fp__dsse *dsse, fp_event_receipt *out)
+{
+    struct writing writing;
+    *out = (fp_event_receipt){.index = FP_INDEX_NONE};
+    fp_status status = open_writer(w, &writing);
+    if (status == FP_OK)
+        status = append_if_new(w, writing.writer, dsse, out);
+    close_writer(w, &writing);
+    return status == FP_OK ? fp_workspace_sync(w) : status;
 }
 
 fp_status fp__workspace_event(fp_workspace *w, fp__event_type type, const uint8_t target[32], fp__event *out)
@@ -250,7 +348,7 @@ fp_status fp_event_sign(fp_workspace *w, const void *envelope, size_t size, fp_e
             status = sign_event(w, &event, &dsse);
         if (status == FP_OK)
             status = judge_and_append(w, writing.writer, &dsse, &event, &receipt);
-        close_writer(&writing);
+        close_writer(w, &writing);
     }
     fp__event_free(&event);
     fp__dsse_free(&dsse);
@@ -413,6 +511,9 @@ fp_status fp_gate_check(fp_workspace *w, const fp_gate_query *query, fp_gate_res
                            .trust = &w->trust,
                            .note = fp__ledger_reader_note(w->reader),
                            .log_fault = w->log_fault[0] != 0 ? w->log_fault : NULL,
+                           .deployment = w->has_deployment ? w->deployment : NULL,
+                           .held_override = w->has_override ? &w->override : NULL,
+                           .held_override_id = w->override_id,
                            .statement = load_for_gate,
                            .statement_arg = w};
     status = fp__gate_decide(&gate, query, result);

@@ -13,7 +13,19 @@ struct fp_workspace {
     fp__ledger_reader *reader;
     fp__registry *registry;
     char log_fault[256]; /* why the log is inconsistent, found by the last sync; else empty */
+    bool has_deployment, has_override;
+    char deployment[FP__DEPLOYMENT_MAX + 1];
+    fp__event override; /* in force for this handle although it is not in the log; owned */
+    uint8_t override_id[32];
+    fp_confirm_fn *confirm;
+    void *confirm_context;
 };
+
+/* Where the workspace's log is: the URL in its file ledger.url (remote, for reading only), or its folder. */
+fp_status fp__workspace_log_place(const char *path, fp__buf *place, bool *remote) FP_WARN_UNUSED;
+/* Shows a log that has grown to the witnesses of the workspace's witness.policy, if there is one. Not under
+ * the log's lock: witnesses may be slow. What fails is a warning. */
+void fp__workspace_cosign(fp_workspace *w, const fp_key *log_key);
 
 /* dir/folder or, when name is not NULL, dir/folder/name; buf is emptied first. */
 fp_status fp__workspace_join(fp__buf *buf, const char *dir, const char *folder,
@@ -34,6 +46,13 @@ fp_status fp__workspace_load_statement(const fp_workspace *w, const uint8_t id[3
 /* Signs an event with the keys held here and appends it or leaves it pending, see fp_anchor_register. The
  * event's policy digest is set to the policy in force at that moment. */
 fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_receipt *out) FP_WARN_UNUSED;
+/* Appends an event as it is, with the signatures it has, under the writer's lock. FP_EXISTS when the log has
+ * it. */
+fp_status fp__workspace_append(fp_workspace *w, const fp__dsse *dsse, fp_event_receipt *out) FP_WARN_UNUSED;
+/* Asks the caller's fp_confirm_fn. */
+fp_status fp__workspace_confirm(const fp_workspace *w, const char *what, const fp__dsse *dsse) FP_WARN_UNUSED;
+/* Copies a reason for people; NULL is empty. FP_LIMIT. */
+fp_status fp__event_set_reason(fp__event *event, const char *why) FP_WARN_UNUSED;
 /* An event for this log. */
 fp_status fp__workspace_event(fp_workspace *w, fp__event_type type, const uint8_t target[32],
                               fp__event *out) FP_WARN_UNUSED;

@@ -2,6 +2,7 @@
  * names. */
 #include "core/file.h"
 #include "engine/engine.h"
+#include <stdio.h>
 #include <stdlib.h>
 
 /* ---- tokens
@@ -213,6 +214,11 @@ static fp_status load(fp_anchors *a, fp_workspace *workspace, const uint8_t (*id
         *gate = a->gate;
     FP_TRY(status);
     a->n = n;
+    a->now = a->gate;
+    a->asked_ns = fp__now_ns();
+    a->watched = o->watch ? workspace : NULL;
+    a->has_reader = o->reader != NULL;
+    snprintf(a->reader, sizeof a->reader, "%s", o->reader ? o->reader : "");
     a->raised = o->gamma;
     a->ids = calloc(n, sizeof *a->ids);
     a->g = calloc(hp->layers * hp->heads, sizeof *a->g);

@@ -79,9 +79,7 @@ static fp_status check_log(audit *a)
                         a->r.origin, a->w->trust.origin);
     FP_TRY(check_head(a, a->r.first_size, a->r.first_root, "first"));
     FP_TRY(check_head(a, a->r.last_size, a->r.last_root, "last"));
-    FP_TRY(fp__registry_open(":memory:", &a->w->trust, &a->history));
-    FP_TRY(fp__registry_replay(a->history, a->w->reader, a->r.last_size));
-    return fp__registry_begin(a->history);
+    return fp__registry_open(":memory:", &a->w->trust, &a->history);
 }
 
 static fp_status check_signer(audit *a)
@@ -114,28 +112,85 @@ static fp_status load_statement(void *arg, const uint8_t id[32], fp__dsse *out)
     return fp__workspace_load_statement(arg, id, out, &statement);
 }
 
-/* The gate's decision then, and the carried proof of the compile event. */
-static fp_status check_anchors(audit *a)
+/* The gate's decision in the history as it is. The receipt does not name its deployment: an override counts
+ * if it is for all, or for the deployment of the one that the receipt names. */
+static fp_status ask_gate(audit *a, bool running, fp_gate_result *out)
 {
+    static const uint8_t none[32];
     const fp__receipt *r = &a->r;
-    if (r->anchors == 0)
-        return FP_OK;
-    fp__gate gate = {
-        .registry = a->history, .trust = &a->w->trust, .statement = load_statement, .statement_arg = a->w};
+    char deployment[FP__DEPLOYMENT_MAX + 1] = "";
+    if (memcmp(r->override_id, none, 32) != 0) {
+        fp_status status = fp__registry_override_deployment(a->history, r->override_id, deployment);
+        if (status != FP_OK && (status != FP_NOT_FOUND || running))
+            return status == FP_NOT_FOUND ? fp__fail(FP_INVALID, "the override that the receipt names is not "
+                                                                 "in the log at its tree size")
+                                          : status;
+    }
+    fp__gate gate = {.registry = a->history,
+                     .trust = &a->w->trust,
+                     .deployment = deployment,
+                     .statement = load_statement,
+                     .statement_arg = a->w};
     fp_gate_query query = {.anchor_ids = r->anchor_ids,
                            .anchors = r->anchors,
                            .model_digest = r->model,
                            .arithmetic_version = (uint16_t)r->arithmetic,
                            .gamma = (uint32_t)r->raised,
+                           .running = running,
                            .now = r->time};
-    fp_status status = fp__gate_decide(&gate, &query, &a->gate);
-    if (status == FP_DENIED && a->gate.reason == FP_GATE_MISSING_STATEMENT)
-        return fp__fail(FP_NOT_FOUND, "a statement of the anchors is missing: %s", a->gate.detail);
-    if (status == FP_DENIED)
-        return fp__fail(FP_INVALID, "the gate denies the anchors at tree size %llu: %s (%s)",
-                        (unsigned long long)r->last_size, fp_gate_reason_name(a->gate.reason),
-                        a->gate.detail);
-    FP_TRY(status);
+    fp_status status = fp__gate_decide(&gate, &query, out);
+    if (status == FP_OK && out->bypassed && memcmp(out->override_id, r->override_id, 32) != 0)
+        return fp__fail(FP_INVALID, "the gate would deny the anchors but for an override, which the receipt "
+                                    "does not name");
+    return status;
+}
+
+static fp_status denied(const fp_gate_result *gate, uint64_t size)
+{
+    if (gate->reason == FP_GATE_MISSING_STATEMENT)
+        return fp__fail(FP_NOT_FOUND, "a statement of the anchors is missing: %s", gate->detail);
+    return fp__fail(FP_INVALID, "the gate denies the anchors at tree size %llu: %s (%s)",
+                    (unsigned long long)size, fp_gate_reason_name(gate->reason), gate->detail);
+}
+
+/* The anchors were let in at the first tree head. */
+static fp_status check_let_in(audit *a)
+{
+    const fp__receipt *r = &a->r;
+    FP_TRY(fp__registry_replay(a->history, a->w->reader, r->first_size));
+    FP_TRY(fp__registry_begin(a->history));
+    fp_status status = ask_gate(a, false, &a->gate);
+    fp__registry_end(a->history);
+    /* The receipt's time is that of its end: a validity that ended meanwhile is why it stopped. */
+    bool ended = r->finish == FP_FINISH_ANCHOR_REVOKED && a->gate.reason == FP_GATE_EXPIRED;
+    return status == FP_DENIED && !ended ? denied(&a->gate, r->first_size) : ended ? FP_OK : status;
+}
+
+/* At the last one they still were (superseding ends no turn that has begun), or the answer was stopped. */
+static fp_status check_kept(audit *a)
+{
+    const fp__receipt *r = &a->r;
+    fp_gate_result last;
+    bool stopped = r->finish == FP_FINISH_ANCHOR_REVOKED;
+    fp_status status = ask_gate(a, true, &last);
+    if (status == FP_DENIED && stopped && r->anchors > 0)
+        return FP_OK;
+    if (status == FP_OK && stopped)
+        return fp__fail(FP_INVALID,
+                        "the answer claims to have been stopped by the gate, which allows its "
+                        "anchors at tree size %llu",
+                        (unsigned long long)r->last_size);
+    return status == FP_DENIED ? denied(&last, r->last_size) : status;
+}
+
+/* The gate's decisions then, and the carried proof of the compile event. */
+static fp_status check_anchors(audit *a)
+{
+    const fp__receipt *r = &a->r;
+    FP_TRY(check_kept(a));
+    if (r->anchors == 0)
+        return r->anchor_tokens == 0 ? FP_OK : differs("the number of anchor tokens");
+    fp_status status = FP_OK;
     if (memcmp(a->gate.set_id, r->set_id, 32) != 0)
         return differs("the anchor set");
     if (memcmp(a->gate.kv_head, r->anchor_kv_head, 32) != 0 || a->gate.compile_index != r->compile_index)
@@ -203,6 +258,10 @@ static fp_status audit_light(audit *a)
     a->result->seed_from_nonce = a->r.has_nonce;
     a->result->anchor_tokens = (uint32_t)a->r.anchor_tokens;
     FP_TRY(check_log(a));
+    if (a->r.anchors > 0)
+        FP_TRY(check_let_in(a));
+    FP_TRY(fp__registry_replay(a->history, a->w->reader, a->r.last_size));
+    FP_TRY(fp__registry_begin(a->history));
     FP_TRY(check_signer(a));
     FP_TRY(check_anchors(a));
     if (a->r.has_nonce && a->r.sampling.seed != fp__seed_from_nonce(a->r.nonce))
@@ -284,8 +343,8 @@ static fp_status check_messages(replay *p, size_t first, size_t end)
     const fp__transcript *t = &p->a->t;
     fp_status status = FP_OK;
     for (size_t i = first; i < end && status == FP_OK; i++)
-        status = fp_session_add_message(s, t->leaves[i].role, (const char *)t->leaves[i].bytes.data,
-                                        t->leaves[i].bytes.size);
+        status = fp__session_add_labelled(s, t->leaves[i].role, t->leaves[i].label,
+                                          (const char *)t->leaves[i].bytes.data, t->leaves[i].bytes.size);
     if (status == FP_OK)
         status = fp__session_render(s, &p->ids);
     if (status == FP_TEXT || status == FP_USAGE)
@@ -304,19 +363,50 @@ static fp_status check_messages(replay *p, size_t first, size_t end)
     return FP_OK;
 }
 
+/* The text of an earlier answer is what its tokens give, or the beginning of it (a stop string ended it). */
+static fp_status check_earlier_text(const replay *p, size_t leaf)
+{
+    const fp__transcript_leaf *answer = &p->a->t.leaves[leaf];
+    fp__buf text = {0};
+    fp__detok detok;
+    fp__detok_init(&detok, p->engine->model->tokenizer, 0);
+    fp_status status = FP_OK;
+    for (size_t i = 0; i < answer->ids.size && status == FP_OK; i++)
+        status = fp__detok_push(&detok, answer->ids.data[i], &text);
+    if (status == FP_OK)
+        status = fp__detok_flush(&detok, &text);
+    bool same = status == FP_OK && answer->bytes.size <= text.size &&
+                (answer->bytes.size == 0 || memcmp(answer->bytes.data, text.data, answer->bytes.size) == 0);
+    fp__buf_free(&text);
+    FP_TRY(status);
+    return same ? FP_OK : fp__fail(FP_INVALID, "the text of answer %zu is not what its tokens give", leaf);
+}
+
 /* The whole context as tokens: messages rendered again, answers as they are. */
 static fp_status rebuild_tokens(replay *p)
 {
     const fp__transcript *t = &p->a->t;
     size_t answer = fp__transcript_answer(t), first = 0;
+    fp_label lowest = fp__kvseq_label(p->session->context); /* of the anchors */
     for (size_t i = 0; i <= answer; i++) {
-        if (t->leaves[i].kind != FP__TEXT_OUTPUT)
+        fp_label label = t->leaves[i].label;
+        bool output = t->leaves[i].kind == FP__TEXT_OUTPUT;
+        if (label > FP_LABEL_USER)
+            return fp__fail(FP_INVALID, "text %zu is labelled %s, which only anchors are", i,
+                            fp_label_name(label));
+        if (output && label != (lowest < FP_LABEL_USER ? lowest : FP_LABEL_USER))
+            return fp__fail(FP_INVALID, "the label of answer %zu is not the lowest that it attended to", i);
+        lowest = label < lowest ? label : lowest;
+        if (!output)
             continue;
         if (i > first)
             FP_TRY(check_messages(p, first, i));
         fp__turn *turn;
         FP_TRY(fp__session_add_turn(p->session, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
+        turn->label = label;
         FP_TRY(fp__session_replay_turn(p->session, turn, &t->leaves[i].ids, i == answer, &p->ids));
+        if (i < answer)
+            FP_TRY(check_earlier_text(p, i));
         first = i + 1;
     }
     if (p->session->turns[answer].first != p->a->r.prompt_tokens)
@@ -375,7 +465,7 @@ static fp_status feed_all(replay *p)
                          .anchors = s->anchors,
                          .ids = p->ids.data + at,
                          .n = n,
-                         .label = FP_LABEL_USER,
+                         .session = s,
                          .mass = s->mass};
         if (fp__engine_cancelled(p->engine))
             return fp__fail(FP_CANCELLED, "interrupted");
@@ -388,7 +478,20 @@ static fp_status feed_all(replay *p)
     return FP_OK;
 }
 
-/* kv head, masses, text, finish and label of the answer. */
+/* The kv head and the masses have the label of the whole context, the receipt that of the answer (which
+ * rebuild_tokens has checked). */
+static fp_status check_labels(const replay *p)
+{
+    const fp__transcript *t = &p->a->t;
+    fp_label context = fp__kvseq_label(p->session->context);
+    for (size_t i = t->n - 2; i < t->n; i++)
+        if (t->leaves[i].label != context)
+            return fp__fail(FP_INVALID, "the label of leaf %zu is not %s", i, fp_label_name(context));
+    bool same = p->a->r.label == t->leaves[fp__transcript_answer(t)].label;
+    return same ? FP_OK : differs("the label of the answer");
+}
+
+/* kv head, masses, text, finish and labels of the answer. */
 static fp_status check_outcome(replay *p)
 {
     fp_session *s = p->session;
@@ -405,16 +508,16 @@ static fp_status check_outcome(replay *p)
     for (size_t i = 0; s->anchors && i <= n; i++)
         if (fp__load_le64(masses->data + 8 * i) != (i == 0 ? s->mass_rows : s->mass[i - 1]))
             return differs("an anchor mass");
-    if (r->finish == FP_FINISH_CANCELLED && s->answer.finish == FP_FINISH_NONE)
-        fp__session_end(s, FP_FINISH_CANCELLED); /* it could have gone on: nobody can know why it did not */
+    bool cut = r->finish == FP_FINISH_CANCELLED || r->finish == FP_FINISH_ANCHOR_REVOKED;
+    if (cut && s->answer.finish == FP_FINISH_NONE)
+        fp__session_end(s,
+                        r->finish); /* it could have gone on; of a revocation the log says why it did not */
     if (s->answer.finish != r->finish)
         return differs("the finish reason");
     const fp__buf *text = &s->turns[answer].text, *claimed = &t->leaves[answer].bytes;
     if (text->size != claimed->size || (text->size && memcmp(text->data, claimed->data, text->size) != 0))
         return fp__fail(FP_INVALID, "the text of the answer is not what its tokens give");
-    fp_label label =
-        fp__kvseq_label(s->context) < FP_LABEL_USER ? fp__kvseq_label(s->context) : FP_LABEL_USER;
-    return r->label == label && t->leaves[answer].label == label ? FP_OK : differs("the label of the answer");
+    return check_labels(p);
 }
 
 static fp_status start_session(replay *p)
@@ -451,6 +554,8 @@ static fp_status audit_full(audit *a)
         return fp__fail(
             FP_INVALID,
             "the model is not the one that answered (another file, tokenizer, template or arithmetic)");
+    if (a->r.arithmetic != FP__ARITHMETIC_VERSION)
+        return differs("the version of the arithmetic");
     if (!a->has_transcript)
         return fp__fail(FP_NOT_FOUND, "the transcript is needed for a full audit (--transcript)");
     if (a->r.context_limit > FP__CONTEXT_MAX || a->r.anchor_tokens > FP__CONTEXT_MAX ||
@@ -515,9 +620,16 @@ fp_status fp_audit(fp_workspace *workspace, const fp_audit_options *options, fp_
     out->light_ns = fp__now_ns() - start;
     if (status == FP_OK && options->model && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript)) {
         start = fp__now_ns();
+        char light_detail[sizeof out->detail];
+        memcpy(light_detail, out->detail, sizeof light_detail);
         status = decide(audit_full(a), FP_VERDICT_VALID_FULL, &out->full, out);
-        if (out->light != FP_VERDICT_VALID_LIGHT) /* this was to find the position only */
+        if (out->light != FP_VERDICT_VALID_LIGHT) { /* this was to find the position only */
+            if (out->full != FP_VERDICT_INVALID)
+                memcpy(out->detail, light_detail, sizeof light_detail);
             out->full = FP_VERDICT_INVALID;
+            if (status != FP_CANCELLED)
+                status = FP_OK;
+        }
         out->full_ns = fp__now_ns() - start;
     }
     release(a);

@@ -162,7 +162,8 @@ fp_status fp__engine_feed(fp_engine *e, const fp__feed *feeds, size_t n)
             (void)dropped;
             continue;
         }
-        status = fp__kvseq_commit(feeds[i].seq, feeds[i].ids, feeds[i].n, feeds[i].label);
+        status = feeds[i].session ? fp__session_commit(feeds[i].session, feeds[i].ids, feeds[i].n)
+                                  : fp__kvseq_commit(feeds[i].seq, feeds[i].ids, feeds[i].n, feeds[i].label);
         for (size_t k = 0; feeds[i].mass && k < mass; k++)
             feeds[i].mass[k] += e->step_mass[i * mass + k];
     }
@@ -225,7 +226,8 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         fp_session *s = e->stepping[i];
         size_t done = fp__kvseq_tokens(s->context);
         bool samples = done + counts[i] == s->ids.size;
-        status = fp__kvseq_commit(s->context, s->ids.data + done, counts[i], FP_LABEL_USER);
+        size_t sealed = fp__kvseq_sealed(s->context);
+        status = fp__session_commit(s, s->ids.data + done, counts[i]);
         for (size_t k = 0; s->anchors && k < mass; k++)
             s->mass[k] += e->step_mass[i * mass + k];
         s->mass_rows += s->anchors ? counts[i] : 0;
@@ -234,6 +236,8 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         else if (samples)
             fp__session_sample(s, logits + taken * e->model->hp.vocabulary);
         taken += samples;
+        if (fp__kvseq_sealed(s->context) != sealed)
+            fp__session_boundary(s);
     }
     return FP_OK;
 }

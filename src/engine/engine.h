@@ -36,7 +36,21 @@ struct fp_anchors {
     uint32_t *g;     /* [L][H] */
     uint32_t raised; /* options.gamma */
     uint64_t load_ns;
+    /* asking the gate again: withdraw.c */
+    fp_workspace *watched; /* NULL: not asked again */
+    bool has_reader;
+    char reader[FP_READER_MAX + 1];
+    fp_status verdict;  /* of the last time: FP_OK or why not */
+    fp_gate_result now; /* of the last time */
+    char why[512];
+    uint64_t asked_ns;
 };
+
+/* A decision of the gate that a session goes by. */
+typedef struct fp__let_in {
+    uint64_t size;
+    uint8_t root[32], policy[32], override_id[32];
+} fp__let_in;
 
 /* One message or answer, in order; its tokens are context ids [first, first + count). */
 typedef struct fp__turn {
@@ -73,7 +87,9 @@ struct fp_session {
     fp_anchors *anchors;
     fp__kvseq *context;
     char tenant[FP_READER_MAX + 1];
-    bool has_nonce, raw;
+    bool has_tenant, has_nonce, raw, has_receipt;
+    uint8_t receipt_id[32]; /* of the last answer */
+    fp__let_in first, last; /* when the answer began; the last time that the gate was asked */
     uint8_t nonce[32];
     fp__turn *turns; /* [n_turns] */
     size_t n_turns, turns_capacity;
@@ -112,6 +128,21 @@ fp_status fp__session_check_sampling(const fp_session *s, const fp_sampling *sam
 void fp__session_fail(fp_session *s, fp_status status);
 bool fp__session_active(const fp_session *s);
 
+/* Commits the first n reserved tokens, each with the label of the turn that it belongs to. */
+fp_status fp__session_commit(fp_session *s, const uint32_t *ids, size_t n) FP_WARN_UNUSED;
+/* As fp_session_add_text, with the label. */
+fp_status fp__session_add_labelled(fp_session *s, fp_role role, fp_label label, const char *text,
+                                   size_t size) FP_WARN_UNUSED;
+
+/* ---- withdraw.c ---- */
+/* Asks the gate again if the anchors are watched; `running`: of an answer in progress. FP_DENIED, or an
+ * operating error, with its detail. */
+fp_status fp__anchors_ask(fp_anchors *anchors, bool running) FP_WARN_UNUSED;
+/* Notes in a session what its answer goes by. */
+void fp__session_note_gate(fp_session *s, bool begins);
+/* A commit boundary of a running answer: ends it when its anchors are withdrawn. */
+void fp__session_boundary(fp_session *s);
+
 /* ---- anchors.c ---- */
 /* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */
 fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
@@ -129,7 +160,8 @@ typedef struct fp__feed {
     const uint32_t *ids;
     size_t n;
     fp_label label;
-    uint64_t *mass; /* [L][H] or NULL */
+    uint64_t *mass;      /* [L][H] or NULL */
+    fp_session *session; /* not NULL: seq is its context, and the labels are those of its turns */
 } fp__feed;
 fp_status fp__engine_feed(fp_engine *engine, const fp__feed *feeds, size_t n) FP_WARN_UNUSED;
 #endif

@@ -11,17 +11,30 @@ static fp_status fill_anchors(const fp_session *s, fp_workspace *w, fp__receipt 
     const fp_anchors *a = s->anchors;
     const fp__hparams *hp = &s->engine->model->hp;
     if (!a) {
+        fp_gate_query none = {.anchors = 0};
+        fp_gate_result
+            gate; /* for the override in force; a policy that requires anchors is the audit's matter */
+        fp_status status = fp_gate_check(w, &none, &gate);
+        if (status != FP_OK && status != FP_DENIED)
+            return status;
+        memcpy(r->override_id, gate.override_id, 32);
         r->first_size = r->last_size;
         memcpy(r->first_root, r->last_root, 32);
         return FP_OK;
     }
-    r->first_size = a->gate.tree_size;
-    memcpy(r->first_root, a->gate.tree_root, 32);
+    r->first_size = s->first.size;
+    memcpy(r->first_root, s->first.root, 32);
+    /* Of watched anchors: the last time that the gate was asked, so that a revocation logged since does not
+     * seem to have been overlooked. */
+    if (a->watched && memcmp(s->last.policy, r->policy, 32) == 0) {
+        r->last_size = s->last.size;
+        memcpy(r->last_root, s->last.root, 32);
+    }
     r->anchors = a->n;
     memcpy(r->anchor_ids, a->ids, a->n * 32);
     memcpy(r->set_id, a->gate.set_id, 32);
     memcpy(r->anchor_kv_head, a->gate.kv_head, 32);
-    memcpy(r->override_id, a->gate.override_id, 32);
+    memcpy(r->override_id, s->last.override_id, 32);
     r->compile_index = a->gate.compile_index;
     r->mode = a->gate.injection.mode;
     r->raised = a->raised;
@@ -112,6 +125,10 @@ fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], cha
     if (status == FP_OK) {
         fp_event_receipt event;
         status = fp_receipts_log(w, (const uint8_t(*)[32]) & dsse.id, 1, &event);
+    }
+    if (status == FP_OK) {
+        s->has_receipt = true;
+        memcpy(s->receipt_id, dsse.id, 32);
     }
     if (status == FP_OK && id)
         memcpy(id, dsse.id, 32);

@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char *const finish_names[] = {"stop", "length", "cancelled"};
-static const fp_finish finishes[] = {FP_FINISH_STOP, FP_FINISH_LENGTH, FP_FINISH_CANCELLED};
+static const char *const finish_names[] = {"stop", "length", "cancelled", "anchor_revoked"};
+static const fp_finish finishes[] = {FP_FINISH_STOP, FP_FINISH_LENGTH, FP_FINISH_CANCELLED,
+                                     FP_FINISH_ANCHOR_REVOKED};
+enum { FINISHES = sizeof finishes / sizeof *finishes };
 
 void fp__receipt_free(fp__receipt *r)
 {
@@ -88,7 +90,7 @@ static json_t *sampling_json(const fp__receipt *r)
 
 static const char *finish_text(fp_finish finish)
 {
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < FINISHES; i++)
         if (finishes[i] == finish)
             return finish_names[i];
     return "error";
@@ -279,7 +281,7 @@ static fp_status read_counts(const json_t *p, fp__receipt *r)
     FP_TRY(fp__json_hex(object, "receipt.leaves", "root", r->root, 32));
     FP_TRY(fp__json_text(p, "receipt", "finish", 1, 16, &text));
     r->finish = FP_FINISH_ERROR;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < FINISHES; i++)
         if (strcmp(text, finish_names[i]) == 0)
             r->finish = finishes[i];
     if (r->finish == FP_FINISH_ERROR)

@@ -5,7 +5,7 @@
 
 const char *fp_finish_name(fp_finish finish)
 {
-    static const char *const names[] = {"none", "stop", "length", "cancelled", "error"};
+    static const char *const names[] = {"none", "stop", "length", "cancelled", "error", "anchor_revoked"};
     return (size_t)finish < sizeof names / sizeof *names ? names[finish] : "unknown";
 }
 
@@ -25,6 +25,7 @@ static fp_status session_init(fp_session *s, const fp_session_options *o)
     if (strlen(tenant) > FP_READER_MAX)
         return fp__fail(FP_USAGE, "session: a tenant's name has at most %d bytes", FP_READER_MAX);
     snprintf(s->tenant, sizeof s->tenant, "%s", tenant);
+    s->has_tenant = o->tenant != NULL;
     s->raw = o->raw;
     s->has_nonce = o->nonce != NULL;
     if (o->nonce)
@@ -134,9 +135,73 @@ fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, 
     return FP_OK;
 }
 
+const char *fp_source_name(fp_source source)
+{
+    static const char *const names[] = {"system", "user", "tool", "retrieved"};
+    return (size_t)source < sizeof names / sizeof *names ? names[source] : "unknown";
+}
+
+fp_status fp_source_parse(const char *name, fp_source *out)
+{
+    for (fp_source source = FP_SOURCE_SYSTEM; source <= FP_SOURCE_RETRIEVED; source++)
+        if (strcmp(name, fp_source_name(source)) == 0) {
+            *out = source;
+            return FP_OK;
+        }
+    return fp__fail(FP_USAGE, "\"%.40s\" is no source of a text: system, user, tool or retrieved", name);
+}
+
 fp_status fp_session_add_message(fp_session *s, fp_role role, const char *text, size_t size)
 {
+    return fp__session_add_labelled(s, role, FP_LABEL_USER, text, size);
+}
+
+fp_status fp_session_add_text(fp_session *s, fp_role role, fp_source source, fp_workspace *endorsements,
+                              const char *text, size_t size)
+{
+    if ((unsigned)source > FP_SOURCE_RETRIEVED)
+        return fp__fail(FP_USAGE, "session: no such source");
+    bool external = source == FP_SOURCE_TOOL || source == FP_SOURCE_RETRIEVED;
+    fp_label label = external ? FP_LABEL_EXTERNAL : FP_LABEL_USER, endorsed = FP_LABEL_EXTERNAL;
+    if (external && endorsements && text && size > 0) {
+        fp_status status = fp_content_label(endorsements, text, size, &endorsed);
+        if (status != FP_OK && status != FP_NOT_FOUND)
+            return status;
+        if (status == FP_OK && endorsed >= FP_LABEL_USER)
+            label = FP_LABEL_USER; /* core comes from promoted anchors only */
+    }
+    return fp__session_add_labelled(s, role, label, text, size);
+}
+
+fp_label fp_session_label(const fp_session *s)
+{
+    fp_label lowest = fp__kvseq_label(s->context);
+    lowest = lowest < FP_LABEL_USER ? lowest : FP_LABEL_USER;
+    for (size_t i = s->n_turns - s->pending_turns; i < s->n_turns; i++)
+        lowest = s->turns[i].label < lowest ? s->turns[i].label : lowest;
+    return lowest;
+}
+
+fp_status fp__session_commit(fp_session *s, const uint32_t *ids, size_t n)
+{
+    size_t turn = 0;
+    while (n > 0) {
+        size_t at = fp__kvseq_tokens(s->context);
+        while (turn + 1 < s->n_turns && s->turns[turn + 1].first <= at)
+            turn++;
+        bool last = turn + 1 == s->n_turns;
+        size_t run = last || s->turns[turn + 1].first - at > n ? n : s->turns[turn + 1].first - at;
+        FP_TRY(fp__kvseq_commit(s->context, ids, run, s->turns[turn].label));
+        ids += run;
+        n -= run;
+    }
+    return FP_OK;
+}
+
+fp_status fp__session_add_labelled(fp_session *s, fp_role role, fp_label label, const char *text, size_t size)
+{
     size_t bad;
+    fp__turn *turn = NULL;
     if (fp__session_active(s))
         return fp__fail(FP_USAGE, "session: an answer is being generated");
     if (role > FP_ROLE_ASSISTANT || (s->raw && role != FP_ROLE_USER))
@@ -147,7 +212,8 @@ fp_status fp_session_add_message(fp_session *s, fp_role role, const char *text, 
         return fp__fail(FP_TEXT, "message: it holds a NUL byte");
     if (!fp__utf8_valid(text, size, &bad))
         return fp__fail(FP_TEXT, "message: byte %zu is not UTF-8", bad);
-    FP_TRY(fp__session_add_turn(s, FP__TEXT_MESSAGE, role, text, size, NULL));
+    FP_TRY(fp__session_add_turn(s, FP__TEXT_MESSAGE, role, text, size, &turn));
+    turn->label = label;
     s->pending_turns++;
     return FP_OK;
 }
@@ -339,8 +405,9 @@ static fp_status begin(fp_session *s, const fp_generate_options *o)
             anchor_tokens, s->ids.size, s->engine->context_tokens);
     a->prompt_tokens = (uint32_t)(s->ids.size - before);
     fp__turn *turn;
+    fp_label label = fp_session_label(s);
     FP_TRY(fp__session_add_turn(s, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
-    turn->label = fp__kvseq_label(s->context) < FP_LABEL_USER ? fp__kvseq_label(s->context) : FP_LABEL_USER;
+    turn->label = label;
     turn->first = s->ids.size;
     a->turn = s->n_turns - 1;
     return FP_OK;
@@ -352,6 +419,8 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
         return fp__fail(FP_USAGE, "session: an answer is being generated already");
     if (s->answer.status != FP_OK)
         return fp__fail(FP_USAGE, "session: it ended with an error: %s", s->answer.error);
+    if (s->anchors)
+        FP_TRY(fp__anchors_ask(s->anchors, false));
     fp__answer before = s->answer;
     size_t last = s->n_turns - s->pending_turns; /* turns before the pending messages */
     if (last > 0)
@@ -369,6 +438,8 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
     }
     free_stops(&before);
     s->pending_turns = 0;
+    s->has_receipt = false;
+    fp__session_note_gate(s, true);
     s->answer.start_ns = fp__now_ns();
     fp__detok_init(&s->answer.detok, s->engine->model->tokenizer, 0);
     return FP_OK;
@@ -499,6 +570,9 @@ fp_status fp_session_run(fp_session *s)
         return fp__fail(s->answer.status, "%s", s->answer.error);
     if (s->answer.finish == FP_FINISH_CANCELLED)
         return fp__fail(FP_CANCELLED, "interrupted after %zu tokens", s->turns[s->answer.turn].count);
+    if (s->answer.finish == FP_FINISH_ANCHOR_REVOKED)
+        return fp__fail(FP_DENIED, "stopped after %zu tokens: %s", s->turns[s->answer.turn].count,
+                        s->answer.error);
     return FP_OK;
 }
 
@@ -536,6 +610,7 @@ void fp_session_result(const fp_session *s, fp_result *out)
         out->text_size = turn->text.size;
         out->ids = s->ids.data + turn->first;
         out->n_ids = turn->count;
+        out->label = turn->label;
         out->prefill_ns = first > a->start_ns ? first - a->start_ns : 0;
         out->decode_ns = a->end_ns > first ? a->end_ns - first : 0;
     }
