@@ -12,7 +12,7 @@ if(FP_CLI)
   # The man page comes from the same tables as --help.
   add_custom_command(OUTPUT ${CMAKE_BINARY_DIR}/fieldprint.1
     COMMAND fieldprint help --man > ${CMAKE_BINARY_DIR}/fieldprint.1 DEPENDS fieldprint VERBATIM)
-  add_custom_target(man DEPENDS ${CMAKE_BINARY_DIR}/fieldprint.1)
+  add_custom_target(man ALL DEPENDS ${CMAKE_BINARY_DIR}/fieldprint.1)
   install(FILES ${CMAKE_BINARY_DIR}/fieldprint.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
 endif()
 # What `make` builds: everything people install, without the tests.
@@ -23,5 +23,7 @@ endif()
 install(TARGETS fieldprint_shared fieldprint_static LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+# The prefix is found from where the file is, so that --prefix and DESTDIR move it.
+file(RELATIVE_PATH FP_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(${CMAKE_SOURCE_DIR}/cmake/fieldprint.pc.in ${CMAKE_BINARY_DIR}/fieldprint.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/fieldprint.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -52,6 +52,7 @@ for group in "${groups[@]}"; do
         need libjansson-dev has_library 'jansson >= 2.12'
         need libpcre2-dev has_library 'libpcre2-8 >= 10.30'
         need libsqlite3-dev has_library 'sqlite3 >= 3.35'
+        need libcurl4-openssl-dev has_library 'libcurl >= 7.85'
         ;;
     test)
         need libcmocka-dev has_library cmocka

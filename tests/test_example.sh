@@ -29,12 +29,13 @@ readelf -d "$build/libfieldprint.so" | grep -q 'soname: \[libfieldprint\.so\.[0-
 # ---- install, compile ----
 cmake --install "$build" --prefix "$folder/usr" >/dev/null
 library=$(dirname "$(find "$folder/usr" -name libfieldprint.a)")
-sed -i "s|^prefix=.*|prefix=$folder/usr|" "$library/pkgconfig/fieldprint.pc"
 export PKG_CONFIG_PATH=$library/pkgconfig
 [ -e "$folder/usr/share/man/man1/fieldprint.1" ] || die "the man page is not installed"
 warnings=(-std=c11 -Wall -Wextra -Wconversion -Werror)
 read -ra shared <<<"$(pkg-config --cflags --libs fieldprint)"
-read -ra static <<<"$(pkg-config --static --cflags --libs fieldprint)"
+# The static library with the shared ones of other projects: what it needs is in Requires.private.
+mapfile -t needs < <(pkg-config --print-requires-private fieldprint | sed 's/ .*//')
+read -ra static <<<"$(pkg-config --cflags --libs fieldprint "${needs[@]}") -lpthread -lm"
 cc "${warnings[@]}" examples/main_job.c -o "$folder/shared" "${shared[@]}"
 cc "${warnings[@]}" examples/main_job.c -o "$folder/static" "${static[@]/-lfieldprint/-l:libfieldprint.a}"
 export LD_LIBRARY_PATH=$library

@@ -1,4 +1,7 @@
-/* ledger: crashes at every step, power failures, kill -9, other processes. */
+/* ledger: crashes at every step, power failures, kill -9, other processes.
+ *
+ * FIELDPRINT_CRASH_RUNS=2000 makes that many runs with a fault at a random step of a random workload, and
+ * FIELDPRINT_KILL_RUNS as many with kill -9; without them, a few. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,11 +16,18 @@
 /* The child's side: stops at a step; for a power failure it first undoes, in the worst way, what was not made
  * durable. */
 static unsigned crash_step, steps;
-static bool power_failure, lose_names;
+static bool power_failure;
+/* What a power failure makes of files that are not durable: no bytes, no name, or another file's bytes (as
+ * when a file was written again under another name). */
+static enum { LOSE_BYTES, LOSE_NAMES, MIX_BYTES } loss;
+static size_t batches[16], batch_count, sync_after, cosign_after;
 static char crash_dir[128];
-static char unsynced[4096][FP__TILE_PATH_MAX];
+static char unsynced[8192][FP__TILE_PATH_MAX];
 static size_t unsynced_count;
+static char aside[8192][FP__TILE_PATH_MAX]; /* moved away, which is not durable either */
+static size_t aside_count;
 static fp__buf durable_stage, durable_checkpoint;
+static bool bytes_durable, swap_pending; /* of a cosigned checkpoint: before and after its rename */
 static int acks;
 
 static void snapshot(const char *name, fp__buf *out)
@@ -39,40 +49,87 @@ static void fail_power(void)
 {
     if (durable_stage.size != 0)
         put_back(STAGE, &durable_stage);
+    static uint8_t others[300];
+    fp__buf mixed = {.data = others, .size = sizeof others};
+    memset(others, 'm', sizeof others);
+    for (size_t i = 0; i < aside_count; i++) {
+        char folder[FP__TILE_PATH_MAX];
+        memcpy(folder, aside[i], sizeof folder);
+        *strrchr(folder, '/') = 0;
+        if (mkdir(at(crash_dir, folder), 0755) == 0 || errno == EEXIST)
+            put_back(aside[i], &mixed);
+    }
+    if (swap_pending)
+        put_back("checkpoint", &durable_checkpoint); /* the name it had; or as the list below has it */
     for (size_t i = 0; i < unsynced_count; i++) {
-        if (strcmp(unsynced[i], "checkpoint") == 0 && lose_names)
+        if (loss == MIX_BYTES)
+            put_back(unsynced[i], &mixed);
+        else if (strcmp(unsynced[i], "checkpoint") == 0 && loss == LOSE_NAMES)
             put_back("checkpoint", &durable_checkpoint);
-        else if (lose_names)
+        else if (loss == LOSE_NAMES)
             (void)unlink(at(crash_dir, unsynced[i]));
         else
             (void)truncate(at(crash_dir, unsynced[i]), 0);
     }
 }
 
+static void list(char paths[][FP__TILE_PATH_MAX], size_t *count, const char *path)
+{
+    if (*count == COUNT(unsynced))
+        _exit(3);
+    snprintf(paths[(*count)++], FP__TILE_PATH_MAX, "%s", path);
+}
+
+static void unlist(char paths[][FP__TILE_PATH_MAX], size_t *count, const char *path)
+{
+    for (size_t i = *count; i-- > 0;)
+        if (strcmp(paths[i], path) == 0)
+            memmove(paths[i], paths[--*count], FP__TILE_PATH_MAX);
+}
+
 static void count_step(const char *step, const char *path, int done)
 {
-    if (power_failure && done && strcmp(step, "rename") == 0) {
-        if (unsynced_count == COUNT(unsynced))
-            _exit(3);
-        snprintf(unsynced[unsynced_count++], FP__TILE_PATH_MAX, "%s", path);
+    if (power_failure && done && strcmp(step, "fsync bytes") == 0)
+        bytes_durable = true;
+    if (power_failure && done && strcmp(step, "rename") == 0 && bytes_durable) {
+        bytes_durable = false;
+        swap_pending = true;
+    } else if (power_failure && done && strcmp(step, "rename") == 0) {
+        list(unsynced, &unsynced_count, path);
+    }
+    if (power_failure && !done && strcmp(step, "put aside") == 0 && path[strlen(path) - 1] != 'p') {
+        unlist(unsynced, &unsynced_count,
+               path); /* a single tile; whole folders are put aside when all is durable */
+        list(aside, &aside_count, path);
     }
     if (power_failure && done && strcmp(step, "fsync") == 0) {
-        for (size_t i = 0; i < unsynced_count; i++)
-            if (strcmp(unsynced[i], path) == 0) {
-                memmove(unsynced[i], unsynced[unsynced_count - 1], FP__TILE_PATH_MAX);
-                unsynced_count--;
-                i--;
-            }
+        unlist(unsynced, &unsynced_count, path);
         if (strcmp(path, STAGE) == 0)
             snapshot(STAGE, &durable_stage);
         if (strcmp(path, "checkpoint") == 0)
             snapshot("checkpoint", &durable_checkpoint);
+        if (strcmp(path, ".") == 0) { /* the last of a sync: the folders are durable */
+            aside_count =
+                aside_count * (swap_pending ? 1 : 0); /* unless only the checkpoint's name was meant */
+            swap_pending = false;
+            unlist(unsynced, &unsynced_count, "checkpoint");
+            snapshot("checkpoint", &durable_checkpoint);
+        }
     }
     if (++steps == crash_step) {
         if (power_failure)
             fail_power();
         _exit(9);
     }
+}
+
+static void usual_batches(void)
+{
+    static const size_t usual[] = {3, 5, 1, 1100, 2};
+    memcpy(batches, usual, sizeof usual);
+    batch_count = COUNT(usual);
+    sync_after = 2;
+    cosign_after = 2;
 }
 
 /* Reports each acknowledged head to the parent. */
@@ -82,9 +139,23 @@ static void acknowledge(const fp__ledger_head *head)
         _exit(3);
 }
 
+/* Publishes the checkpoint with a cosignature, as after a round of witnesses. */
+static void cosign(fp__ledger_writer *w, const fp__ledger_head *head)
+{
+    fp__checkpoint checkpoint = {.size = head->size};
+    fp__buf text = {0}, line = {0};
+    snprintf(checkpoint.origin, sizeof checkpoint.origin, "%s", ORIGIN);
+    memcpy(checkpoint.root, head->root, 32);
+    if (fp__checkpoint_format(&checkpoint, &text) != FP_OK ||
+        fp__note_cosign(text.data, text.size, "witness.example", other_key, 1, &line) != FP_OK ||
+        fp__ledger_writer_cosign(w, head, line.data, line.size) != FP_OK)
+        _exit(3);
+    fp__buf_free(&text);
+    fp__buf_free(&line);
+}
+
 static void crash_child(void)
 {
-    static const size_t batches[] = {3, 5, 1, 1100, 2};
     fp__ledger_writer *w = NULL;
     if (power_failure) {
         snapshot(STAGE, &durable_stage);
@@ -93,13 +164,15 @@ static void crash_child(void)
     fp__ledger_fault = count_step;
     if (fp__ledger_writer_open(crash_dir, ORIGIN, key, &w) != FP_OK)
         _exit(3);
-    for (size_t i = 0; i < COUNT(batches); i++) {
+    for (size_t i = 0; i < batch_count; i++) {
         fp__ledger_head head;
         if (append(w, batches[i], &head) != FP_OK)
             _exit(3);
         acknowledge(&head);
-        if (i == 2 && fp__ledger_writer_sync(w) != FP_OK)
+        if (i == sync_after && fp__ledger_writer_sync(w) != FP_OK)
             _exit(3);
+        if (i == cosign_after)
+            cosign(w, &head);
     }
     fp__ledger_writer_close(w);
     _exit(0);
@@ -169,10 +242,11 @@ static void crash_at_every_step(const char *name, bool power)
     size_t count;
     int code = 9;
     power_failure = power;
+    usual_batches();
     for (crash_step = 1; code == 9; crash_step++) {
         snprintf(crash_dir, sizeof crash_dir, "%s", fresh_dir(name));
         make_log(crash_dir, before, 1);
-        lose_names = crash_step % 2 != 0;
+        loss = crash_step % 3;
         fp__ledger_reader *r = open_reader(crash_dir, NULL);
         code = run_child(crash_child, 0, heads, &count, COUNT(heads));
         if (code != 9 && code != 0)
@@ -196,6 +270,47 @@ static void test_power_failure_at_every_step(void **state)
     crash_at_every_step("power", true);
 }
 
+static unsigned long runs(const char *variable, unsigned long usual)
+{
+    const char *text = getenv(variable);
+    return text != NULL ? strtoul(text, NULL, 10) : usual;
+}
+
+/* Workloads of up to 16 batches around the ends of tiles, each stopped at a random step. */
+static void test_random_crashes(void **state)
+{
+    (void)state;
+    fp__ledger_head heads[16];
+    size_t count, stopped = 0, acknowledged = 0;
+    unsigned seed = 20;
+    unsigned long n = runs("FIELDPRINT_CRASH_RUNS", 60);
+    for (unsigned long i = 0; i < n; i++) {
+        size_t before = (size_t)rand_r(&seed) % 520;
+        batch_count = 1 + (size_t)rand_r(&seed) % COUNT(batches);
+        for (size_t j = 0; j < batch_count; j++)
+            batches[j] =
+                rand_r(&seed) % 4 == 0 ? 1 + (size_t)rand_r(&seed) % 300 : 1 + (size_t)rand_r(&seed) % 30;
+        sync_after = (size_t)rand_r(&seed) % (2 * COUNT(batches));
+        cosign_after = rand_r(&seed) % 2 == 0 ? sync_after : (size_t)rand_r(&seed) % (2 * COUNT(batches));
+        crash_step = 1 + (unsigned)rand_r(&seed) % (unsigned)(20 + 22 * batch_count);
+        power_failure = i % 2 != 0;
+        loss = i / 2 % 3;
+        snprintf(crash_dir, sizeof crash_dir, "%s", fresh_dir("random"));
+        make_log(crash_dir, &before, before != 0);
+        fp__ledger_reader *r = open_reader(crash_dir, NULL);
+        int code = run_child(crash_child, 0, heads, &count, COUNT(heads));
+        if (code != 9 && code != 0)
+            fail_msg("run %lu: the child ended with %d", i, code);
+        stopped += code == 9;
+        acknowledged += count;
+        check_recovered(crash_dir, r, heads, count, !power_failure);
+        fp__ledger_reader_close(r);
+    }
+    print_message("%lu runs, %zu stopped at a fault, %zu acknowledged batches, none lost\n", n, stopped,
+                  acknowledged);
+    assert_true(stopped > n / 2 && acknowledged > n);
+}
+
 /* A crash during the recovery of a crash. */
 static void recover_child(void)
 {
@@ -213,6 +328,7 @@ static void test_crash_in_recovery(void **state)
     fp__ledger_head heads[16], none[1];
     size_t count, nothing;
     power_failure = false;
+    usual_batches();
     int code = 9;
     for (unsigned step = 1; code == 9; step++) {
         snprintf(crash_dir, sizeof crash_dir, "%s", fresh_dir("recovery"));
@@ -253,13 +369,15 @@ static void test_kill_loop(void **state)
     char memory[128];
     snprintf(memory, sizeof memory, "%s/kill.state", work);
     fp__ledger_reader *r = open_reader(crash_dir, memory);
-    for (unsigned i = 0; i < 30; i++) {
-        int code = run_child(busy_child, 8000 + i * 1733 % 15000, heads, &count, COUNT(heads));
+    unsigned long n = runs("FIELDPRINT_KILL_RUNS", 20);
+    for (unsigned long i = 0; i < n; i++) {
+        int code = run_child(busy_child, (useconds_t)(5000 + i * 1733 % 12000), heads, &count, COUNT(heads));
         if (code != -1)
             fail_msg("the child ended by itself, with %d", code);
         check_recovered(crash_dir, r, heads, count, true);
         total += count;
     }
+    print_message("%lu kills, %zu acknowledged appends, none lost\n", n, total);
     assert_true(total > 0);
     fp__ledger_reader_close(r);
 }
@@ -272,6 +390,7 @@ static void test_stage_damage(void **state)
     fp__ledger_head heads[16], head;
     size_t count;
     power_failure = false;
+    usual_batches();
     for (size_t offset = 0; offset < 160; offset += 13) {
         snprintf(crash_dir, sizeof crash_dir, "%s", fresh_dir("stage"));
         make_log(crash_dir, before, 1);
@@ -401,7 +520,7 @@ static void writing_child(void)
     fp__ledger_head head = {0};
     if (fp__ledger_writer_open(crash_dir, ORIGIN, key, &w) != FP_OK)
         _exit(3);
-    for (unsigned i = 0; i < 800; i++) {
+    for (unsigned i = 0; i < 400; i++) {
         if (append(w, i % 3 == 0 ? 1 : i * 5 % 23, &head) != FP_OK)
             _exit(3);
         if (i % 20 == 19 && fp__ledger_writer_sync(w) != FP_OK) /* removes partial tiles under the readers */
@@ -451,9 +570,13 @@ static void test_readers_during_writes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_crash_at_every_step),   cmocka_unit_test(test_power_failure_at_every_step),
-        cmocka_unit_test(test_crash_in_recovery),     cmocka_unit_test(test_kill_loop),
-        cmocka_unit_test(test_stage_damage),          cmocka_unit_test(test_second_process_is_busy),
+        cmocka_unit_test(test_crash_at_every_step),
+        cmocka_unit_test(test_power_failure_at_every_step),
+        cmocka_unit_test(test_crash_in_recovery),
+        cmocka_unit_test(test_random_crashes),
+        cmocka_unit_test(test_kill_loop),
+        cmocka_unit_test(test_stage_damage),
+        cmocka_unit_test(test_second_process_is_busy),
         cmocka_unit_test(test_readers_during_writes),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -294,6 +294,51 @@ static void test_source_failure(void **state)
     expect_failure(fp__merkle_root_at(failing_read, NULL, 9, root), FP_IO, "no such tile");
 }
 
+/* Every subtree of every tree of up to 40 leaves: its proof holds, and not one bit of it may change. */
+static void test_subtrees(void **state)
+{
+    (void)state;
+    size_t tried = 0;
+    for (uint64_t size = 1; size <= 40; size++) {
+        fp__merkle_array array = {leaves[0], size};
+        uint8_t root[32];
+        fp__merkle_root(leaves[0], size, root);
+        for (uint64_t begin = 0; begin < size; begin++) {
+            for (uint64_t end = begin + 1; end <= size; end++) {
+                fp__merkle_proof proof;
+                uint8_t part[32];
+                fp_status status =
+                    fp__merkle_subtree_consistency(fp__merkle_read_array, &array, begin, end, size, &proof);
+                if (status != FP_OK) {
+                    expect_failure(status, FP_USAGE, "not a subtree");
+                    continue;
+                }
+                tried++;
+                fp__merkle_root(leaves[begin], end - begin, part);
+                assert_int_equal(fp__merkle_verify_subtree_consistency(begin, end, part, size, root,
+                                                                       proof.hashes[0], proof.count),
+                                 FP_OK);
+                for (size_t i = 0; i < proof.count; i++) {
+                    proof.hashes[i][i % 32] ^= 8;
+                    assert_int_equal(fp__merkle_verify_subtree_consistency(begin, end, part, size, root,
+                                                                           proof.hashes[0], proof.count),
+                                     FP_MISMATCH);
+                    proof.hashes[i][i % 32] ^= 8;
+                }
+                if (proof.count != 0)
+                    expect_failure(fp__merkle_verify_subtree_consistency(begin, end, part, size, root,
+                                                                         proof.hashes[0], proof.count - 1),
+                                   FP_INVALID, "");
+                part[3] ^= 1;
+                assert_int_equal(fp__merkle_verify_subtree_consistency(begin, end, part, size, root,
+                                                                       proof.hashes[0], proof.count),
+                                 FP_MISMATCH);
+            }
+        }
+    }
+    assert_true(tried > 2000);
+}
+
 /* ---- other people's vectors ---- */
 
 static const char *shared_folder(void)
@@ -329,7 +374,7 @@ static uint64_t size_of(json_t *v, const char *name)
     return real >= 0x1p64 ? UINT64_MAX : (uint64_t)real;
 }
 
-static bool vector_holds(json_t *v, bool inclusion)
+static bool vector_holds(json_t *v, bool inclusion, bool subtree)
 {
     static uint8_t hashes[FP__MERKLE_PROOF_MAX * 2][32];
     json_t *proof = json_object_get(v, "proof");
@@ -342,13 +387,20 @@ static bool vector_holds(json_t *v, bool inclusion)
     if (!decode_hash(json_object_get(v, inclusion ? "leafHash" : "root1"), !inclusion, a) ||
         !decode_hash(json_object_get(v, inclusion ? "root" : "root2"), !inclusion, b))
         return false;
+    if (subtree) {
+        uint64_t begin = size_of(v, "start"), end = size_of(v, "end");
+        return inclusion ? fp__merkle_verify_subtree_inclusion(a, size_of(v, "leafIdx"), begin, end,
+                                                               hashes[0], count, b) == FP_OK
+                         : fp__merkle_verify_subtree_consistency(begin, end, a, size_of(v, "size"), b,
+                                                                 hashes[0], count) == FP_OK;
+    }
     uint64_t first = size_of(v, inclusion ? "leafIdx" : "size1");
     uint64_t second = size_of(v, inclusion ? "treeSize" : "size2");
     return inclusion ? fp__merkle_verify_inclusion(a, first, second, hashes[0], count, b) == FP_OK
                      : fp__merkle_verify_consistency(first, a, second, b, hashes[0], count) == FP_OK;
 }
 
-static void walk_vectors(const char *path, bool inclusion, size_t *good, size_t *bad)
+static void walk_vectors(const char *path, bool inclusion, bool subtree, size_t *good, size_t *bad)
 {
     DIR *folder = opendir(path);
     assert_non_null(folder);
@@ -360,13 +412,13 @@ static void walk_vectors(const char *path, bool inclusion, size_t *good, size_t 
         snprintf(child, sizeof child, "%s/%s", path, item->d_name);
         assert_int_equal(stat(child, &st), 0);
         if (S_ISDIR(st.st_mode)) {
-            walk_vectors(child, inclusion, good, bad);
+            walk_vectors(child, inclusion, subtree, good, bad);
             continue;
         }
         json_t *v = json_load_file(child, JSON_DECODE_INT_AS_REAL, NULL);
         assert_non_null(v);
         bool expected = !json_is_true(json_object_get(v, "wantErr"));
-        if (vector_holds(v, inclusion) != expected)
+        if (vector_holds(v, inclusion, subtree) != expected)
             fail_msg("%s: expected %s", child, expected ? "valid" : "an error");
         *(expected ? good : bad) += 1;
         json_decref(v);
@@ -385,12 +437,18 @@ static void test_vectors(void **state)
     char path[512];
     size_t good = 0, bad = 0;
     snprintf(path, sizeof path, "%s/vectors/merkle/inclusion", shared);
-    walk_vectors(path, true, &good, &bad);
+    walk_vectors(path, true, false, &good, &bad);
     assert_true(good >= 6 && bad >= 92);
     good = bad = 0;
     snprintf(path, sizeof path, "%s/vectors/merkle/consistency", shared);
-    walk_vectors(path, false, &good, &bad);
+    walk_vectors(path, false, false, &good, &bad);
     assert_true(good >= 6 && bad >= 92);
+    good = bad = 0;
+    snprintf(path, sizeof path, "%s/vectors/merkle/subtreeinclusion", shared);
+    walk_vectors(path, true, true, &good, &bad);
+    snprintf(path, sizeof path, "%s/vectors/merkle/subtreeconsistency", shared);
+    walk_vectors(path, false, true, &good, &bad);
+    assert_true(good >= 12 && good + bad >= 320);
 }
 
 int main(void)
@@ -401,7 +459,8 @@ int main(void)
         cmocka_unit_test(test_sha256),         cmocka_unit_test(test_hmac),
         cmocka_unit_test(test_threads),        cmocka_unit_test(test_roots),
         cmocka_unit_test(test_inclusion),      cmocka_unit_test(test_consistency),
-        cmocka_unit_test(test_source_failure), cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_source_failure), cmocka_unit_test(test_subtrees),
+        cmocka_unit_test(test_vectors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

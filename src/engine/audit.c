@@ -189,7 +189,7 @@ static fp_status check_anchors(audit *a)
     const fp__receipt *r = &a->r;
     FP_TRY(check_kept(a));
     if (r->anchors == 0)
-        return FP_OK;
+        return r->anchor_tokens == 0 ? FP_OK : differs("the number of anchor tokens");
     fp_status status = FP_OK;
     if (memcmp(a->gate.set_id, r->set_id, 32) != 0)
         return differs("the anchor set");
@@ -363,6 +363,25 @@ static fp_status check_messages(replay *p, size_t first, size_t end)
     return FP_OK;
 }
 
+/* The text of an earlier answer is what its tokens give, or the beginning of it (a stop string ended it). */
+static fp_status check_earlier_text(const replay *p, size_t leaf)
+{
+    const fp__transcript_leaf *answer = &p->a->t.leaves[leaf];
+    fp__buf text = {0};
+    fp__detok detok;
+    fp__detok_init(&detok, p->engine->model->tokenizer, 0);
+    fp_status status = FP_OK;
+    for (size_t i = 0; i < answer->ids.size && status == FP_OK; i++)
+        status = fp__detok_push(&detok, answer->ids.data[i], &text);
+    if (status == FP_OK)
+        status = fp__detok_flush(&detok, &text);
+    bool same = status == FP_OK && answer->bytes.size <= text.size &&
+                (answer->bytes.size == 0 || memcmp(answer->bytes.data, text.data, answer->bytes.size) == 0);
+    fp__buf_free(&text);
+    FP_TRY(status);
+    return same ? FP_OK : fp__fail(FP_INVALID, "the text of answer %zu is not what its tokens give", leaf);
+}
+
 /* The whole context as tokens: messages rendered again, answers as they are. */
 static fp_status rebuild_tokens(replay *p)
 {
@@ -386,6 +405,8 @@ static fp_status rebuild_tokens(replay *p)
         FP_TRY(fp__session_add_turn(p->session, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
         turn->label = label;
         FP_TRY(fp__session_replay_turn(p->session, turn, &t->leaves[i].ids, i == answer, &p->ids));
+        if (i < answer)
+            FP_TRY(check_earlier_text(p, i));
         first = i + 1;
     }
     if (p->session->turns[answer].first != p->a->r.prompt_tokens)
@@ -457,7 +478,20 @@ static fp_status feed_all(replay *p)
     return FP_OK;
 }
 
-/* kv head, masses, text, finish and label of the answer. */
+/* The kv head and the masses have the label of the whole context, the receipt that of the answer (which
+ * rebuild_tokens has checked). */
+static fp_status check_labels(const replay *p)
+{
+    const fp__transcript *t = &p->a->t;
+    fp_label context = fp__kvseq_label(p->session->context);
+    for (size_t i = t->n - 2; i < t->n; i++)
+        if (t->leaves[i].label != context)
+            return fp__fail(FP_INVALID, "the label of leaf %zu is not %s", i, fp_label_name(context));
+    bool same = p->a->r.label == t->leaves[fp__transcript_answer(t)].label;
+    return same ? FP_OK : differs("the label of the answer");
+}
+
+/* kv head, masses, text, finish and labels of the answer. */
 static fp_status check_outcome(replay *p)
 {
     fp_session *s = p->session;
@@ -483,9 +517,7 @@ static fp_status check_outcome(replay *p)
     const fp__buf *text = &s->turns[answer].text, *claimed = &t->leaves[answer].bytes;
     if (text->size != claimed->size || (text->size && memcmp(text->data, claimed->data, text->size) != 0))
         return fp__fail(FP_INVALID, "the text of the answer is not what its tokens give");
-    fp_label label =
-        fp__kvseq_label(s->context) < FP_LABEL_USER ? fp__kvseq_label(s->context) : FP_LABEL_USER;
-    return r->label == label && t->leaves[answer].label == label ? FP_OK : differs("the label of the answer");
+    return check_labels(p);
 }
 
 static fp_status start_session(replay *p)
@@ -522,6 +554,8 @@ static fp_status audit_full(audit *a)
         return fp__fail(
             FP_INVALID,
             "the model is not the one that answered (another file, tokenizer, template or arithmetic)");
+    if (a->r.arithmetic != FP__ARITHMETIC_VERSION)
+        return differs("the version of the arithmetic");
     if (!a->has_transcript)
         return fp__fail(FP_NOT_FOUND, "the transcript is needed for a full audit (--transcript)");
     if (a->r.context_limit > FP__CONTEXT_MAX || a->r.anchor_tokens > FP__CONTEXT_MAX ||
@@ -586,9 +620,16 @@ fp_status fp_audit(fp_workspace *workspace, const fp_audit_options *options, fp_
     out->light_ns = fp__now_ns() - start;
     if (status == FP_OK && options->model && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript)) {
         start = fp__now_ns();
+        char light_detail[sizeof out->detail];
+        memcpy(light_detail, out->detail, sizeof light_detail);
         status = decide(audit_full(a), FP_VERDICT_VALID_FULL, &out->full, out);
-        if (out->light != FP_VERDICT_VALID_LIGHT) /* this was to find the position only */
+        if (out->light != FP_VERDICT_VALID_LIGHT) { /* this was to find the position only */
+            if (out->full != FP_VERDICT_INVALID)
+                memcpy(out->detail, light_detail, sizeof light_detail);
             out->full = FP_VERDICT_INVALID;
+            if (status != FP_CANCELLED)
+                status = FP_OK;
+        }
         out->full_ns = fp__now_ns() - start;
     }
     release(a);

@@ -3,7 +3,7 @@
  *
  *   checkpoint            signed note, replaced by rename
  *   tile/<L>/<N>[.p/<W>]  hashes; tile/entries/<N>[.p/<W>] entries
- *   .writer.lock, .writer.stage   the writer's own; not part of the served log
+ *   .writer.lock, .writer.stage, .writer.spare/   the writer's own; not part of the served log
  *
  * Consistency: appends are linearizable in the writer. A reader moves only forward: it keeps its last
  * checkpoint in a state file outside the folder and demands that the next one continues it. Every byte a
@@ -41,6 +41,12 @@ fp_status fp__ledger_writer_open(const char *dir, const char *origin, const fp__
 fp_status fp__ledger_append(fp__ledger_writer *writer, const fp__ledger_entry *entries, size_t n,
                             uint64_t *first_index, fp__ledger_head *head) FP_WARN_UNUSED;
 void fp__ledger_writer_head(fp__ledger_writer *writer, fp__ledger_head *out); /* thread-safe */
+/* Publishes the checkpoint of `head` again with witnesses' cosignature lines (whole lines; verified by the
+ * caller) after the log's own. FP_BUSY: the log has grown meanwhile; nothing is changed. Durable.
+ * Thread-safe.
+ */
+fp_status fp__ledger_writer_cosign(fp__ledger_writer *writer, const fp__ledger_head *head, const void *lines,
+                                   size_t size) FP_WARN_UNUSED;
 /* Makes tiles and checkpoint durable under their own names, forgets the stage, removes superseded partial
  * tiles. Done by itself from time to time and by close; an append is durable without it. */
 fp_status fp__ledger_writer_sync(fp__ledger_writer *writer) FP_WARN_UNUSED;
@@ -53,9 +59,10 @@ extern fp__ledger_fault_fn *fp__ledger_fault;
 
 /* ---- Reader ---- One thread at a time; open several for several threads. */
 typedef struct fp__ledger_reader fp__ledger_reader;
-/* Opens the log in a folder at its newest checkpoint. keys[0] is the log's key, further ones are witnesses'.
- * state_path: where this reader remembers its last checkpoint, outside the log's folder (made if absent;
- * several processes may share one); NULL: starts from whatever the log says now. Errors as for refresh. */
+/* Opens the log in a folder, or at a URL (ledger/remote.h), at its newest checkpoint. keys[0] is the log's
+ * key, further ones are witnesses'. state_path: where this reader remembers its last checkpoint, outside the
+ * log's folder (made if absent; several processes may share one); NULL: starts from whatever the log says
+ * now. Errors as for refresh. */
 fp_status fp__ledger_reader_open(const char *dir, const char *origin, const fp__note_key *keys,
                                  size_t key_count, const char *state_path,
                                  fp__ledger_reader **out) FP_WARN_UNUSED;
@@ -67,6 +74,7 @@ void fp__ledger_reader_head(const fp__ledger_reader *reader, fp__ledger_head *ou
 /* The signed checkpoint, verbatim, valid until the next refresh; verdicts [key_count] of its signatures. */
 const fp__buf *fp__ledger_reader_note(const fp__ledger_reader *reader);
 const fp__note_verdict *fp__ledger_reader_verdicts(const fp__ledger_reader *reader);
+const fp__note_key *fp__ledger_reader_key(const fp__ledger_reader *reader); /* the log's */
 /* Entry `index`, appended to out. FP_USAGE if index ≥ size; FP_MISMATCH, FP_FORMAT, FP_NOT_FOUND name the
  * file. */
 fp_status fp__ledger_reader_entry(fp__ledger_reader *reader, uint64_t index, fp__buf *out) FP_WARN_UNUSED;
@@ -92,9 +100,9 @@ typedef struct fp__ledger_report {
     fp__ledger_head head;
     uint64_t tiles, bundles, entry_bytes; /* what was read */
 } fp__ledger_report;
-/* Recomputes every hash from the entries up and compares every tile and the checkpoint. The first difference
- * is returned (FP_MISMATCH, FP_FORMAT, FP_NOT_FOUND, FP_SIGNATURE), naming file and entry. Takes no lock;
- * report may be NULL. */
+/* Recomputes every hash of the log in a folder, or at a URL, from the entries up and compares every tile and
+ * the checkpoint. The first difference is returned (FP_MISMATCH, FP_FORMAT, FP_NOT_FOUND, FP_SIGNATURE),
+ * naming file and entry. Takes no lock; report may be NULL. */
 fp_status fp__ledger_fsck(const char *dir, const char *origin, const fp__note_key *keys, size_t key_count,
                           fp__ledger_report *report) FP_WARN_UNUSED;
 #endif

@@ -1,10 +1,12 @@
 /* Recomputes a whole log from its entries, on its own: shares the file format with the reader, not its
  * shortcuts. */
 #include "ledger/ledger.h"
+#include "ledger/remote.h"
 #include <stdlib.h>
 
 typedef struct check {
     const char *dir;
+    fp__source source;
     fp__tile_edge edge; /* recomputed from the entries so far */
     fp__buf tile, bundle;
     fp__ledger_report report;
@@ -13,7 +15,7 @@ typedef struct check {
 static fp_status fetch(void *arg, const char *path, size_t max_bytes, fp__buf *out)
 {
     check *c = arg;
-    return fp__tile_fetch_folder((void *)(uintptr_t)c->dir, path, max_bytes, out);
+    return c->source.fetch(c->source.arg, path, max_bytes, out);
 }
 
 static fp_status at_path(fp_status status, const check *c, int level, uint64_t index, unsigned width)
@@ -106,13 +108,16 @@ fp_status fp__ledger_fsck(const char *dir, const char *origin, const fp__note_ke
     if (c == NULL)
         return fp__fail(FP_NO_MEMORY, "no memory to check the ledger");
     c->dir = dir;
-    fp_status status = read_checkpoint(c, origin, keys, key_count);
+    fp_status status = fp__source_open(dir, &c->source);
+    if (status == FP_OK)
+        status = read_checkpoint(c, origin, keys, key_count);
     if (status == FP_OK)
         status = check_all(c);
     if (status == FP_OK && report != NULL)
         *report = c->report;
     fp__buf_free(&c->tile);
     fp__buf_free(&c->bundle);
+    fp__source_close(&c->source);
     free(c);
     return status;
 }

@@ -4,6 +4,7 @@
 #include "core/file.h"
 #include "core/trace.h"
 #include "ledger/ledger.h"
+#include "ledger/remote.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -21,8 +22,7 @@ typedef struct slot {
 
 struct fp__ledger_reader {
     char *dir, *origin, *state_path; /* state_path: NULL for none */
-    fp__tile_fetch_fn *fetch;
-    void *fetch_arg;
+    fp__source source;
     fp__note_key *keys;
     size_t key_count;
     fp__note_verdict verdicts[FP__NOTE_MAX_SIGNATURES];
@@ -46,7 +46,7 @@ static fp_status load_full_tile(fp__ledger_reader *r, int level, uint64_t index,
 {
     uint8_t expected[32], computed[32];
     FP_TRY(read_hash(r, level + 1, index, expected));
-    FP_TRY(fp__tile_fetch(r->fetch, r->fetch_arg, level, index, r->head.size, &r->scratch, NULL));
+    FP_TRY(fp__tile_fetch(r->source.fetch, r->source.arg, level, index, r->head.size, &r->scratch, NULL));
     fp__merkle_root(r->scratch.data, FP__TILE_WIDTH, computed);
     if (memcmp(computed, expected, 32) != 0) {
         char path[FP__TILE_PATH_MAX];
@@ -196,7 +196,7 @@ static fp_status advance(fp__ledger_reader *r, const fp__checkpoint *checkpoint,
 {
     fp__ledger_head head = {.size = checkpoint->size};
     memcpy(head.root, checkpoint->root, 32);
-    FP_TRY(fp__tile_edge_load(r->fetch, r->fetch_arg, head.size, head.root, r->edge));
+    FP_TRY(fp__tile_edge_load(r->source.fetch, r->source.arg, head.size, head.root, r->edge));
     r->head = head;
     if (held != NULL)
         FP_TRY(check_continues(r, held, "the checkpoint read before"));
@@ -244,7 +244,7 @@ fp_status fp__ledger_reader_refresh(fp__ledger_reader *r, bool *advanced)
     bool found = false;
     if (!r->open && r->state_path != NULL) /* before the checkpoint: others may move both on in between */
         FP_TRY(read_state(r, &found, &stored));
-    fp_status status = r->fetch(r->fetch_arg, "checkpoint", FP__NOTE_MAX_BYTES, &note);
+    fp_status status = r->source.fetch(r->source.arg, "checkpoint", FP__NOTE_MAX_BYTES, &note);
     if (status == FP_NOT_FOUND)
         status = fp__fail(FP_NOT_FOUND, "there is no ledger in '%s'; make one with `fieldprint ledger init`",
                           r->dir);
@@ -277,8 +277,7 @@ static fp_status set_up(fp__ledger_reader *r, const char *dir, const char *origi
         return fp__fail(FP_NO_MEMORY, "no memory for the ledger's reader");
     memcpy(r->keys, keys, key_count * sizeof *keys);
     r->key_count = key_count;
-    r->fetch = fp__tile_fetch_folder;
-    r->fetch_arg = r->dir;
+    FP_TRY(fp__source_open(r->dir, &r->source));
     return fp__ledger_reader_refresh(r, NULL);
 }
 
@@ -307,6 +306,7 @@ void fp__ledger_reader_close(fp__ledger_reader *r)
     fp__buf_free(&r->note);
     fp__buf_free(&r->scratch);
     fp__buf_free(&r->bundle_bytes);
+    fp__source_close(&r->source);
     free(r->cache);
     free(r->edge);
     free(r->keys);
@@ -324,6 +324,11 @@ void fp__ledger_reader_head(const fp__ledger_reader *r, fp__ledger_head *out)
 const fp__buf *fp__ledger_reader_note(const fp__ledger_reader *r)
 {
     return &r->note;
+}
+
+const fp__note_key *fp__ledger_reader_key(const fp__ledger_reader *r)
+{
+    return &r->keys[0];
 }
 
 const fp__note_verdict *fp__ledger_reader_verdicts(const fp__ledger_reader *r)
@@ -357,8 +362,8 @@ static fp_status load_bundle(fp__ledger_reader *r, uint64_t entry)
         return FP_OK;
     r->bundle.count = 0;
     unsigned width = fp__tile_width(FP__TILE_ENTRIES, index, r->head.size);
-    FP_TRY(fp__tile_fetch(r->fetch, r->fetch_arg, FP__TILE_ENTRIES, index, r->head.size, &r->bundle_bytes,
-                          &whole));
+    FP_TRY(fp__tile_fetch(r->source.fetch, r->source.arg, FP__TILE_ENTRIES, index, r->head.size,
+                          &r->bundle_bytes, &whole));
     fp_status status = verify_bundle(r, index, width, whole);
     if (status != FP_OK) {
         char path[FP__TILE_PATH_MAX];

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const uint8_t magic[8] = {'F', 'P', 'S', 'T', 'A', 'G', 'E', 1};
+static const uint8_t magic[8] = {'F', 'P', 'S', 'T', 'A', 'G', 'E', 2};
 
 fp__ledger_fault_fn *fp__ledger_fault;
 
@@ -63,7 +63,7 @@ static fp_status fill(int dir_fd, int fd, size_t have)
     return FP_OK;
 }
 
-fp_status fp__stage_open(int dir_fd, fp__stage *out)
+fp_status fp__stage_open(int dir_fd, uint32_t key_id, fp__stage *out)
 {
     int fd = openat(dir_fd, FP__STAGE_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
@@ -78,7 +78,7 @@ fp_status fp__stage_open(int dir_fd, fp__stage *out)
         close(fd);
         return status;
     }
-    *out = (fp__stage){.fd = fd, .offset = 0};
+    *out = (fp__stage){.fd = fd, .key_id = key_id, .offset = 0};
     return FP_OK;
 }
 
@@ -104,7 +104,7 @@ fp_status fp__stage_write(fp__stage *stage, const fp__stage_record *record)
     fp__store_le64(bytes + 8, record->base.size);
     memcpy(bytes + 16, record->base.root, 32);
     fp__store_le32(bytes + 48, record->count);
-    fp__store_le32(bytes + 52, 0);
+    fp__store_le32(bytes + 52, stage->key_id);
     fp__store_le64(bytes + 56, record->size);
     memcpy(bytes + FP__STAGE_HEADER, record->payload, record->size);
     fp__sha256(bytes, size - 32, bytes + size - 32);
@@ -127,11 +127,11 @@ fp_status fp__stage_clear(fp__stage *stage)
     return FP_OK;
 }
 
-bool fp__stage_read(const uint8_t *data, size_t size, size_t *offset, fp__stage_record *out)
+bool fp__stage_read(const uint8_t *data, size_t size, uint32_t key_id, size_t *offset, fp__stage_record *out)
 {
     size_t left = size - *offset;
     const uint8_t *at = data + *offset;
-    if (left < FP__STAGE_HEADER + 32 || memcmp(at, magic, 8) != 0 || fp__load_le32(at + 52) != 0)
+    if (left < FP__STAGE_HEADER + 32 || memcmp(at, magic, 8) != 0 || fp__load_le32(at + 52) != key_id)
         return false;
     uint64_t payload = fp__load_le64(at + 56);
     if (payload > left - FP__STAGE_HEADER - 32 || fp__load_le32(at + 48) == 0)

@@ -1,10 +1,11 @@
 /* The log's writer. A commit: stage (durable) → bundles and tiles → signed checkpoint, each file put in place
- * by rename. Tiles and checkpoint become durable under their own names in a sync, after which the stage is
- * cleared; until then the stage can produce them again, byte for byte, because Ed25519 and the tree are
- * deterministic. So an append costs one fdatasync, and whatever a crash leaves of unsynced files does not
- * matter. */
+ * by rename, → partial tiles that are full now put aside, to be written again. Tiles and checkpoint become
+ * durable under their own names in a sync, after which the stage is cleared; until then the stage can produce
+ * them again, byte for byte, because Ed25519 and the tree are deterministic. So an append costs one
+ * fdatasync, and whatever a crash leaves of unsynced files does not matter. */
 #include "core/file.h"
 #include "core/trace.h"
+#include "ledger/log_spare.h"
 #include "ledger/log_stage.h"
 #include <dirent.h>
 #include <errno.h>
@@ -15,7 +16,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define TEMPORARY ".writer.tmp"
 #define DIRTY_MAX 16384 /* files between two syncs */
 #define PARTIAL_BUNDLES_MAX                                                                                  \
     ((uint64_t)64 << 20) /* bytes of superseded partial bundles that are kept until the full one */
@@ -48,6 +48,7 @@ struct fp__ledger_writer {
     const fp__ed25519_key *key;
     fp__note_key note_key;
     fp__stage stage;
+    fp__spares spares;
     fp__buf bundle;   /* the partial bundle's bytes */
     fp__buf payload;  /* of the commit at hand */
     tile_name *dirty; /* written and not yet synced */
@@ -72,7 +73,7 @@ static fp_status io_fail(const char *what, const char *path)
 static void make_parents(int dir_fd, const char *path)
 {
     char prefix[FP__TILE_PATH_MAX];
-    for (size_t i = 0; path[i] != 0 && i < sizeof prefix; i++) {
+    for (size_t i = 0; i < sizeof prefix && path[i] != 0; i++) {
         if (path[i] == '/') {
             prefix[i] = 0;
             (void)mkdirat(dir_fd, prefix, 0755); /* the rename that follows tells */
@@ -81,33 +82,56 @@ static void make_parents(int dir_fd, const char *path)
     }
 }
 
-static fp_status rename_into_place(int dir_fd, const char *path)
+/* With `swap`, what the path named before takes the spare's place. */
+static int rename_spare(fp__ledger_writer *w, const char *spare, const char *path, bool swap)
 {
-    fp__ledger_step("rename", path, 0);
-    int result = renameat(dir_fd, TEMPORARY, dir_fd, path);
+    if (swap && renameat2(w->spares.dir_fd, spare, w->dir_fd, path, RENAME_EXCHANGE) == 0)
+        return 1;
+    int result = renameat(w->spares.dir_fd, spare, w->dir_fd, path);
     if (result != 0 && errno == ENOENT) {
-        make_parents(dir_fd, path);
-        result = renameat(dir_fd, TEMPORARY, dir_fd, path);
+        make_parents(w->dir_fd, path);
+        result = renameat(w->spares.dir_fd, spare, w->dir_fd, path);
     }
-    if (result != 0)
-        return io_fail("rename a temporary file to", path);
-    fp__ledger_step("rename", path, 1);
-    return FP_OK;
+    return result;
 }
 
-/* Not durable yet, but whole or absent for every reader. */
-static fp_status put_file(fp__ledger_writer *w, const char *path, const void *data, size_t size)
+enum put {
+    PUT_NEW,    /* the path is not there */
+    PUT_SWAP,   /* it is; what it named becomes a spare file */
+    PUT_DURABLE /* as PUT_SWAP, the bytes durable before the name is theirs; sync the folder next */
+};
+
+/* Whole or absent for every reader, but (PUT_DURABLE apart) not durable yet. */
+static fp_status put_file(fp__ledger_writer *w, const char *path, const void *data, size_t size, enum put how)
 {
-    int fd = openat(w->dir_fd, TEMPORARY, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (fd < 0)
-        return io_fail("make a temporary file for", path);
+    uint32_t name = 0;
+    int fd = -1;
+    size_t old_size = 0;
+    char spare[FP__SPARE_NAME_MAX];
+    FP_TRY(fp__spares_take(&w->spares, &name, &fd, &old_size));
+    fp__spare_name(name, spare);
     fp_status status = fp__ledger_write_all(fd, data, size, -1, path);
+    if (status == FP_OK && old_size > size && ftruncate(fd, (off_t)size) != 0)
+        status = io_fail("write", path);
+    if (status == FP_OK && how == PUT_DURABLE) {
+        fp__ledger_step("fsync bytes", path, 0);
+        if (fsync(fd) != 0)
+            status = io_fail("make durable", path);
+        fp__ledger_step("fsync bytes", path, 1);
+    }
     if (close(fd) != 0 && status == FP_OK)
         status = io_fail("write", path);
-    if (status == FP_OK)
-        status = rename_into_place(w->dir_fd, path);
-    if (status != FP_OK)
-        (void)unlinkat(w->dir_fd, TEMPORARY, 0);
+    int result = -1;
+    if (status == FP_OK) {
+        fp__ledger_step("rename", path, 0);
+        result = rename_spare(w, spare, path, how != PUT_NEW);
+        if (result < 0)
+            status = io_fail("rename a temporary file to", path);
+        else
+            fp__ledger_step("rename", path, 1);
+    }
+    if (result != 0)
+        fp__spares_add(&w->spares, name, false);
     return status;
 }
 
@@ -124,7 +148,7 @@ static fp_status put_tile(fp__ledger_writer *w, int level, uint64_t index, unsig
         w->dirty = grown;
         w->dirty_capacity = capacity;
     }
-    FP_TRY(put_file(w, path, data, size));
+    FP_TRY(put_file(w, path, data, size, PUT_NEW));
     w->dirty[w->dirty_count++] = (tile_name){.level = level, .width = width, .index = index};
     return FP_OK;
 }
@@ -173,8 +197,9 @@ static fp_status apply(fp__ledger_writer *w, const uint8_t *payload, size_t size
     return FP_OK;
 }
 
-/* Signs the tree as it is and replaces the checkpoint. */
-static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
+/* Signs the tree as it is and replaces the checkpoint. cosignatures: lines to add, or NULL. */
+static fp_status publish_with(fp__ledger_writer *w, const void *cosignatures, size_t size, enum put how,
+                              fp__ledger_head *head)
 {
     fp__checkpoint checkpoint = {.size = w->edge.size};
     fp__buf note = {0};
@@ -182,12 +207,48 @@ static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
     memcpy(checkpoint.origin, w->note_key.name, sizeof checkpoint.origin);
     fp_status status = fp__checkpoint_sign(&checkpoint, w->key, &note);
     if (status == FP_OK)
-        status = put_file(w, "checkpoint", note.data, note.size);
+        status = fp__buf_append(&note, cosignatures, size);
+    if (status == FP_OK)
+        status = put_file(w, "checkpoint", note.data, note.size, how);
     fp__buf_free(&note);
     FP_TRY(status);
     head->size = checkpoint.size;
     memcpy(head->root, checkpoint.root, 32);
     return FP_OK;
+}
+
+static fp_status publish(fp__ledger_writer *w, fp__ledger_head *head)
+{
+    return publish_with(w, NULL, 0, PUT_SWAP, head);
+}
+
+/* A partial tile whose full one is there too. */
+static bool is_superseded(const fp__ledger_writer *w, const tile_name *name)
+{
+    return name->width < FP__TILE_WIDTH &&
+           fp__tile_width(name->level, name->index, w->edge.size) == FP__TILE_WIDTH;
+}
+
+/* Puts aside the partial tiles that this commit superseded. Those of the last sync stay until the next one: a
+ * redo after a power failure begins with them. What a power failure brings back of the others, the redo
+ * writes again. */
+static void put_aside(fp__ledger_writer *w)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < w->dirty_count; i++) {
+        char path[FP__TILE_PATH_MAX];
+        if (!is_superseded(w, &w->dirty[i])) {
+            w->dirty[kept++] = w->dirty[i];
+            continue;
+        }
+        fp__tile_path(w->dirty[i].level, w->dirty[i].index, w->dirty[i].width, path);
+        fp__ledger_step("put aside", path, 0);
+        (void)fp__spares_move(&w->spares, w->dir_fd, path, false);
+        fp__ledger_step("put aside", path, 1);
+        *strrchr(path, '/') = 0;
+        (void)unlinkat(w->dir_fd, path, AT_REMOVEDIR); /* when it is empty now */
+    }
+    w->dirty_count = kept;
 }
 
 static fp_status sync_log(fp__ledger_writer *w);
@@ -214,6 +275,8 @@ static fp_status commit_steps(fp__ledger_writer *w, const request *batch, fp__le
     FP_TRY(fp__stage_write(&w->stage, &record));
     FP_TRY(apply(w, record.payload, record.size, record.count));
     FP_TRY(publish(w, head));
+    if (record.base.size >> 8 != head->size >> 8)
+        put_aside(w);
     w->failed = false;
     return FP_OK;
 }
@@ -239,13 +302,6 @@ static void commit(fp__ledger_writer *w, request *batch, fp__ledger_head *head)
 }
 
 /* ---- sync ---- */
-
-/* A partial tile whose full one is there too is about to be deleted. */
-static bool is_superseded(const fp__ledger_writer *w, const tile_name *name)
-{
-    return name->width < FP__TILE_WIDTH &&
-           fp__tile_width(name->level, name->index, w->edge.size) == FP__TILE_WIDTH;
-}
 
 static fp_status sync_path(fp__ledger_writer *w, const char *path, int flags)
 {
@@ -276,7 +332,7 @@ static fp_status note_folders(fp__buf *folders, const char *path)
         if (known)
             return FP_OK; /* and so are those above it */
         char slot[FP__TILE_PATH_MAX] = {0};
-        memcpy(slot, folder, strlen(folder));
+        snprintf(slot, sizeof slot, "%s", folder);
         FP_TRY(fp__buf_append(folders, slot, sizeof slot));
     }
     return FP_OK;
@@ -288,6 +344,7 @@ static fp_status sync_filesystem(fp__ledger_writer *w, const fp__buf *paths)
     fp__ledger_step("fsync", "tile", 0);
     if (syncfs(w->dir_fd) != 0)
         return io_fail("make durable", "the tiles");
+    fp__spares_settle(&w->spares);
     for (size_t at = 0; at < paths->size; at += FP__TILE_PATH_MAX)
         fp__ledger_step("fsync", (const char *)paths->data + at, 1);
     return FP_OK;
@@ -323,13 +380,14 @@ static fp_status sync_tiles(fp__ledger_writer *w)
     return status;
 }
 
-/* Deletes the partial tiles of narrower than `below` hashes, and with them the folder if it is empty then.
+/* Puts aside all partial tiles of narrower than `below` hashes, and with them the folder if it is empty then.
  * Failures are left-overs, not errors. */
 static void remove_partials(fp__ledger_writer *w, int level, uint64_t index, unsigned below)
 {
     char path[FP__TILE_PATH_MAX + 3];
     fp__tile_path(level, index, FP__TILE_WIDTH, path);
-    memcpy(path + strlen(path), ".p", 3);
+    size_t end = strlen(path);
+    snprintf(path + end, sizeof path - end, ".p");
     int fd = openat(w->dir_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
     if (folder == NULL) {
@@ -337,15 +395,15 @@ static void remove_partials(fp__ledger_writer *w, int level, uint64_t index, uns
             close(fd);
         return;
     }
-    fp__ledger_step("unlink", path, 0);
+    fp__ledger_step("put aside", path, 0);
     for (const struct dirent *item = readdir(folder); item != NULL; item = readdir(folder)) {
         unsigned long width = strtoul(item->d_name, NULL, 10);
         if (width != 0 && width < below)
-            (void)unlinkat(fd, item->d_name, 0);
+            (void)fp__spares_move(&w->spares, fd, item->d_name, true);
     }
     closedir(folder);
     (void)unlinkat(w->dir_fd, path, AT_REMOVEDIR);
-    fp__ledger_step("unlink", path, 1);
+    fp__ledger_step("put aside", path, 1);
 }
 
 /* Everything durable → left-overs removed → stage cleared. Until the last step, a crash applies the stage
@@ -369,32 +427,28 @@ static fp_status sync_log(fp__ledger_writer *w)
 
 /* ---- opening and recovery ---- */
 
-static fp_status read_own_checkpoint(fp__ledger_writer *w, bool *found, fp__ledger_head *out)
+/* FP_NOT_FOUND also for a file that is empty or all zeroes, as a power failure can leave it. */
+static fp_status read_own_checkpoint(fp__ledger_writer *w, fp__ledger_head *out)
 {
     fp__buf note = {0};
+    fp__checkpoint checkpoint = {.size = 0};
     fp_status status = fp__tile_fetch_folder(w->dir, "checkpoint", FP__NOTE_MAX_BYTES, &note);
-    *found = false;
-    /* A power failure can leave a renamed file without its bytes (nothing, or zeroes): the stage knows better
-     * then. */
     size_t zeroes = 0;
     while (zeroes < note.size && note.data[zeroes] == 0)
         zeroes++;
-    if (status == FP_NOT_FOUND || (status == FP_OK && zeroes == note.size)) {
-        status = FP_OK;
-    } else if (status == FP_OK) {
-        fp__checkpoint checkpoint;
+    if (status == FP_NOT_FOUND || (status == FP_OK && zeroes == note.size))
+        status = fp__fail(FP_NOT_FOUND, "there is no ledger in '%s'; make one with `fieldprint ledger init`",
+                          w->dir);
+    else if (status == FP_OK)
         status =
             fp__checkpoint_open(note.data, note.size, w->note_key.name, &w->note_key, 1, NULL, &checkpoint);
-        if (status == FP_OK) {
-            out->size = checkpoint.size;
-            memcpy(out->root, checkpoint.root, 32);
-            *found = true;
-        } else {
-            status = fp__fail_context(status, "%s/checkpoint", w->dir);
-        }
-    }
     fp__buf_free(&note);
-    return status;
+    if (status == FP_OK) {
+        out->size = checkpoint.size;
+        memcpy(out->root, checkpoint.root, 32);
+    }
+    return status == FP_OK || status == FP_NOT_FOUND ? status
+                                                     : fp__fail_context(status, "%s/checkpoint", w->dir);
 }
 
 /* Edge and partial bundle of the tree `head`, verified. */
@@ -443,13 +497,14 @@ static fp_status redo(fp__ledger_writer *w, const fp__stage_record *record, cons
     return FP_OK;
 }
 
+/* *redone: there was something. published NULL: the checkpoint cannot be read. */
 static fp_status redo_all(fp__ledger_writer *w, const uint8_t *data, size_t size,
-                          const fp__ledger_head *published)
+                          const fp__ledger_head *published, bool *redone)
 {
     size_t offset = 0;
     fp__stage_record record;
     bool begun = false, on_the_way = published == NULL;
-    while (fp__stage_read(data, size, &offset, &record)) {
+    while (fp__stage_read(data, size, w->note_key.id, &offset, &record)) {
         if (!begun) {
             if (published != NULL && record.base.size > published->size)
                 return fp__fail(FP_MISMATCH,
@@ -471,33 +526,42 @@ static fp_status redo_all(fp__ledger_writer *w, const uint8_t *data, size_t size
                         "the checkpoint's tree of %llu entries is not among those that the staged entries "
                         "lead to; restore the folder from a copy",
                         (unsigned long long)published->size);
-    if (begun)
-        return FP_OK;
-    if (published == NULL)
-        return fp__fail(FP_NOT_FOUND, "there is no ledger in '%s'; make one with `fieldprint ledger init`",
-                        w->dir);
-    return load_state(w, published);
+    *redone = begun;
+    return FP_OK;
 }
 
-static fp_status recover(fp__ledger_writer *w)
+static fp_status redo_stage(fp__ledger_writer *w, const fp__ledger_head *published, bool *redone)
 {
-    bool found = false;
-    fp__ledger_head published = {0};
     fp__buf path = {0};
     fp__map map = {0};
-    FP_TRY(read_own_checkpoint(w, &found, &published));
-    if (!found && faccessat(w->dir_fd, FP__STAGE_NAME, F_OK, 0) != 0)
-        return fp__fail(FP_NOT_FOUND, "there is no ledger in '%s'; make one with `fieldprint ledger init`",
-                        w->dir);
-    FP_TRY(fp__stage_open(w->dir_fd, &w->stage));
     fp_status status = FP_NO_MEMORY;
     if (fp__path_join(&path, w->dir, FP__STAGE_NAME) != NULL)
         status = fp__map_open((const char *)path.data, &map);
     fp__buf_free(&path);
     FP_TRY(status);
-    status = redo_all(w, map.data, map.size, found ? &published : NULL);
+    status = redo_all(w, map.data, map.size, published, redone);
     fp__map_close(&map);
-    FP_TRY(status);
+    return status;
+}
+
+/* A power failure can leave the checkpoint's name without its bytes, or with others: the stage knows better
+ * then. It holds records whenever a checkpoint is not durable; records are of the key that signs. */
+static fp_status recover(fp__ledger_writer *w)
+{
+    fp__ledger_head published = {0};
+    bool redone = false;
+    char why[256];
+    fp_status read = read_own_checkpoint(w, &published);
+    snprintf(why, sizeof why, "%s", read == FP_OK ? "" : fp_error_detail());
+    if (read == FP_IO || read == FP_NO_MEMORY ||
+        (read != FP_OK && faccessat(w->dir_fd, FP__STAGE_NAME, F_OK, 0) != 0))
+        return fp__fail(read, "%s", why);
+    FP_TRY(fp__stage_open(w->dir_fd, w->note_key.id, &w->stage));
+    FP_TRY(redo_stage(w, read == FP_OK ? &published : NULL, &redone));
+    if (!redone && read != FP_OK)
+        return fp__fail(read, "%s", why);
+    if (!redone)
+        FP_TRY(load_state(w, &published));
     if (w->dirty_count != 0) {
         fp__trace(FP__TRACE_INFO,
                   "ledger %s: finished what an interrupted writer had staged, up to %llu entries", w->dir,
@@ -513,6 +577,7 @@ static fp_status recover(fp__ledger_writer *w)
 static void destroy(fp__ledger_writer *w)
 {
     fp__stage_close(&w->stage);
+    fp__spares_close(&w->spares);
     if (w->dir_fd >= 0)
         close(w->dir_fd);
     if (w->lock.fd >= 0)
@@ -540,7 +605,8 @@ static fp_status take_folder(fp__ledger_writer *w, const char *dir)
     if (status == FP_BUSY)
         return fp__fail(FP_BUSY, "the ledger in '%s' has a writer already; a ledger has one writer at a time",
                         dir);
-    return status;
+    FP_TRY(status);
+    return fp__spares_open(w->dir_fd, &w->spares);
 }
 
 static fp_status new_writer(const char *dir, const char *origin, const fp__ed25519_key *key,
@@ -549,7 +615,7 @@ static fp_status new_writer(const char *dir, const char *origin, const fp__ed255
     fp__ledger_writer *w = calloc(1, sizeof *w);
     if (w == NULL)
         return fp__fail(FP_NO_MEMORY, "no memory for the ledger's writer");
-    w->dir_fd = w->lock.fd = w->stage.fd = -1;
+    w->dir_fd = w->lock.fd = w->stage.fd = w->spares.dir_fd = -1;
     w->key = key;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->changed, NULL);
@@ -698,6 +764,24 @@ void fp__ledger_writer_head(fp__ledger_writer *w, fp__ledger_head *out)
     pthread_mutex_lock(&w->mutex);
     *out = w->head;
     pthread_mutex_unlock(&w->mutex);
+}
+
+fp_status fp__ledger_writer_cosign(fp__ledger_writer *w, const fp__ledger_head *head, const void *lines,
+                                   size_t size)
+{
+    fp__ledger_head now;
+    lock_committer(w);
+    fp_status status = FP_OK;
+    if (w->failed)
+        status = fp__fail(FP_IO, "an earlier append to the ledger failed half-way; open it again");
+    else if (w->head.size != head->size || memcmp(w->head.root, head->root, 32) != 0)
+        status = fp__fail(FP_BUSY, "the log has grown since it was shown to the witnesses; ask them again");
+    if (status == FP_OK)
+        status = publish_with(w, lines, size, PUT_DURABLE, &now);
+    if (status == FP_OK)
+        status = sync_path(w, ".", O_DIRECTORY);
+    unlock_committer(w);
+    return status;
 }
 
 fp_status fp__ledger_writer_sync(fp__ledger_writer *w)

@@ -111,8 +111,9 @@ static void reverse(fp__merkle_proof *proof)
     }
 }
 
-static uint64_t split_of(uint64_t n) /* the largest power of two < n, n > 1 */
+static uint64_t split_of(uint64_t n) /* the largest power of two < n */
 {
+    FP_CHECK(n > 1);
     return (uint64_t)1 << (bit_length(n - 1) - 1);
 }
 
@@ -253,4 +254,116 @@ fp_status fp__merkle_verify_consistency(uint64_t m, const uint8_t root_m[32], ui
     }
     FP_TRY(check_root(old_hash, root_m, "old", m));
     return check_root(new_hash, root_n, "new", n);
+}
+
+/* ---- subtrees ---- */
+
+static fp_status check_subtree(uint64_t begin, uint64_t end, uint64_t size, fp_status status)
+{
+    if (begin < end && end <= size && size <= FP__MERKLE_SIZE_MAX) {
+        unsigned bits = bit_length(end - begin - 1); /* the smallest power of two ≥ end - begin is 2^bits */
+        if ((begin & (((uint64_t)1 << bits) - 1)) == 0)
+            return FP_OK;
+    }
+    return fp__fail(status, "leaves %llu to %llu are not a subtree of a tree of %llu leaves",
+                    (unsigned long long)begin, (unsigned long long)end, (unsigned long long)size);
+}
+
+fp_status fp__merkle_verify_subtree_inclusion(const uint8_t leaf_hash[32], uint64_t index, uint64_t begin,
+                                              uint64_t end, const uint8_t *proof, size_t count,
+                                              const uint8_t subtree_root[32])
+{
+    FP_TRY(check_subtree(begin, end, end, FP_INVALID));
+    if (index < begin || index >= end)
+        return fp__fail(FP_INVALID, "leaf %llu is not in the subtree of leaves %llu to %llu",
+                        (unsigned long long)index, (unsigned long long)begin, (unsigned long long)end);
+    return fp__merkle_verify_inclusion(leaf_hash, index - begin, end - begin, proof, count, subtree_root);
+}
+
+/* Where in the tree a hash of the proof lies: the nodes above the subtree's first and last leaf and above the
+ * tree's last leaf, all at one level. */
+struct climb {
+    uint64_t first, last, tree_last;
+};
+
+static void climb_one(struct climb *c)
+{
+    c->first >>= 1;
+    c->last >>= 1;
+    c->tree_last >>= 1;
+}
+
+fp_status fp__merkle_verify_subtree_consistency(uint64_t begin, uint64_t end, const uint8_t subtree_root[32],
+                                                uint64_t size, const uint8_t root[32], const uint8_t *proof,
+                                                size_t count)
+{
+    if (begin == end && end <= size && count == 0) { /* the empty subtree is part of every tree */
+        uint8_t empty[32];
+        fp__sha256(NULL, 0, empty);
+        return check_root(empty, subtree_root, "empty", 0);
+    }
+    FP_TRY(check_subtree(begin, end, size, FP_INVALID));
+    struct climb at = {begin, end - 1, size - 1};
+    /* Up to the largest node that ends where the subtree ends and lies in it. */
+    while (at.first != at.last && (at.last == at.tree_last || (at.last & 1) != 0))
+        climb_one(&at);
+    uint8_t part[32], whole[32]; /* of the subtree; of the tree */
+    size_t used = 0;
+    memcpy(part, subtree_root, 32);
+    if (at.first != at.last) {
+        if (count == 0)
+            return fp__fail(FP_INVALID, "the proof is empty, but for these sizes it must not be");
+        memcpy(part, proof, 32);
+        used = 1;
+    }
+    memcpy(whole, part, 32);
+    for (; used < count && at.tree_last != 0; used++) {
+        const uint8_t *sibling = proof + used * 32;
+        if ((at.last & 1) != 0 || at.last == at.tree_last) {
+            if (at.first < at.last)
+                fp__merkle_node(sibling, part, part);
+            fp__merkle_node(sibling, whole, whole);
+            while ((at.last & 1) == 0)
+                climb_one(&at); /* no sibling at these levels: the right border */
+        } else {
+            fp__merkle_node(whole, sibling, whole);
+        }
+        climb_one(&at);
+    }
+    if (used != count || at.tree_last != 0)
+        return fp__fail(FP_INVALID, "the proof has %zu hashes, which is not what these sizes need", count);
+    if (memcmp(part, subtree_root, 32) != 0)
+        return fp__fail(FP_MISMATCH, "the consistency proof does not lead to the root of the subtree");
+    return check_root(whole, root, "whole", size);
+}
+
+fp_status fp__merkle_subtree_consistency(fp__merkle_read_fn *read, void *arg, uint64_t begin, uint64_t end,
+                                         uint64_t size, fp__merkle_proof *out)
+{
+    FP_TRY(check_subtree(begin, end, size, FP_USAGE));
+    uint64_t from = 0, to = size;
+    bool known = true; /* the verifier has the hash of [begin, end) */
+    out->count = 0;
+    while (begin != from || end != to) {
+        uint64_t middle = from + split_of(to - from);
+        FP_CHECK(out->count < FP__MERKLE_PROOF_MAX);
+        uint8_t *sibling = out->hashes[out->count++];
+        if (end <= middle) {
+            FP_TRY(range_root(read, arg, middle, to, sibling));
+            to = middle;
+            continue;
+        }
+        FP_TRY(range_root(read, arg, from, middle, sibling));
+        if (begin < middle) { /* the subtree begins to the left of the split: only its right part remains */
+            known = false;
+            begin = middle;
+        }
+        from = middle;
+    }
+    if (!known) {
+        FP_CHECK(out->count < FP__MERKLE_PROOF_MAX);
+        FP_TRY(range_root(read, arg, begin, end, out->hashes[out->count++]));
+    }
+    reverse(out);
+    return FP_OK;
 }

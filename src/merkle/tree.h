@@ -65,4 +65,16 @@ fp_status fp__merkle_verify_inclusion(const uint8_t leaf_hash[32], uint64_t inde
 fp_status fp__merkle_verify_consistency(uint64_t m, const uint8_t root_m[32], uint64_t n,
                                         const uint8_t root_n[32], const uint8_t *proof,
                                         size_t count) FP_WARN_UNUSED;
+/* The same for a subtree, MTH(D[begin:end]), as of draft-ietf-plants-merkle-tree-certs §4: begin must be a
+ * multiple of the smallest power of two that is at least end - begin. That a leaf (its index in the whole
+ * tree) is in the subtree, and that the subtree is part of the tree of `size` leaves. */
+fp_status fp__merkle_verify_subtree_inclusion(const uint8_t leaf_hash[32], uint64_t index, uint64_t begin,
+                                              uint64_t end, const uint8_t *proof, size_t count,
+                                              const uint8_t subtree_root[32]) FP_WARN_UNUSED;
+fp_status fp__merkle_verify_subtree_consistency(uint64_t begin, uint64_t end, const uint8_t subtree_root[32],
+                                                uint64_t size, const uint8_t root[32], const uint8_t *proof,
+                                                size_t count) FP_WARN_UNUSED;
+/* The proof that the latter verifies. FP_USAGE unless it is a subtree of the tree. */
+fp_status fp__merkle_subtree_consistency(fp__merkle_read_fn *read, void *arg, uint64_t begin, uint64_t end,
+                                         uint64_t size, fp__merkle_proof *out) FP_WARN_UNUSED;
 #endif
