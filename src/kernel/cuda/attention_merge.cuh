@@ -67,6 +67,7 @@ struct Table {
     float *o; // [pieces][32·V]
     uint32_t batch;
 };
+static_assert(sizeof(Factor) + sizeof(Piece) + 512 == MERGE_PIECE_BYTES, "the plan knows what a piece takes");
 template <int V> static __device__ __forceinline__ Table make_room(uint8_t *shared, uint32_t bytes)
 {
     Table t;

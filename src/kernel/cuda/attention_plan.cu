@@ -67,7 +67,7 @@ struct fp_cuda_attention {
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
     cudaEvent_t copied;
-    bool planned;
+    bool planned, wide_merge; /* wide_merge: a warp's ring has room for 32 pieces of 128 channels */
     Array<Item> small, team;
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
@@ -140,6 +140,7 @@ static fp_status choose_shape(fp_cuda_attention *plan)
                         d);
     uint32_t small = WARPS * plan->small_stages * stage,
              team = 2 * plan->level_bytes + plan->team_stages * stage;
+    plan->wide_merge = plan->small_stages * stage >= 32 * MERGE_PIECE_BYTES;
     plan->shared_bytes = BARRIER_BYTES + (small > team ? small : team);
     CUDA_TRY(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->shared_bytes),
@@ -680,8 +681,8 @@ static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t 
     h.small_static = h.team_items == 0;
     h.team_ctas = choose_team_ctas(plan);
     h.merge_tokens = (uint32_t)plan->merges.n;
-    h.merge_narrow =
-        (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32) <= plan->grid * WARPS;
+    uint64_t narrow_tasks = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32);
+    h.merge_narrow = narrow_tasks <= plan->grid * WARPS || !plan->wide_merge;
     h.team_at = place(plan, &word, plan->team);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);

@@ -117,6 +117,9 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
     return 64 * d + 256;
 }
 
+/* Shared memory that a merge takes for one piece of 128 channels: factors, l and flags, o. */
+constexpr uint32_t MERGE_PIECE_BYTES = 16 + 8 + 512;
+
 typedef void (*Kernel)(Params);
 /* The kernel of a head size; nullptr if there is none. */
 Kernel kernel_64(), kernel_96(), kernel_128(), kernel_256();
