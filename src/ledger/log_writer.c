@@ -73,7 +73,7 @@ static fp_status io_fail(const char *what, const char *path)
 static void make_parents(int dir_fd, const char *path)
 {
     char prefix[FP__TILE_PATH_MAX];
-    for (size_t i = 0; path[i] != 0 && i < sizeof prefix; i++) {
+    for (size_t i = 0; i < sizeof prefix && path[i] != 0; i++) {
         if (path[i] == '/') {
             prefix[i] = 0;
             (void)mkdirat(dir_fd, prefix, 0755); /* the rename that follows tells */
@@ -426,7 +426,7 @@ static fp_status sync_log(fp__ledger_writer *w)
 static fp_status read_own_checkpoint(fp__ledger_writer *w, fp__ledger_head *out)
 {
     fp__buf note = {0};
-    fp__checkpoint checkpoint;
+    fp__checkpoint checkpoint = {0};
     fp_status status = fp__tile_fetch_folder(w->dir, "checkpoint", FP__NOTE_MAX_BYTES, &note);
     size_t zeroes = 0;
     while (zeroes < note.size && note.data[zeroes] == 0)

@@ -365,7 +365,8 @@ static void embed(fp__forward *f, size_t thread)
         const fp__forward_span *span = &f->spans[f->row_span[t]];
         size_t i = t - f->span_first[f->row_span[t]];
         fp__weight_embed(&m->embedding, span->ids[i], f->x + t * C);
-fp_status status = fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half);
+        fp_status status =
+            fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half);
         FP_CHECK(status == FP_OK);
     }
     for (size_t t = 0; t < f->tokens; t++)
