@@ -6,7 +6,7 @@
 #include "engine_lab.h"
 #include <sys/wait.h>
 
-enum { HONEST = 48, PATHS = 1024 };
+enum { HONEST = EL_SANITIZED ? 24 : 48, PATHS = 1024 };
 static const char hello[] =
     "When does the office of the harbour master close? Say it in one sentence, please.";
 
@@ -178,7 +178,7 @@ static int audit_list(const char *folder)
     for (; fgets(receipt, PATHS, f) && fgets(transcript, PATHS, f); n++) {
         receipt[strcspn(receipt, "\n")] = transcript[strcspn(transcript, "\n")] = 0;
         fp_engine_options o = {.threads = 2};
-        if (n % 5 == 0)
+        if (n % (EL_SANITIZED ? 16 : 5) == 0)
             valid(w, model, receipt, transcript, &o, receipt);
     }
     fclose(f);

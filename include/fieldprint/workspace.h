@@ -4,6 +4,8 @@
  *   policy.json     the policy that was proposed last (the one in force comes from the ledger)
  *   keys/           HOLDER/PURPOSE.pem private keys, mode 0600
  *   ledger/         the log, in C2SP tlog-tiles; may be served as static files
+ *   ledger.url      in place of ledger/: the URL of a log that is written elsewhere, for reading only
+ *   witness.policy  the witnesses that every append is shown to (c2sp.org/tlog-policy); may be absent
  *   ledger.state    the checkpoint this workspace has seen last: a reader never goes back
  *   registry.db     a cache of the replayed log; delete it and it comes back the same
  *   anchors/        ID.dsse.json statements      documents/   SHA256 documents
@@ -112,8 +114,8 @@ FP_API fp_status fp_policy_propose(fp_workspace *workspace, const void *data, si
 /* ---- Anchors, step by step ---- */
 /* Stores the document and an unsigned statement for it. `statement`: name, version, type, readers, validity,
  * lineage, injection; document_sha256 is set here, and so is the salt when it is all zero. FP_DENIED when the
- * type is above that of a memory of the same document (a statement with a lineage) and no logged endorsement
- * of the document says so. */
+ * type is above that of a statement of the same document held here that is external or a memory (it has a
+ * lineage), and no logged endorsement of the document says so. */
 FP_API fp_status fp_anchor_create(fp_workspace *workspace, const void *document, size_t size,
                                   const fp_statement *statement, uint8_t id[32]) FP_WARN_UNUSED;
 /* Adds the signatures of every author key held here (holder NULL) or of one holder. *added = signatures
@@ -199,6 +201,8 @@ FP_API fp_status fp_override_use(fp_workspace *workspace, const void *data, size
 /* Name of this deployment, for overrides that name one. NULL: none. At most FP_DEPLOYMENT_MAX bytes. */
 FP_API fp_status fp_workspace_set_deployment(fp_workspace *workspace, const char *name) FP_WARN_UNUSED;
 
+/* SHA-256, which endorsements name. */
+FP_API void fp_content_digest(const void *text, size_t size, uint8_t out[32]);
 /* Label that an endorsement in force gives to a text; FP_NOT_FOUND when there is none. */
 FP_API fp_status fp_content_label(fp_workspace *workspace, const void *text, size_t size,
                                   fp_label *out) FP_WARN_UNUSED;

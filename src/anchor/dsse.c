@@ -1,6 +1,7 @@
 #include "anchor/dsse.h"
 #include "anchor/keys.h"
 #include "merkle/sha256.h"
+#include <stddef.h>
 #include <stdio.h>
 
 void fp__dsse_free(fp__dsse *dsse)
@@ -9,7 +10,7 @@ void fp__dsse_free(fp__dsse *dsse)
         return;
     fp__buf_free(&dsse->payload);
     fp__buf_free(&dsse->pae);
-    memset(dsse, 0, sizeof *dsse);
+    memset(dsse, 0, offsetof(fp__dsse, signatures)); /* as many as are counted are there */
 }
 
 static fp_status set_payload(fp__dsse *dsse, const void *payload, size_t size)
@@ -49,7 +50,18 @@ fp_status fp__dsse_create_json(json_t *payload, fp__dsse *out)
 
 bool fp__dsse_verify_one(const fp__dsse *dsse, size_t i, const uint8_t public_key[32])
 {
-    return fp__ed25519_verify(public_key, dsse->pae.data, dsse->pae.size, dsse->signatures[i].sig) == FP_OK;
+    const fp__dsse_signature *s = &dsse->signatures[i];
+    if (s->checked != FP__SIG_UNCHECKED && memcmp(s->checked_key, public_key, 32) == 0)
+        return s->checked == FP__SIG_GOOD;
+    return fp__ed25519_verify(public_key, dsse->pae.data, dsse->pae.size, s->sig) == FP_OK;
+}
+
+void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32])
+{
+    fp__dsse_signature *s = &dsse->signatures[i];
+    s->checked = FP__SIG_UNCHECKED;
+    s->checked = fp__dsse_verify_one(dsse, i, public_key) ? FP__SIG_GOOD : FP__SIG_BAD;
+    memcpy(s->checked_key, public_key, 32);
 }
 
 bool fp__dsse_verify(const fp__dsse *dsse, const uint8_t public_key[32])
@@ -75,6 +87,7 @@ fp_status fp__dsse_sign(fp__dsse *dsse, const fp_key *key)
         return fp__fail(FP_LIMIT, "envelope: it has %d signatures already", FP__DSSE_SIGNATURES_MAX);
     fp__dsse_signature *slot = &dsse->signatures[at];
     FP_TRY(fp__key_sign(key, dsse->pae.data, dsse->pae.size, slot->sig));
+    slot->checked = FP__SIG_UNCHECKED;
     memcpy(slot->keyid, keyid, sizeof keyid);
     if (at == dsse->signatures_count)
         dsse->signatures_count++;
@@ -135,18 +148,111 @@ static fp_status parse_envelope(const json_t *json, fp__dsse *out)
     return FP_OK;
 }
 
-fp_status fp__dsse_parse(const void *data, size_t size, fp__dsse *out)
+/* ---- The text that fp__dsse_write makes ----
+ * Most envelopes are written by it, and a log holds many: they are read without building JSON. What is not
+ * exactly of that form goes the general way, which decides what is right and says what is wrong. */
+
+typedef struct cursor {
+    const char *at, *end;
+} cursor;
+
+static bool skip(cursor *c, const char *text)
+{
+    size_t n = strlen(text);
+    if ((size_t)(c->end - c->at) < n || memcmp(c->at, text, n) != 0)
+        return false;
+    c->at += n;
+    return true;
+}
+
+/* The characters up to the next quote, without escapes or anything that JSON treats specially. */
+static bool plain_text(cursor *c, const char **text, size_t *size)
+{
+    *text = c->at;
+    while (c->at < c->end && ((*c->at >= '+' && *c->at <= '9') || (*c->at >= 'A' && *c->at <= 'Z') ||
+                              (*c->at >= 'a' && *c->at <= 'z') || *c->at == '='))
+        c->at++;
+    *size = (size_t)(c->at - *text);
+    return skip(c, "\"");
+}
+
+static bool compact_signature(cursor *c, fp__dsse_signature *slot)
+{
+    const char *keyid, *text;
+    size_t keyid_size, size;
+    fp__buf sig = {0};
+    memset(slot, 0, sizeof *slot);
+    bool read = skip(c, "{\"keyid\":\"") && plain_text(c, &keyid, &keyid_size) &&
+                keyid_size <= FP__DSSE_KEYID_MAX && skip(c, ",\"sig\":\"") && plain_text(c, &text, &size) &&
+                size == 88 && skip(c, "}") && fp__base64_decode(text, size, &sig) == FP_OK &&
+                sig.size == sizeof slot->sig;
+    if (read) {
+        memcpy(slot->keyid, keyid, keyid_size);
+        memcpy(slot->sig, sig.data, sizeof slot->sig);
+    }
+    fp__buf_free(&sig);
+    return read;
+}
+
+static bool compact_signatures(cursor *c, fp__dsse *out)
+{
+    size_t n = 0;
+    while (n == 0 || skip(c, ",")) {
+        if (n == FP__DSSE_SIGNATURES_MAX || !compact_signature(c, &out->signatures[n]))
+            return false;
+        for (size_t j = 0; j < n; j++)
+            if (strcmp(out->signatures[j].keyid, out->signatures[n].keyid) == 0)
+                return false;
+        n++;
+    }
+    out->signatures_count = n;
+    return true;
+}
+
+static bool compact_envelope(const void *data, size_t size, fp__dsse *out)
+{
+    cursor c = {data, (const char *)data + size};
+    const char *text;
+    size_t text_size;
+    fp__buf payload = {0};
+    bool read = size <= FP__DSSE_ENVELOPE_MAX_BYTES && skip(&c, "{\"payload\":\"") &&
+                plain_text(&c, &text, &text_size) && text_size > 0 &&
+                skip(&c, ",\"payloadType\":\"" FP__DSSE_PAYLOAD_TYPE "\",\"signatures\":[") &&
+                compact_signatures(&c, out) && skip(&c, "]}") && c.at == c.end &&
+                fp__base64_decode(text, text_size, &payload) == FP_OK &&
+                set_payload(out, payload.data, payload.size) == FP_OK;
+    fp__buf_free(&payload);
+    return read;
+}
+
+static fp_status general_envelope(const void *data, size_t size, fp__dsse *out)
 {
     json_t *json;
     FP_TRY(fp__json_parse(data, size, FP__DSSE_ENVELOPE_MAX_BYTES, "envelope", &json));
-    fp__dsse parsed = {0};
-    fp_status status = parse_envelope(json, &parsed);
+    memset(out, 0, sizeof *out);
+    fp_status status = parse_envelope(json, out);
     json_decref(json);
+    return status;
+}
+
+fp_status fp__dsse_parse(const void *data, size_t size, fp__dsse *out)
+{
+    fp__dsse parsed; /* large: its signatures are cleared as they are used */
+    memset(&parsed, 0, offsetof(fp__dsse, signatures));
+    fp_status status = FP_OK;
+    if (!compact_envelope(data, size, &parsed)) {
+        fp__buf_free(&parsed.payload);
+        fp__buf_free(&parsed.pae);
+        memset(&parsed, 0, offsetof(fp__dsse, signatures));
+        status = general_envelope(data, size, &parsed);
+    }
     if (status != FP_OK) {
-        fp__dsse_free(&parsed);
+        fp__buf_free(&parsed.payload);
+        fp__buf_free(&parsed.pae);
         return status;
     }
-    *out = parsed;
+    memcpy(out, &parsed,
+           offsetof(fp__dsse, signatures) + parsed.signatures_count * sizeof parsed.signatures[0]);
     return FP_OK;
 }
 
@@ -220,8 +326,14 @@ static fp_status read_intoto(fp__intoto *s, const char *name)
 
 fp_status fp__intoto_parse(const void *payload, size_t size, const char *name, fp__intoto *out)
 {
-    fp__intoto s = {0};
-    FP_TRY(fp__json_parse(payload, size, FP__DSSE_PAYLOAD_MAX_BYTES, name, &s.json));
+    json_t *json = NULL;
+    FP_TRY(fp__json_parse(payload, size, FP__DSSE_PAYLOAD_MAX_BYTES, name, &json));
+    return fp__intoto_read(json, name, out);
+}
+
+fp_status fp__intoto_read(json_t *json, const char *name, fp__intoto *out)
+{
+    fp__intoto s = {.json = json};
     fp_status status = read_intoto(&s, name);
     if (status != FP_OK) {
         fp__intoto_free(&s);

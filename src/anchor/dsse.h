@@ -17,6 +17,8 @@
 typedef struct fp__dsse_signature {
     char keyid[FP__DSSE_KEYID_MAX + 1]; /* a hint; may be empty */
     uint8_t sig[64];
+    enum { FP__SIG_UNCHECKED, FP__SIG_GOOD, FP__SIG_BAD } checked; /* under checked_key, by fp__dsse_check */
+    uint8_t checked_key[32];
 } fp__dsse_signature;
 
 /* Zero-initialise; release with fp__dsse_free. */
@@ -40,6 +42,9 @@ fp_status fp__dsse_parse(const void *data, size_t size, fp__dsse *out) FP_WARN_U
 fp_status fp__dsse_write(const fp__dsse *dsse, fp__buf *out) FP_WARN_UNUSED;
 /* True if signature i verifies under this key (strict Ed25519, see ledger/ed25519.h). */
 bool fp__dsse_verify_one(const fp__dsse *dsse, size_t i, const uint8_t public_key[32]);
+/* Verifies signature i under this key and notes the result in the envelope, so that fp__dsse_verify_one does
+ * not compute it again. For threads that verify ahead. */
+void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32]);
 /* True if any signature verifies under this key. */
 bool fp__dsse_verify(const fp__dsse *dsse, const uint8_t public_key[32]);
 void fp__dsse_free(fp__dsse *dsse);
@@ -62,5 +67,7 @@ typedef struct fp__intoto {
  * caller's. */
 fp_status fp__intoto_parse(const void *payload, size_t size, const char *name,
                            fp__intoto *out) FP_WARN_UNUSED;
+/* As fp__intoto_parse, of JSON that fp__json_parse gave; takes it in every case. */
+fp_status fp__intoto_read(json_t *json, const char *name, fp__intoto *out) FP_WARN_UNUSED;
 void fp__intoto_free(fp__intoto *statement);
 #endif

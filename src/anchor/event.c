@@ -376,28 +376,28 @@ static fp__event_type type_of(const json_t *payload)
 
 /* The type is looked at before anything else, so that an event of a later version, whose Statement may have
  * another shape, is recognised as one and not skipped as malformed. */
-static fp_status read_type(const void *payload, size_t size, bool *is_event, fp__event_type *type)
+static void read_type(const json_t *json, bool *is_event, fp__event_type *type)
 {
-    json_t *json = NULL;
-    FP_TRY(fp__json_parse(payload, size, FP__DSSE_PAYLOAD_MAX_BYTES, "event", &json));
     const char *text = json_string_value(json_object_get(json, "predicateType"));
     *is_event = text != NULL && strncmp(text, FP__EVENT_PREDICATE_ANY, strlen(FP__EVENT_PREDICATE_ANY)) == 0;
     *type = type_of(json);
-    json_decref(json);
-    return FP_OK;
 }
 
 fp_status fp__event_parse(const void *payload, size_t size, bool *is_event, fp__event *out)
 {
     fp__intoto in = {0};
     fp__event parsed = {0};
-    FP_TRY(read_type(payload, size, is_event, &parsed.type));
+    json_t *json = NULL;
+    FP_TRY(fp__json_parse(payload, size, FP__DSSE_PAYLOAD_MAX_BYTES, "event", &json));
+    read_type(json, is_event, &parsed.type);
     fp_status status = FP_OK;
     if (*is_event && parsed.type != FP__EVENT_UNKNOWN) {
-        status = fp__intoto_parse(payload, size, "event", &in);
+        status = fp__intoto_read(json, "event", &in);
         if (status == FP_OK)
             status = parse_predicate(&in, &parsed);
         fp__intoto_free(&in);
+    } else {
+        json_decref(json);
     }
     if (status != FP_OK) {
         fp__event_free(&parsed);

@@ -1,3 +1,4 @@
+#include "anchor/ahead.h"
 #include "anchor/registry_db.h"
 #include "merkle/sha256.h"
 #include <stdio.h>
@@ -155,8 +156,12 @@ void fp__registry_end(fp__registry *r)
 
 /* ---- Replay ---- */
 
+/* Fewer entries than this are replayed by one thread. */
+#define AHEAD_MIN_ENTRIES 256
+
 struct replay {
     fp__registry *registry;
+    fp__ahead *ahead; /* NULL: this thread does all */
     bool again;
 };
 
@@ -167,30 +172,37 @@ static fp_status record(fp__registry *r, uint64_t index, const fp__dsse *dsse, c
                       (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
 }
 
-static fp_status replay_event(struct replay *replay, uint64_t index, const fp__dsse *dsse)
+static fp_status replay_known(struct replay *replay, const fp__ahead_entry *entry)
 {
     fp__registry *r = replay->registry;
-    fp__event event = {0};
-    fp__verdict verdict = {0};
-    bool is_event = false;
-    fp_status status = fp__event_parse(dsse->payload.data, dsse->payload.size, &is_event, &event);
-    if (status == FP_NO_MEMORY)
-        return status;
-    if (status != FP_OK) {
-        snprintf(verdict.why, sizeof verdict.why, "%.*s", (int)sizeof verdict.why - 1, fp_error_detail());
-        return is_event ? record(r, index, dsse, &event, "malformed", &verdict) : FP_OK;
-    }
-    if (!is_event)
+    fp__verdict verdict;
+    FP_TRY(fp__registry_judge(r, &entry->dsse, &entry->event, entry->index, &verdict));
+    FP_TRY(record(r, entry->index, &entry->dsse, &entry->event, fp__event_type_name(entry->event.type),
+                  &verdict));
+    if (verdict.poison && r->poisoned == FP_INDEX_NONE)
+        r->poisoned = entry->index;
+    if (!verdict.counts)
         return FP_OK;
-    status = fp__registry_judge(r, dsse, &event, index, &verdict);
-    if (status == FP_OK)
-        status = record(r, index, dsse, &event, fp__event_type_name(event.type), &verdict);
-    if (status == FP_OK && verdict.poison && r->poisoned == FP_INDEX_NONE)
-        r->poisoned = index;
-    if (status == FP_OK && verdict.counts)
-        status = fp__registry_apply(r, dsse, &event, index, &replay->again);
-    fp__event_free(&event);
-    return status;
+    FP_TRY(fp__registry_apply(r, &entry->dsse, &entry->event, entry->index, &replay->again));
+    if (replay->again)
+        return FP_CANCELLED; /* stops the scan: see replay_to */
+    return replay->ahead != NULL && entry->event.type == FP__EVENT_POLICY
+               ? fp__ahead_expect(replay->ahead, r->policy)
+               : FP_OK;
+}
+
+static fp_status replay_entry(void *arg, fp__ahead_entry *entry)
+{
+    struct replay *replay = arg;
+    fp__verdict verdict = {0};
+    if (entry->envelope == FP_NO_MEMORY || (entry->envelope == FP_OK && entry->parsed == FP_NO_MEMORY))
+        return fp__fail(FP_NO_MEMORY, "no memory for an entry of the log");
+    if (entry->envelope != FP_OK || !entry->is_event)
+        return FP_OK; /* somebody else's entry */
+    if (entry->parsed == FP_OK)
+        return replay_known(replay, entry);
+    memcpy(verdict.why, entry->why, sizeof verdict.why);
+    return record(replay->registry, entry->index, &entry->dsse, &entry->event, "malformed", &verdict);
 }
 
 fp_status fp__registry_feed(fp__registry *r, const fp__dsse *dsse, const fp__event *event, uint64_t index,
@@ -201,19 +213,34 @@ fp_status fp__registry_feed(fp__registry *r, const fp__dsse *dsse, const fp__eve
     return out->counts ? fp__registry_apply(r, dsse, event, index, &again) : FP_OK;
 }
 
-static fp_status visit(void *arg, uint64_t index, const uint8_t *entry, size_t size)
+static fp_status visit(void *arg, uint64_t index, const uint8_t *data, size_t size)
 {
     struct replay *replay = arg;
-    fp__dsse dsse = {0};
-    fp_status status = fp__dsse_parse(entry, size, &dsse);
-    if (status == FP_NO_MEMORY)
-        return status;
-    if (status != FP_OK)
-        return FP_OK; /* not an envelope: somebody else's entry */
-    status = replay_event(replay, index, &dsse);
-    fp__dsse_free(&dsse);
-    if (status == FP_OK && replay->again)
-        return FP_CANCELLED; /* stops the scan: see replay_from */
+    /* Before there is a policy nobody knows which keys to expect. */
+    if (replay->ahead != NULL && replay->registry->policy != NULL)
+        return fp__ahead_push(replay->ahead, index, data, size);
+    fp__ahead_entry *entry = malloc(sizeof *entry);
+    if (entry == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory for an entry of the log");
+    fp__ahead_read(data, size, index, entry);
+    fp_status status = replay_entry(replay, entry);
+    fp__ahead_entry_free(entry);
+    free(entry);
+    return status;
+}
+
+static fp_status replay_pass(struct replay *replay, fp__ledger_reader *reader, uint64_t begin, uint64_t end)
+{
+    if (end - begin < AHEAD_MIN_ENTRIES)
+        return fp__ledger_reader_scan(reader, begin, end, visit, replay);
+    FP_TRY(fp__ahead_create(0, replay_entry, replay, &replay->ahead));
+    fp_status status = fp__ahead_expect(replay->ahead, replay->registry->policy);
+    if (status == FP_OK)
+        status = fp__ledger_reader_scan(reader, begin, end, visit, replay);
+    if (status == FP_OK)
+        status = fp__ahead_finish(replay->ahead);
+    fp__ahead_destroy(replay->ahead);
+    replay->ahead = NULL;
     return status;
 }
 
@@ -224,7 +251,7 @@ static fp_status replay_to(fp__registry *r, fp__ledger_reader *reader, uint64_t 
 {
     for (;;) {
         struct replay replay = {.registry = r};
-        fp_status status = fp__ledger_reader_scan(reader, r->head.size, size, visit, &replay);
+        fp_status status = replay_pass(&replay, reader, r->head.size, size);
         if (status != FP_CANCELLED || !replay.again)
             return status;
         FP_TRY(fp__db_clear(r, true));

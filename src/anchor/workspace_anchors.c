@@ -125,8 +125,8 @@ static fp_status scan_folder(const fp_workspace *w, struct id_list *out)
     return status;
 }
 
-/* A document that came from outside or from an answer stays what it is: a memory of it is held here (a
- * statement with a lineage), and only a logged endorsement gives it a higher type. */
+/* A document that came from outside or from an answer stays what it is: an external statement or a memory (a
+ * statement with a lineage) of it is held here, and only a logged endorsement gives it a higher type. */
 static fp_status check_not_raised(fp_workspace *w, const fp_statement *wanted)
 {
     struct id_list files = {0};
@@ -140,14 +140,14 @@ static fp_status check_not_raised(fp_workspace *w, const fp_statement *wanted)
     bool raised = false;
     for (size_t i = 0; status == FP_OK && i < files.n && !raised; i++)
         raised = fp__workspace_load_statement(w, files.ids[i], NULL, held) == FP_OK &&
-                 held->lineage_count > 0 && held->type < wanted->type &&
+                 (held->lineage_count > 0 || held->type == FP_LABEL_EXTERNAL) && held->type < wanted->type &&
                  memcmp(held->document_sha256, wanted->document_sha256, 32) == 0;
     if (status == FP_OK && raised) {
         status = fp__registry_endorsed(w->registry, wanted->document_sha256, (uint64_t)time(NULL), &endorsed);
         if (status == FP_NOT_FOUND || (status == FP_OK && endorsed < wanted->type))
             status =
                 fp__fail(FP_DENIED,
-                         "label-too-low: this document is held here as %s memory; to make it %s have it "
+                         "label-too-low: this document is held here as %s; to make it %s have it "
                          "endorsed: fieldprint event endorse FILE --label %s",
                          fp_label_name(held->type), fp_label_name(wanted->type), fp_label_name(wanted->type));
     }

@@ -196,15 +196,20 @@ fp_status fp__base64_encode(const void *data, size_t n, fp__buf *out)
     return FP_OK;
 }
 
+/* Value of a symbol + 1; 0: not in the alphabet. */
+static const uint8_t base64_symbols[256] = {
+    ['A'] = 1,  ['B'] = 2,  ['C'] = 3,  ['D'] = 4,  ['E'] = 5,  ['F'] = 6,  ['G'] = 7,  ['H'] = 8,
+    ['I'] = 9,  ['J'] = 10, ['K'] = 11, ['L'] = 12, ['M'] = 13, ['N'] = 14, ['O'] = 15, ['P'] = 16,
+    ['Q'] = 17, ['R'] = 18, ['S'] = 19, ['T'] = 20, ['U'] = 21, ['V'] = 22, ['W'] = 23, ['X'] = 24,
+    ['Y'] = 25, ['Z'] = 26, ['a'] = 27, ['b'] = 28, ['c'] = 29, ['d'] = 30, ['e'] = 31, ['f'] = 32,
+    ['g'] = 33, ['h'] = 34, ['i'] = 35, ['j'] = 36, ['k'] = 37, ['l'] = 38, ['m'] = 39, ['n'] = 40,
+    ['o'] = 41, ['p'] = 42, ['q'] = 43, ['r'] = 44, ['s'] = 45, ['t'] = 46, ['u'] = 47, ['v'] = 48,
+    ['w'] = 49, ['x'] = 50, ['y'] = 51, ['z'] = 52, ['0'] = 53, ['1'] = 54, ['2'] = 55, ['3'] = 56,
+    ['4'] = 57, ['5'] = 58, ['6'] = 59, ['7'] = 60, ['8'] = 61, ['9'] = 62, ['+'] = 63, ['/'] = 64};
+
 static int base64_value(char c)
 {
-    if (c >= 'A' && c <= 'Z')
-        return c - 'A';
-    if (c >= 'a' && c <= 'z')
-        return c - 'a' + 26;
-    if (c >= '0' && c <= '9')
-        return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
+    return base64_symbols[(uint8_t)c] - 1;
 }
 
 /* Checks everything before a byte is written, so that a refusal leaves `out` as it was. */
@@ -237,7 +242,16 @@ fp_status fp__base64_decode(const char *text, size_t text_size, fp__buf *out)
     uint8_t *to = out->data + out->size;
     uint32_t bits = 0;
     unsigned held = 0;
-    for (size_t i = 0; i < text_size - padding; i++) {
+    size_t i = 0;
+    for (; i + 4 <= text_size - padding; i += 4, to += 3) {
+        bits = (uint32_t)base64_value(text[i]) << 18 | (uint32_t)base64_value(text[i + 1]) << 12 |
+               (uint32_t)base64_value(text[i + 2]) << 6 | (uint32_t)base64_value(text[i + 3]);
+        to[0] = (uint8_t)(bits >> 16);
+        to[1] = (uint8_t)(bits >> 8);
+        to[2] = (uint8_t)bits;
+    }
+    bits = 0;
+    for (; i < text_size - padding; i++) {
         bits = bits << 6 | (uint32_t)base64_value(text[i]);
         held += 6;
         if (held >= 8) {

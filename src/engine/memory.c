@@ -1,5 +1,6 @@
 /* Memory made of answers: an anchor candidate that inherits label, readers and lineage. */
 #include "engine/engine.h"
+#include "merkle/sha256.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -34,6 +35,12 @@ static void inherit_lineage(const fp_session *s, fp_statement *out)
         fp_lineage *source = &out->lineage[out->lineage_count++];
         source->kind = FP_LINEAGE_RECEIPT;
         memcpy(source->id, s->receipt_id, 32);
+    }
+    if (out->lineage_count == 0) { /* of no anchor, with no receipt: a memory all the same */
+        const fp__buf *text = &s->turns[s->answer.turn].text;
+        out->lineage[0].kind = FP_LINEAGE_DOCUMENT;
+        fp__sha256(text->data, text->size, out->lineage[0].id);
+        out->lineage_count = 1;
     }
 }
 

@@ -377,7 +377,6 @@ static void output_run(fp__forward *f, size_t thread)
 {
     const fp_model *m = f->model;
     size_t C = m->hp.width, V = m->hp.vocabulary, begin, end;
-    f->act_out.tokens = f->n_logits;
     fp__act *act = f->n_logits == 1 ? &f->own_c[thread] : &f->act_out;
     fp__team_split(f->n_logits, 1, thread, f->threads, &begin, &end);
     if (f->n_logits == 1) {
@@ -485,7 +484,7 @@ static fp_status set_logits(fp__forward *f, const size_t *rows, size_t n)
     for (size_t i = 0; i < n; i++)
         FP_CHECK(rows[i] < f->tokens);
     f->logit_rows = rows;
-    f->n_logits = n;
+    f->n_logits = f->act_out.tokens = n;
     return FP_OK;
 }
 
