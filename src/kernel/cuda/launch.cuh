@@ -1,0 +1,48 @@
+/* Launching with or without overlap, and the device's sizes. */
+#ifndef FP_KERNEL_CUDA_LAUNCH_CUH
+#define FP_KERNEL_CUDA_LAUNCH_CUH
+#include "kernel/cuda/cuda_ops.h"
+#include "kernel/cuda/pipe.cuh"
+#include <cuda_runtime.h>
+
+namespace fp {
+
+struct device_sizes {
+    int multiprocessors, shared_bytes, major; /* shared_bytes: the most one block may have */
+};
+const device_sizes &sizes();
+cudaError_t linear_decode_init();
+cudaError_t linear_prefill_init();
+cudaError_t linear_decode(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
+                          const float *residual, float *y, size_t y_stride, cudaStream_t stream);
+cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
+                           const float *residual, float *y, size_t y_stride, cudaStream_t stream);
+
+template <typename... Params, typename... Args>
+static cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+                          Args... args)
+{
+    cudaLaunchAttribute overlap = {};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = sizes().major >= 9 && !fp__cuda_tune.no_overlap ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+}
+
+} // namespace fp
+
+#define FP_CUDA_TRY(expr)                                                                                    \
+    do {                                                                                                     \
+        cudaError_t fp_cuda_error = (expr);                                                                  \
+        if (fp_cuda_error != cudaSuccess)                                                                    \
+            return fp_cuda_error;                                                                            \
+    } while (0)
+/* Calls macro(type number) for every packed type. */
+#define FP_EACH_TYPE(X) X(0) X(2) X(3) X(6) X(7) X(8) X(12) X(13) X(14)
+#endif
