@@ -44,6 +44,26 @@ static double time_graph(work_fn *fn, void *arg, int launches, int repeats)
     return (double)ms[repeats / 2] * 1e3 / launches;
 }
 
+/* Median µs of single calls, without a graph. */
+static double time_direct(work_fn *fn, void *arg, int repeats)
+{
+    cudaEvent_t begin, end;
+    float ms[64];
+    CUDA(cudaEventCreate(&begin));
+    CUDA(cudaEventCreate(&end));
+    for (int i = -2; i < repeats; i++) {
+        CUDA(cudaEventRecord(begin, 0));
+        fn(arg, 0, 0);
+        CUDA(cudaEventRecord(end, 0));
+        CUDA(cudaEventSynchronize(end));
+        CUDA(cudaEventElapsedTime(&ms[i < 0 ? 0 : i], begin, end));
+    }
+    qsort(ms, (size_t)repeats, sizeof *ms, compare_floats);
+    CUDA(cudaEventDestroy(begin));
+    CUDA(cudaEventDestroy(end));
+    return (double)ms[repeats / 2] * 1e3;
+}
+
 static FILE *json;
 static const char *separator;
 static double copy_rate; /* GB/s, read + written */
@@ -248,27 +268,25 @@ static void do_stack(void *arg, int step, cudaStream_t stream)
 {
     enum { C = 4096, F = 14336 };
     stack_work *s = arg;
+    fp__cuda_input normed = {s->x, C, s->norm, 1e-5f, C, s->act, s->error, 0},
+                   attention = {s->y, 6144, NULL, 0.0f, C, s->act, s->error, 0},
+                   hidden = {s->hidden, F, NULL, 0.0f, F, s->act, s->error, 0};
     (void)step;
     for (int i = 0; i < 32; i++) {
         fp__cuda_weight qkv = nth(&s->qkv, i), o = nth(&s->o, i), gate_up = nth(&s->gate_up, i), down = nth(&s->down, i);
-        CUDA(fp__cuda_norm_quantise(s->x, NULL, s->norm, 1e-5f, s->tokens, C, s->act, s->error, 0, stream));
-        CUDA(fp__cuda_linear(&qkv, s->act, s->tokens, NULL, NULL, s->y, 6144, stream));
-        CUDA(fp__cuda_quantise(s->y, NULL, 6144, s->tokens, C, s->act, s->error, 0, stream));
-        CUDA(fp__cuda_linear(&o, s->act, s->tokens, NULL, s->x, s->x, C, stream));
-        CUDA(fp__cuda_norm_quantise(s->x, NULL, s->norm, 1e-5f, s->tokens, C, s->act, s->error, 0, stream));
-        CUDA(fp__cuda_linear(&gate_up, s->act, s->tokens, NULL, NULL, s->hidden, F, stream));
-        CUDA(fp__cuda_quantise(s->hidden, NULL, F, s->tokens, F, s->act, s->error, 0, stream));
-        CUDA(fp__cuda_linear(&down, s->act, s->tokens, NULL, s->x, s->x, C, stream));
+        CUDA(fp__cuda_linear_from(&normed, &qkv, s->tokens, NULL, NULL, s->y, 6144, stream));
+        CUDA(fp__cuda_linear_from(&attention, &o, s->tokens, NULL, s->x, s->x, C, stream));
+        CUDA(fp__cuda_linear_from(&normed, &gate_up, s->tokens, NULL, NULL, s->hidden, F, stream));
+        CUDA(fp__cuda_linear_from(&hidden, &down, s->tokens, NULL, s->x, s->x, C, stream));
     }
-    CUDA(fp__cuda_norm_quantise(s->x, NULL, s->norm, 1e-5f, s->tokens, C, s->act, s->error, 0, stream));
-    CUDA(fp__cuda_linear(&s->out.w, s->act, s->tokens, NULL, NULL, s->logits, 128256, stream));
+    CUDA(fp__cuda_linear_from(&normed, &s->out.w, s->tokens, NULL, NULL, s->logits, 128256, stream));
     CUDA(fp__cuda_argmax(s->logits, s->tokens, 128256, NULL, s->ids, s->state, s->error, 0, stream));
 }
 
 static void bench_stack(void)
 {
     static const int types[] = {FP__Q4_0, FP__Q8_0, FP__Q4_K};
-    static const uint32_t tokens[] = {1, 4, 8, 32};
+    static const uint32_t tokens[] = {1, 2, 4, 8, 16, 32};
     for (size_t k = 0; k < 3; k++) {
         stack_work s = {.qkv = linear_make(types[k], 6144, 4096, 0, 1),
                         .o = linear_make(types[k], 4096, 4096, 0, 1),
@@ -301,17 +319,27 @@ static void bench_stack(void)
         s.ids = device_alloc(T * 4);
         s.state = device_alloc(T * 16);
         CUDA(cudaMemset(s.state, 0, T * 16));
-        for (int i = 0; i < 4; i++)
-            for (uint32_t off = 0; off <= (i == 0 ? 1u : 0u); off++) {
+        for (int i = 0; i < 6; i++)
+            for (uint32_t way = 0; way < (i == 0 ? 7u : 1u); way++) {
+                static const struct {
+                    fp__cuda_tuning tune;
+                    const char *name;
+                } ways[] = {{{0}, ""},
+                            {{.no_overlap = 1}, "no overlap"},
+                            {{.no_fusion = 1}, "norm and quantiser apart"},
+                            {{.decode_warps = 8}, "8 warps"},
+                            {{.decode_warps = 16}, "16 warps"},
+                            {{.decode_warps = 8, .decode_stage_bytes = 150 * 1024}, "8 warps, 150 KiB"},
+                            {{.decode_warps = 16, .decode_stage_bytes = 150 * 1024}, "16 warps, 150 KiB"}};
                 s.tokens = tokens[i];
-                fp__cuda_tune.no_overlap = off;
+                fp__cuda_tune = ways[way].tune;
                 double us = time_graph(do_stack, &s, 1, 15);
-                entry("\"op\": \"stack of 32 layers and logits, no attention\", \"type\": \"%s\", \"tokens\": %u, \"overlap\": "
-                      "%s, \"us\": %.1f, \"weights_GBps\": %.0f, \"of_copy\": %.3f",
-                      fp__wtype_name(types[k]), tokens[i], off ? "false" : "true", us, bytes / us * 1e-3,
+                entry("\"op\": \"stack of 32 layers and logits, no attention\", \"type\": \"%s\", \"tokens\": %u, \"note\": "
+                      "\"%s\", \"us\": %.1f, \"weights_GBps\": %.0f, \"of_copy\": %.3f",
+                      fp__wtype_name(types[k]), tokens[i], ways[way].name, us, bytes / us * 1e-3,
                       bytes / us * 1e-3 / copy_rate);
             }
-        fp__cuda_tune.no_overlap = 0;
+        fp__cuda_tune = (fp__cuda_tuning){0};
         void *all[] = {s.x, s.norm, s.y, s.hidden, s.logits, s.act, s.error, s.ids, s.state};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             CUDA(cudaFree(all[i]));
@@ -373,6 +401,9 @@ void bench_ops(const char *out)
     copy_work copy = {device_alloc((size_t)2 << 30), (size_t)1 << 30};
     double us = time_graph(do_copy, &copy, 4, 7);
     copy_rate = 2.0 * (double)copy.bytes / us * 1e-3;
+    double direct = time_direct(do_copy, &copy, 9);
+    printf("copy in a graph %.0f GB/s, on a stream %.0f GB/s\n", copy_rate, 2.0 * (double)copy.bytes / direct * 1e-3);
+    copy_rate = direct < us ? 2.0 * (double)copy.bytes / direct * 1e-3 : copy_rate;
     CUDA(cudaFree(copy.a));
     fprintf(json,
             "{\n  \"device\": \"%s\",\n  \"multiprocessors\": %d,\n  \"commit\": \"%s\",\n  \"copy_GBps\": %.1f,\n"
@@ -381,10 +412,15 @@ void bench_ops(const char *out)
             p.name, p.multiProcessorCount, getenv("FIELDPRINT_COMMIT") ? getenv("FIELDPRINT_COMMIT") : "", copy_rate);
     separator = "";
     printf("%s, copy %.0f GB/s\n", p.name, copy_rate);
-    bench_hash();
-    bench_stack();
-    bench_prefill();
-    bench_decode();
+    const char *only = getenv("ONLY");
+    if (!only || strchr(only, 'h'))
+        bench_hash();
+    if (!only || strchr(only, 's'))
+        bench_stack();
+    if (!only || strchr(only, 'd'))
+        bench_decode();
+    if (!only || strchr(only, 'p'))
+        bench_prefill();
     fprintf(json, "\n  ]\n}\n");
     fclose(json);
 }
@@ -401,6 +437,19 @@ int main(int argc, char **argv)
     CUDA(fp__cuda_ops_init(0));
     if (!strcmp(what, "quick") || !strcmp(what, "check"))
         return check_ops(!strcmp(what, "quick")) != 0;
+    if (!strcmp(what, "profile")) {
+        copy_rate = 3000.0;
+        json = stdout;
+        separator = "";
+        linear_work a = linear_make(FP__Q4_0, 14336, 4096, 1, 1), b = linear_make(FP__Q8_0, 4096, 4096, 0, 1);
+        linear_inputs(&a, 1);
+        do_linear(&a, 0, 0);
+        do_linear(&a, 1, 0);
+        linear_inputs(&b, 2048);
+        do_linear(&b, 0, 0);
+        CUDA(cudaDeviceSynchronize());
+        return 0;
+    }
     if (strcmp(what, "bench") || argc < 3) {
         printf("usage: ops_gpu layout | quick | check | bench OUT.json\n");
         return 2;

@@ -407,6 +407,80 @@ static void check_norm(size_t tokens, size_t width)
     free(x), free(w), free(y), free(want), free(got), free(blocks), free(bad), free(errors), free(rows), free(error_got);
 }
 
+/* Norm, quantiser and product in one call; the fused kernel (up to 4 tokens) and the separate ones. A token with a bad
+ * number gets the definition's zeros and its code. */
+static void check_from(int type, size_t rows, size_t cols, size_t tokens, int norm, int bad_numbers)
+{
+    matrix m = matrix_make(type, rows, cols, 0, BLOCKS_RANDOM);
+    matrix_upload(&m);
+    size_t stride = norm ? cols : cols + 8, count = tokens * rows;
+    acts a = {.tokens = tokens, .cols = cols};
+    float *x = host_alloc(tokens * stride * 4), *w = host_alloc(cols * 4), *y = host_alloc(count * 4);
+    uint32_t *errors = host_alloc(tokens * 4), *error_got = host_alloc(tokens * 4);
+    a.x = host_alloc(cols * 4);
+    a.blocks = host_alloc(tokens * (cols / 32) * sizeof *a.blocks);
+    for (size_t i = 0; i < tokens * stride; i++)
+        x[i] = act_value(ACT_RANDOM) * 4.0f;
+    for (size_t i = 0; i < cols; i++)
+        w[i] = blocks_uniform();
+    if (bad_numbers) {
+        x[(tokens - 1) * stride + cols / 2] = fp__bits_float(0x7fc00000u);
+        x[cols - 1] = 0x1p55f;
+    }
+    for (size_t t = 0; t < tokens; t++) {
+        errors[t] = FP__CUDA_NO_ERROR;
+        if (norm && !fp__exact_rmsnorm(x + t * stride, w, 1e-5f, cols, a.x))
+            errors[t] = 20;
+        for (size_t b = 0; b < cols / 32; b++)
+            if (!fp__exact_quantise_block((norm ? a.x : x + t * stride) + b * 32, &a.blocks[t * (cols / 32) + b]) &&
+                errors[t] == FP__CUDA_NO_ERROR)
+                errors[t] = norm ? 21 : 20;
+    }
+    CHECK(!bad_numbers || errors[tokens - 1] == 20, "the definition takes bad numbers");
+    float *want = expect_linear(&m, m.stored[0], &a), *dx = device_copy(x, tokens * stride * 4),
+          *dw = device_copy(w, cols * 4);
+    for (size_t i = 0; i < count; i++) {
+        y[i] = blocks_uniform();
+        want[i] = y[i] + want[i];
+    }
+    float *dy = device_copy(y, count * 4);
+    uint32_t *error = device_alloc(tokens * 4);
+    uint8_t *act = device_alloc(fp__device_act_bytes(tokens, cols));
+    CUDA(cudaMemset(error, 0xff, tokens * 4));
+    fp__cuda_input in = {dx, stride, norm ? dw : NULL, 1e-5f, (uint32_t)cols, act, error, 20};
+    CUDA(fp__cuda_linear_from(&in, &m.w, (uint32_t)tokens, NULL, dy, dy, rows, 0));
+    compare(norm ? "norm and linear" : "quantise and linear", &m, &a, want, dy, count);
+    CUDA(cudaMemcpy(error_got, error, tokens * 4, cudaMemcpyDeviceToHost));
+    CHECK(!memcmp(errors, error_got, tokens * 4), "linear_from: errors differ (%s %zu tokens of %zu, norm %d): %u, not %u",
+          fp__wtype_name(type), tokens, cols, norm, error_got[0], errors[0]);
+    CUDA(cudaFree(dx));
+    CUDA(cudaFree(dw));
+    CUDA(cudaFree(dy));
+    CUDA(cudaFree(error));
+    CUDA(cudaFree(act));
+    free(x), free(w), free(y), free(errors), free(error_got), free(a.x), free(a.blocks), free(want);
+    matrix_free(&m);
+}
+
+static void check_from_all(int quick)
+{
+    for (size_t i = 0; i < BLOCK_TYPES; i++)
+        for (int norm = 0; norm < 2; norm++) {
+            for (size_t tokens = 1; tokens <= 9; tokens += quick || tokens > 4 ? 4 : 1)
+                check_from(block_types[i], 70, 768, tokens, norm, tokens == 3);
+            if (quick)
+                continue;
+            check_from(block_types[i], 2500, 512, 1, norm, 0);
+            check_from(block_types[i], 33, 4096, 4, norm, 0);
+            check_from(block_types[i], 16, 14336, 2, norm, 1);
+            if (block_types[i] < FP__Q4_K || block_types[i] == FP__BF16) {
+                check_from(block_types[i], 20, 32, 1, norm, 0);
+                check_from(block_types[i], 20, 288, 3, norm, 1);
+                check_from(block_types[i], 576, 576, 1, norm, 0);
+            }
+        }
+}
+
 /* Quantiser: silu·up on the way, and numbers out of range. */
 static void check_quantise_bad(void)
 {
@@ -637,6 +711,7 @@ int check_ops(int quick)
     check_hash(32, 8, 128, quick ? 1 : 2);
     check_hash(300, 1, 64, 1);
     check_linear(quick);
+    check_from_all(quick);
     for (fp__cuda_tune.decode_warps = 5; !quick && fp__cuda_tune.decode_warps <= 16; fp__cuda_tune.decode_warps += 11)
         check_product(FP__Q4_0, 4400, 1280, 6, 0, BLOCKS_RANDOM, ACT_RANDOM);
     fp__cuda_tune.decode_warps = 0;

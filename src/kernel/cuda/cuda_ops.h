@@ -41,11 +41,26 @@ cudaError_t fp__cuda_ops_init(int device);
 cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                             const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
+/* The same from floats: x is normed (if norm is not NULL) and quantised on the way. Up to 4 tokens that is part of the
+ * linear kernel; more go through `act` as by the two functions below, with the same bits. The way to decode. */
+typedef struct fp__cuda_input {
+    const float *x;       // [T][stride], the first `width` of each row; with a norm stride = width
+    size_t stride;        /* a multiple of 4 */
+    const float *norm;    // [width] or NULL
+    float eps;
+    uint32_t width;
+    uint8_t *act;         // fp__device_act_bytes(T, width), scratch
+    uint32_t *error;      // [T]
+    uint32_t code;        /* of the norm; the quantiser has code + 1, or code where there is no norm */
+} fp__cuda_input;
+cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens, const float *bias,
+                                 const float *residual, float *y, size_t y_stride, cudaStream_t stream);
+
 /* §2 and §3. act ← quantise(rmsnorm(x[T][C], w[C], eps)). rows: NULL, or [T] row of x for each token (the rows whose
  * logits are wanted); errors are noted at that row. `code` notes the norm, code + 1 the quantiser. C ≤ 32,768. */
 cudaError_t fp__cuda_norm_quantise(const float *x, const uint32_t *rows, const float *w, float eps, uint32_t tokens,
                                    uint32_t width, uint8_t *act, uint32_t *error, uint32_t code, cudaStream_t stream);
-/* §3. act ← quantise(x[t·stride + i]); with `up` (same shape) of silu(x)·up, for gate and up matrices of different
+/* §3. act ← quantise(x[t·stride + i]); with `up` (same shape) of silu(x)·up; stride: a multiple of 4,, for gate and up matrices of different
  * types. */
 cudaError_t fp__cuda_quantise(const float *x, const float *up, size_t stride, uint32_t tokens, uint32_t width,
                               uint8_t *act, uint32_t *error, uint32_t code, cudaStream_t stream);
@@ -88,7 +103,7 @@ cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, const uint8_t 
 
 /* What a benchmark varies; 0: the built-in choice. Not thread-safe. */
 typedef struct fp__cuda_tuning {
-    uint32_t decode_warps, decode_stage_bytes, decode_ctas, no_overlap;
+    uint32_t decode_warps, decode_stage_bytes, decode_ctas, no_overlap, no_fusion;
     uint32_t prefill_shape, always_prefill; /* 1: 128 × 128 outputs per block, 2: 128 × 64 */
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;

@@ -1,54 +1,29 @@
 /* §2, §3, §5, §7 and the embedding: everything between the linear layers and attention. */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/quantise.cuh"
 #include "kernel/cuda/wtile.cuh"
 
 namespace fp {
-
-static constexpr uint32_t ALL = 0xffffffffu;
 
 static __device__ __forceinline__ void note(uint32_t *error, uint32_t row, uint32_t code)
 {
     atomicMin(error + row, code);
 }
 
-/* §3 of one block by one warp: lane i has x_i. False (and zeros) where a number is out of range. */
-static __device__ __forceinline__ bool quantise_block(float x, uint8_t *tile, uint32_t token, uint32_t block, int lane)
+/* Four inputs of a token into its activation tile; lanes are eight to a block of 32. */
+static __device__ __forceinline__ bool store_quad(float4 v, uint8_t *act, uint32_t token, uint32_t segments, uint32_t i)
 {
-    uint32_t amax = __reduce_max_sync(ALL, __float_as_uint(x) & 0x7fffffffu);
-    bool use = amax >= AMAX_FLOOR && amax < AMAX_LIMIT;
-    float d = use ? __fdiv_rn(__uint_as_float(amax), 127.0f) : 0.0f;
-    float inverse = use ? __fdiv_rn(1.0f, d) : 0.0f;
-    int q = use ? __float2int_rn(__fmul_rn(x, inverse)) : 0;
-    q = max(-127, min(127, q));
-    int sum = __reduce_add_sync(ALL, q);
-    tile[fp__device_act_at(token, block * 32 + lane)] = (uint8_t)q;
-    if (lane == 0) {
+    quad_quants q;
+    bool ok = quantise_quad(v, q);
+    uint32_t block = i / 32;
+    uint8_t *tile = act + ((size_t)(token / 8) * segments + block / 8) * FP__DEVICE_ACT_BYTES;
+    *(uint32_t *)(tile + fp__device_act_at(token, i)) = q.q;
+    if (i % 32 == 0) {
         uint32_t at = (block % 8 * 8 + token % 8) * 4;
-        *(float *)(tile + FP__DEVICE_ACT_D + at) = d;
-        *(float *)(tile + FP__DEVICE_ACT_DS + at) = __fmul_rn(__int2float_rn(sum), d);
+        *(float *)(tile + FP__DEVICE_ACT_D + at) = q.d;
+        *(float *)(tile + FP__DEVICE_ACT_DS + at) = q.ds;
     }
-    return amax < AMAX_LIMIT;
-}
-
-static __device__ __forceinline__ uint8_t *act_tile(uint8_t *act, uint32_t token, uint32_t segments, uint32_t block)
-{
-    return act + ((size_t)(token / 8) * segments + block / 8) * FP__DEVICE_ACT_BYTES;
-}
-
-/* Fold of the 32 lanes: lane i += lane i + s, s = 16, 8, 4, 2, 1; the sum is lane 0's. */
-static __device__ __forceinline__ float fold(float v)
-{
-#pragma unroll
-    for (int s = 16; s > 0; s /= 2)
-        v = __fadd_rn(v, __shfl_down_sync(ALL, v, s));
-    return __shfl_sync(ALL, v, 0);
-}
-/* 1/rms; false unless sumsq < 2^100 (NaN too). */
-static __device__ __forceinline__ bool norm_scale(float sumsq, uint32_t n, float eps, float *r)
-{
-    bool ok = sumsq < 0x1p100f;
-    *r = ok ? __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(sumsq, __uint2float_rn(n)), eps))) : 0.0f;
     return ok;
 }
 
@@ -82,31 +57,38 @@ __global__ void __launch_bounds__(512) norm_quantise_kernel(const float *x, cons
         }
     }
     __syncthreads();
-    for (uint32_t block = warp; block < segments * 8; block += blockDim.x / 32) {
-        uint32_t i = block * 32 + lane;
-        float y = 0.0f;
-        if (block * 32 < width && good)
-            y = __fmul_rn(__fmul_rn(row[i], scale), w[i]);
-        bool ok = quantise_block(y, act_tile(act, token, segments, block), token, block, (int)lane);
-        if (!ok && lane == 0)
+#pragma unroll 4
+    for (uint32_t i = 4 * threadIdx.x; i < segments * 256; i += 4 * blockDim.x) {
+        float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (i < width && good) {
+            float4 f = *(const float4 *)(w + i);
+            v = *(const float4 *)(row + i);
+            v.x = __fmul_rn(__fmul_rn(v.x, scale), f.x), v.y = __fmul_rn(__fmul_rn(v.y, scale), f.y);
+            v.z = __fmul_rn(__fmul_rn(v.z, scale), f.z), v.w = __fmul_rn(__fmul_rn(v.w, scale), f.w);
+        }
+        if (!store_quad(v, act, token, segments, i) && i % 32 == 0)
             note(error, from, code + 1);
     }
 }
 
-/* One warp per block of 32. */
-__global__ void __launch_bounds__(256) quantise_kernel(const float *x, const float *up, size_t stride, uint32_t width,
+/* Four inputs a thread. */
+__global__ void __launch_bounds__(128) quantise_kernel(const float *x, const float *up, size_t stride, uint32_t width,
                                                        uint32_t segments, uint8_t *act, uint32_t *error, uint32_t code)
 {
-    uint32_t token = blockIdx.y, lane = threadIdx.x % 32, block = blockIdx.x * 8 + threadIdx.x / 32;
+    uint32_t token = blockIdx.y, i = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
     launch_next();
     wait_previous();
-    float v = 0.0f;
-    if (block * 32 < width) {
-        size_t i = token * stride + block * 32 + lane;
-        v = up ? silu_mul(x[i], up[i]) : x[i];
+    if (i >= segments * 256) /* whole warps */
+        return;
+    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (i < width) {
+        v = *(const float4 *)(x + token * stride + i);
+        if (up) {
+            float4 u = *(const float4 *)(up + token * stride + i);
+            v = make_float4(silu_mul(v.x, u.x), silu_mul(v.y, u.y), silu_mul(v.z, u.z), silu_mul(v.w, u.w));
+        }
     }
-    bool ok = quantise_block(v, act_tile(act, token, segments, block), token, block, (int)lane);
-    if (!ok && lane == 0)
+    if (!store_quad(v, act, token, segments, i) && i % 32 == 0)
         note(error, token, code);
 }
 
@@ -273,6 +255,30 @@ extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *
     return linear_prefill(w, act, tokens, bias, residual, y, y_stride, stream);
 }
 
+extern "C" cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens,
+                                            const float *bias, const float *residual, float *y, size_t y_stride,
+                                            cudaStream_t stream)
+{
+    bool done = false;
+    if ((w->gated && (bias || residual)) || in->width % 32 != 0 || (in->width + 255) / 256 != w->segments ||
+        in->stride % 4 != 0)
+        return cudaErrorInvalidValue;
+    if (tokens == 0)
+        return cudaSuccess;
+    if (tokens <= 4 && !fp__cuda_tune.always_prefill && !fp__cuda_tune.no_fusion)
+        FP_CUDA_TRY(linear_decode_fused(in, w, tokens, bias, residual, y, y_stride, &done, stream));
+    if (done)
+        return cudaSuccess;
+    if (in->norm && in->stride != in->width)
+        return cudaErrorInvalidValue;
+    if (in->norm)
+        FP_CUDA_TRY(fp__cuda_norm_quantise(in->x, NULL, in->norm, in->eps, tokens, in->width, in->act, in->error,
+                                           in->code, stream));
+    else
+        FP_CUDA_TRY(fp__cuda_quantise(in->x, NULL, in->stride, tokens, in->width, in->act, in->error, in->code, stream));
+    return fp__cuda_linear(w, in->act, tokens, bias, residual, y, y_stride, stream);
+}
+
 extern "C" cudaError_t fp__cuda_norm_quantise(const float *x, const uint32_t *rows, const float *w, float eps,
                                               uint32_t tokens, uint32_t width, uint8_t *act, uint32_t *error,
                                               uint32_t code, cudaStream_t stream)
@@ -289,12 +295,12 @@ extern "C" cudaError_t fp__cuda_quantise(const float *x, const float *up, size_t
                                          uint32_t width, uint8_t *act, uint32_t *error, uint32_t code,
                                          cudaStream_t stream)
 {
-    if (width == 0 || width % 32 != 0 || tokens > 65535)
+    if (width == 0 || width % 32 != 0 || stride % 4 != 0 || tokens > 65535)
         return cudaErrorInvalidValue;
     if (tokens == 0)
         return cudaSuccess;
     uint32_t segments = (width + 255) / 256;
-    return launch(quantise_kernel, dim3(segments, tokens), dim3(256), 0, stream, x, up, stride, width, segments, act,
+    return launch(quantise_kernel, dim3((segments + 1) / 2, tokens), dim3(128), 0, stream, x, up, stride, width, segments, act,
                   error, code);
 }
 

@@ -77,20 +77,30 @@ static __device__ __forceinline__ void segment_sums(const uint8_t *units, const 
         typename W::pair w[2];
         load_pair<TYPE>(units, p, lane, w[0]);
         load_pair<TYPE>(units + W::BYTES, p, lane, w[1]);
+        const uint8_t *quants = acts + p * 512 + lane * 16, *scales = acts + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8;
+        /* steps of two matrix instructions: token tile k / 2, block k % 2, both row tiles; those of step k + 1 are
+         * under way while the results of step k are added */
+        block_sums<TYPE> t[2][2];
+        uint4 x = *(const uint4 *)quants;
+        block_mma<TYPE>(t[0][0], w[0].a[0], make_uint2(x.x, x.y));
+        block_mma<TYPE>(t[0][1], w[1].a[0], make_uint2(x.x, x.y));
 #pragma unroll
-        for (int n = 0; n < 4; n++) {
-            const uint8_t *tile = acts + n * FP__DEVICE_ACT_BYTES;
-            uint4 x = *(const uint4 *)(tile + p * 512 + lane * 16);
-            const uint8_t *scales = tile + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8;
-#pragma unroll
-            for (int b = 0; b < 2; b++) {
-                float2 dx = *(const float2 *)(scales + b * 32), ds = make_float2(0.0f, 0.0f);
-                if constexpr (W::MINIMUM)
-                    ds = *(const float2 *)(scales + b * 32 + FP__DEVICE_ACT_DS - FP__DEVICE_ACT_D);
-#pragma unroll
-                for (int m = 0; m < 2; m++)
-                    block_fma<TYPE>(seg[m][n], w[m], b, b ? make_uint2(x.z, x.w) : make_uint2(x.x, x.y), dx, ds);
+        for (int k = 0; k < 8; k++) {
+            const float *d = (const float *)(scales + k / 2 * FP__DEVICE_ACT_BYTES + k % 2 * 32);
+            float2 dx = *(const float2 *)d, ds = make_float2(0.0f, 0.0f);
+            if constexpr (W::MINIMUM)
+                ds = *(const float2 *)(d + 64);
+            if (k < 7) {
+                uint2 next = k % 2 ? make_uint2(0, 0) : make_uint2(x.z, x.w);
+                if (k % 2) {
+                    x = *(const uint4 *)(quants + (k + 1) / 2 * FP__DEVICE_ACT_BYTES);
+                    next = make_uint2(x.x, x.y);
+                }
+                block_mma<TYPE>(t[(k + 1) % 2][0], w[0].a[(k + 1) % 2], next);
+                block_mma<TYPE>(t[(k + 1) % 2][1], w[1].a[(k + 1) % 2], next);
             }
+            block_add<TYPE>(seg[0][k / 2], t[k % 2][0], w[0], k % 2, dx, ds);
+            block_add<TYPE>(seg[1][k / 2], t[k % 2][1], w[1], k % 2, dx, ds);
         }
     }
 }

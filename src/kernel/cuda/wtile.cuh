@@ -179,29 +179,46 @@ static __device__ __forceinline__ void mma_k16(int (&t)[4], uint32_t a0, uint32_
         : "r"(a0), "r"(a1), "r"(b), "r"(MAGIC_BITS));
 }
 
-/* One block of 16 rows × 8 tokens: seg[0], seg[1] row g, seg[2], seg[3] row g + 8; tokens 2c, 2c + 1. */
+/* The integer sums of one block of 16 rows × 8 tokens, and what they add to a segment: seg[0], seg[1] row g, seg[2],
+ * seg[3] row g + 8; tokens 2c, 2c + 1. In two steps, so that a caller can have the next sums under way. */
+template <int TYPE> struct block_sums {
+    int t[wtile<TYPE>::HALVES ? 2 : 1][4];
+};
 template <int TYPE>
-static __device__ __forceinline__ void block_fma(float (&seg)[4], const typename wtile<TYPE>::pair &w, int b, uint2 x,
-                                                 float2 dx, float2 ds)
+static __device__ __forceinline__ void block_mma(block_sums<TYPE> &s, const uint32_t (&a)[4], uint2 x)
+{
+    using W = wtile<TYPE>;
+    if constexpr (W::HALVES) {
+        mma_k16<W::MAGIC_BITS>(s.t[0], a[0], a[1], x.x);
+        mma_k16<W::MAGIC_BITS>(s.t[1], a[2], a[3], x.y);
+    } else {
+        mma_k32<W::MAGIC_BITS>(s.t[0], a, x);
+    }
+}
+template <int TYPE>
+static __device__ __forceinline__ void block_add(float (&seg)[4], const block_sums<TYPE> &s,
+                                                 const typename wtile<TYPE>::pair &w, int b, float2 dx, float2 ds)
 {
     using W = wtile<TYPE>;
 #pragma unroll
-    for (int h = 0; h < (W::HALVES ? 2 : 1); h++) {
-        int t[4];
-        if constexpr (W::HALVES)
-            mma_k16<W::MAGIC_BITS>(t, w.a[b][2 * h], w.a[b][2 * h + 1], h ? x.y : x.x);
-        else
-            mma_k32<W::MAGIC_BITS>(t, w.a[b], x);
+    for (int h = 0; h < (W::HALVES ? 2 : 1); h++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            seg[i] = __fmaf_rn(__fsub_rn(__int_as_float(t[i]), W::MAGIC),
+            seg[i] = __fmaf_rn(__fsub_rn(__int_as_float(s.t[h][i]), W::MAGIC),
                                __fmul_rn(w.dw[b][i / 2][h], i % 2 ? dx.y : dx.x), seg[i]);
-    }
     if constexpr (W::MINIMUM) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
             seg[i] = __fmaf_rn(w.mw[b][i / 2], i % 2 ? ds.y : ds.x, seg[i]);
     }
+}
+template <int TYPE>
+static __device__ __forceinline__ void block_fma(float (&seg)[4], const typename wtile<TYPE>::pair &w, int b, uint2 x,
+                                                 float2 dx, float2 ds)
+{
+    block_sums<TYPE> s;
+    block_mma<TYPE>(s, w.a[b], x);
+    block_add<TYPE>(seg, s, w, b, dx, ds);
 }
 
 } // namespace fp
