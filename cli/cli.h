@@ -110,6 +110,8 @@ void cli_engine_options(const cli_args *args, fp_engine_options *out);
 fp_status cli_open_workspace(const cli_args *args, fp_workspace **out) FP_WARN_UNUSED;
 fp_status cli_find_anchor(fp_workspace *workspace, const char *text, uint8_t id[32]) FP_WARN_UNUSED;
 
+/* From here on what this workspace signs is shown on standard error first (not with --json). */
+void cli_show_signing(const cli_args *args, fp_workspace *workspace);
 /* Where an event went, as text or JSON; `what` names it. Exit code. */
 int cli_print_event(const cli_args *args, const char *what, const fp_event_receipt *event);
 /* A receipt as a person names it: a file, or an id (or its unique beginning, of 4 digits or more) in the

@@ -168,6 +168,7 @@ static int event_main(const cli_args *args, const char *what, event_fn *event)
     int code = open_and_find(args, &workspace, id);
     if (code)
         return code;
+    cli_show_signing(args, workspace);
     fp_status status = event(workspace, id, &e);
     code = status == FP_OK ? cli_print_event(args, what, &e) : cli_fail(status);
     fp_workspace_close(workspace);
@@ -378,13 +379,53 @@ static int add_main(const cli_args *args)
  * ------------------------------------------------------------------------------------------------------------------
  */
 
+static void set_index(json_t *object, const char *key, uint64_t index)
+{
+    if (object && index != FP_INDEX_NONE)
+        json_object_set_new(object, key, json_integer((json_int_t)index));
+}
+
 static json_t *row_json(const fp_anchor_row *r)
 {
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I}", "id", cli_hex(r->id, 32), "name",
-                     r->name, "version", r->version, "state", fp_anchor_state_name(r->state), "type",
-                     fp_label_name(r->type), "signatures", (int)r->signatures, "models", (int)r->models,
-                     "pages", (int)r->pages, "valid_from", (json_int_t)r->valid_from, "valid_until",
-                     (json_int_t)r->valid_until);
+    json_t *object = json_pack(
+        "{s:o, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I}", "id", cli_hex(r->id, 32), "name", r->name,
+        "version", r->version, "state", fp_anchor_state_name(r->state), "type", fp_label_name(r->type),
+        "signatures", (int)r->signatures, "models", (int)r->models, "pages", (int)r->pages, "valid_from",
+        (json_int_t)r->valid_from, "valid_until", (json_int_t)r->valid_until);
+    set_index(object, "registered", r->register_index);
+    set_index(object, "promoted", r->promote_index);
+    set_index(object, "superseded", r->supersede_index);
+    set_index(object, "revoked", r->revoke_index);
+    if (object && r->supersede_index != FP_INDEX_NONE)
+        json_object_set_new(object, "successor", cli_hex(r->successor, 32));
+    return object;
+}
+
+static void print_index(const char *what, uint64_t index)
+{
+    if (index != FP_INDEX_NONE)
+        printf("%s by entry %llu of the ledger\n", what, (unsigned long long)index);
+}
+
+/* State, life in the log, models and validity, for people. */
+static void print_row(const fp_anchor_row *r)
+{
+    char hex[65], from[32], until[32];
+    cli_hex_text(r->id, 32, hex);
+    cli_time_text(r->valid_from, from);
+    cli_time_text(r->valid_until, until);
+    printf("%s\n%s@%s  %s  %s  %u signature%s\n", hex, r->name, r->version, fp_anchor_state_name(r->state),
+           fp_label_name(r->type), r->signatures, r->signatures == 1 ? "" : "s");
+    print_index("registered", r->register_index);
+    print_index("promoted", r->promote_index);
+    print_index("superseded", r->supersede_index);
+    if (r->supersede_index != FP_INDEX_NONE) {
+        cli_hex_text(r->successor, 32, hex);
+        printf("successor %s\n", hex);
+    }
+    print_index("revoked", r->revoke_index);
+    printf("compiled for %u model%s, %u page%s\nvalid from %s until %s\n", r->models,
+           r->models == 1 ? "" : "s", r->pages, r->pages == 1 ? "" : "s", from, until);
 }
 
 static int list_main(const cli_args *args)
@@ -443,11 +484,9 @@ static int show_main(const cli_args *args)
         code = cli_print_json(object);
     } else {
         json_t *statement = json_loadb((const char *)payload, size, 0, NULL);
-        char *text = json_dumps(statement, JSON_INDENT(2)), hex[65];
-        cli_hex_text(id, 32, hex);
-        printf("%s  %s@%s  %s  %s  %u signature%s\n%s\n", hex, row.name, row.version,
-               fp_anchor_state_name(row.state), fp_label_name(row.type), row.signatures,
-               row.signatures == 1 ? "" : "s", text ? text : "");
+        char *text = json_dumps(statement, JSON_INDENT(2));
+        print_row(&row);
+        printf("%s\n", text ? text : "");
         free(text);
         json_decref(statement);
     }

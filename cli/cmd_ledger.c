@@ -1,4 +1,5 @@
 /* fieldprint ledger …: the log of what was decided. */
+#include "cmd_log.h"
 #include "commands.h"
 #include <stdlib.h>
 #include <string.h>
@@ -6,10 +7,27 @@
 enum { ROWS = 64 };
 
 static const cli_option plain_options[] = {CLI_WORKSPACE_OPTION, CLI_JSON_OPTION, CLI_END};
-static const cli_option trust_options[] = {{"trust", 0, "FILE", "the trust file, if not the workspace's own"},
-                                           CLI_WORKSPACE_OPTION,
-                                           CLI_JSON_OPTION,
-                                           CLI_END};
+#define TRUST_OPTION                                                                                         \
+    {                                                                                                        \
+        "trust", 0, "FILE", "the trust file, if not the workspace's own"                                     \
+    }
+static const cli_option init_options[] = {CLI_LOG_WRITE_OPTIONS, CLI_WORKSPACE_OPTION, CLI_JSON_OPTION,
+                                          CLI_END};
+static const cli_option fsck_options[] = {
+    TRUST_OPTION,
+    {"log", 0, "PLACE", "a log by itself, in a folder or at a URL (default: the workspace's)"},
+    {"vkey", 0, "KEY", "its verifier key, name+id+key"},
+    CLI_WORKSPACE_OPTION,
+    CLI_JSON_OPTION,
+    CLI_END};
+static const cli_option verify_options[] = {
+    TRUST_OPTION,
+    CLI_LOG_OPTIONS,
+    {"proof", 0, "FILE", "check this proof by itself (c2sp.org/tlog-proof), with --vkey or --policy"},
+    {"entry", 0, "FILE", "with --proof: the entry that it is about"},
+    CLI_WORKSPACE_OPTION,
+    CLI_JSON_OPTION,
+    CLI_END};
 
 /* ---- init, fsck ---- */
 
@@ -17,6 +35,8 @@ static int init_main(const cli_args *args)
 {
     const char *path = cli_text(args, "workspace", NULL);
     fp_ledger_report report;
+    if (cli_has(args, "log"))
+        return log_init(args);
     fp_status status = fp_ledger_init(path);
     if (status == FP_OK)
         status = fp_ledger_fsck(path, NULL, &report);
@@ -33,8 +53,9 @@ static int fsck_main(const cli_args *args)
 {
     fp_ledger_report report;
     char hex[65];
-    fp_status status =
-        fp_ledger_fsck(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &report);
+    fp_status status = log_is_meant(args) ? log_fsck(args, &report)
+                                          : fp_ledger_fsck(cli_text(args, "workspace", NULL),
+                                                           cli_text(args, "trust", NULL), &report);
     if (status != FP_OK)
         return cli_fail(status);
     cli_hex_text(report.root, 32, hex);
@@ -82,6 +103,8 @@ static int verify_main(const cli_args *args)
     fp_workspace *workspace;
     fp_workspace_info info;
     struct counts counts = {0, 0};
+    if (log_is_meant(args) || cli_has(args, "proof"))
+        return log_verify(args);
     fp_status status =
         fp_workspace_open(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &workspace);
     if (status != FP_OK)
@@ -221,6 +244,7 @@ static int show_main(const cli_args *args)
 /* ---- proof ---- */
 
 static const cli_option proof_options[] = {
+    CLI_LOG_OPTIONS,
     {"out", 'o', "FILE", "write the proof to a file (default: standard output)"},
     CLI_WORKSPACE_OPTION,
     CLI_JSON_OPTION,
@@ -251,13 +275,43 @@ static int write_proof(const char *path, const char *text, size_t size)
     return bad ? cli_error(FP_IO, "cannot write %s", path ? path : "the proof") : 0;
 }
 
+static int print_proof(const cli_args *args, uint64_t index, const char *text, size_t size)
+{
+    const char *out = cli_text(args, "out", NULL);
+    int code = 0;
+    if (out || !args->json)
+        code = write_proof(out, text, size);
+    if (code == 0 && args->json)
+        code = cli_print_json(json_pack("{s:I, s:s#}", "index", (json_int_t)index, "proof", text, (int)size));
+    return code;
+}
+
+static int log_proof_main(const cli_args *args)
+{
+    fp_log *log;
+    uint64_t index = 0;
+    char *text = NULL;
+    size_t size = 0;
+    if (!read_index(args->operands[0], &index))
+        return cli_usage("%s: of a log by itself, the number of an entry is wanted", args->operands[0]);
+    fp_status status = log_open(args, &log);
+    if (status != FP_OK)
+        return cli_fail(status);
+    status = fp_log_proof(log, index, &text, &size);
+    int code = status == FP_OK ? print_proof(args, index, text, size) : cli_fail(status);
+    fp_bytes_free(text);
+    fp_log_close(log);
+    return code;
+}
+
 static int proof_main(const cli_args *args)
 {
+    if (log_is_meant(args))
+        return log_proof_main(args);
     fp_workspace *workspace;
     uint64_t index = 0;
     char *text = NULL;
     size_t size = 0;
-    const char *out = cli_text(args, "out", NULL);
     fp_status status = cli_open_workspace(args, &workspace);
     if (status != FP_OK)
         return cli_fail(status);
@@ -270,25 +324,33 @@ static int proof_main(const cli_args *args)
     if (status == FP_OK)
         status = fp_ledger_proof(workspace, index, &text, &size);
     int code = status == FP_OK ? 0 : cli_fail(status);
-    if (code == 0 && (out || !args->json))
-        code = write_proof(out, text, size);
-    if (code == 0 && args->json)
-        code = cli_print_json(json_pack("{s:I, s:s#}", "index", (json_int_t)index, "proof", text, (int)size));
+    if (code == 0)
+        code = print_proof(args, index, text, size);
     fp_bytes_free(text);
     fp_workspace_close(workspace);
     return code;
 }
 
-const cli_command cli_command_ledger_init = {
-    "ledger init", "", 0, 0, "make the ledger; its entry 0 is the policy", "", plain_options, init_main};
+const cli_command cli_command_ledger_init = {"ledger init",
+                                             "",
+                                             0,
+                                             0,
+                                             "make the ledger; its entry 0 is the policy",
+                                             "With --log, an empty log by itself; prints its verifier key.",
+                                             init_options,
+                                             init_main};
 const cli_command cli_command_ledger_verify = {
     "ledger verify",
     "",
     0,
     0,
     "check the newest checkpoint, that it continues what was seen, and replay the events",
-    "",
-    trust_options,
+    "With --log, any c2sp.org/tlog-tiles log: its checkpoint, that it continues the --state seen before, "
+    "every "
+    "entry, and whether a quorum of the --policy's witnesses has cosigned (exit code 1 if not). With "
+    "--proof, a "
+    "proof and its --entry, without the log.",
+    verify_options,
     verify_main};
 const cli_command cli_command_ledger_fsck = {
     "ledger fsck",
@@ -297,7 +359,7 @@ const cli_command cli_command_ledger_fsck = {
     0,
     "recompute every hash of the log from its entries",
     "Also works where the workspace does not open; names the first file and entry that differ.",
-    trust_options,
+    fsck_options,
     fsck_main};
 const cli_command cli_command_ledger_show = {
     "ledger show", "[ENTRY]", 0, 1, "what was logged, and whether it counts; or one entry", "",

@@ -33,6 +33,13 @@ static const cli_option options[] = {
     {"save", 0, "FILE", "save the conversation's K/V pages, signed, for --load"},
     {"load", 0, "FILE", "continue a saved conversation (same model, anchors and tenant)"},
     {"tenant", 0, "NAME", "whose conversation this is (default local)"},
+    {"tool", 0, "FILE", "put a tool's output before the prompt; it is external, and so is the answer"},
+    {"retrieved", 0, "FILE", "put a retrieved text before the prompt; it is external, unless it is endorsed"},
+    {"remember", 0, "NAME", "make an anchor candidate of the answer, which inherits its label and readers"},
+    {"on-revoked", 0, "WHAT",
+     "when an anchor is revoked meanwhile: stop (default), or answer again from the start, without"},
+    {"override", 0, "FILE", "put a signed override in force (fieldprint override export)"},
+    {"deployment", 0, "NAME", "name of this deployment, for overrides that name one"},
     {"batch", 0, "N", "answer in one batch with N-1 other conversations; changes no bit of the answer"},
     {"no-receipt", 0, NULL, "do not write and log a receipt"},
     CLI_WORKSPACE_OPTION,
@@ -51,7 +58,8 @@ typedef struct run {
     size_t batch;
     uint8_t receipt_id[32];
     char receipt_path[1024], transcript_path[1024];
-    bool has_receipt;
+    bool has_receipt, has_memory, again; /* again: without the anchors that were withdrawn */
+    uint8_t memory_id[32];
     uint64_t start_ns, loaded_ns;
     int write_error; /* errno of standard output */
 } run;
@@ -69,6 +77,11 @@ static fp_status load_anchors(run *r)
 {
     const cli_values *names = cli_all(r->args, "anchor");
     uint8_t ids[MAX_ANCHORS][32];
+    if (names->n == 0 && r->workspace) { /* the policy may require anchors, or an override halt everything */
+        fp_gate_query none = {.anchors = 0, .reader = cli_text(r->args, "tenant", NULL)};
+        fp_gate_result gate;
+        return fp_gate_check(r->workspace, &none, &gate);
+    }
     if (names->n == 0)
         return FP_OK;
     for (size_t i = 0; i < names->n; i++) {
@@ -78,9 +91,57 @@ static fp_status load_anchors(run *r)
     }
     fp_anchors_options o = {.gamma = cli_gamma(r->args, "gamma"),
                             .reader = cli_text(r->args, "tenant", NULL),
-                            .artifact_path = cli_text(r->args, "artifact", NULL)};
+                            .artifact_path = cli_text(r->args, "artifact", NULL),
+                            .watch = true};
     return fp_anchors_load(r->engine, r->workspace, (const uint8_t(*)[32])ids, names->n, &o, &r->anchors,
                            NULL);
+}
+
+/* A file's text before the prompt, with its source. */
+static fp_status add_file(run *r, fp_session *session, const char *option, fp_source source)
+{
+    const cli_values *files = cli_all(r->args, option);
+    for (size_t i = 0; i < files->n; i++) {
+        char *text = NULL;
+        size_t size = 0;
+        fp_status status = cli_read_file(files->value[i], MAX_TEXT, &text, &size);
+        if (status != FP_OK)
+            exit(fp_status_exit_code(status));
+        status = fp_session_add_text(session, FP_ROLE_USER, source, r->workspace, text, size);
+        free(text);
+        if (status != FP_OK)
+            return status;
+    }
+    return FP_OK;
+}
+
+/* The override is verified from the trust file before anything else of the workspace is looked at. */
+static fp_status use_override(run *r)
+{
+    const char *path = cli_text(r->args, "override", NULL), *folder = cli_text(r->args, "workspace", NULL);
+    char trust[1200], *data = NULL, until[32];
+    size_t size = 0;
+    fp_override_info info;
+    bool logged = false;
+    if (!path)
+        return cli_open_workspace(r->args, &r->workspace);
+    fp_status status = cli_read_file(path, MAX_TEXT, &data, &size);
+    if (status != FP_OK)
+        exit(fp_status_exit_code(status));
+    snprintf(trust, sizeof trust, "%s/trust.json", fp_workspace_default_path(folder));
+    status = fp_override_verify(trust, data, size, &info);
+    if (status == FP_OK) {
+        cli_time_text(info.valid_until, until);
+        fprintf(stderr, "override: %s of %s until %s\n", info.halt ? "halt" : "bypass",
+                info.anchors ? "the anchors it names" : "all anchors", until);
+        status = cli_open_workspace(r->args, &r->workspace);
+    }
+    if (status == FP_OK)
+        status = fp_override_use(r->workspace, data, size, &info, &logged);
+    if (status == FP_OK && !logged)
+        fprintf(stderr, "override: the ledger cannot be written; it goes there first when it can\n");
+    free(data);
+    return status;
 }
 
 static int prompt_text(run *r, char **text, size_t *size)
@@ -115,6 +176,10 @@ static fp_status open_sessions(run *r, const char *prompt, size_t size)
         const char *text = i == 0 ? prompt : other, *system = cli_text(args, "system", NULL);
         if (status == FP_OK && system && !o.raw)
             status = fp_session_add_message(r->sessions[i], FP_ROLE_SYSTEM, system, strlen(system));
+        if (status == FP_OK && i == 0)
+            status = add_file(r, r->sessions[0], "retrieved", FP_SOURCE_RETRIEVED);
+        if (status == FP_OK && i == 0)
+            status = add_file(r, r->sessions[0], "tool", FP_SOURCE_TOOL);
         if (status == FP_OK)
             status =
                 fp_session_add_message(r->sessions[i], FP_ROLE_USER, text, i == 0 ? size : strlen(other));
@@ -147,7 +212,7 @@ static fp_status generate(run *r)
                              .n_stops = stops->n,
                              .ignore_eog = cli_has(args, "ignore-eog")};
     sampling_options(args, &o.sampling);
-    for (size_t i = r->batch; i-- > 0;) {
+    for (size_t i = r->again ? 1 : r->batch; i-- > 0;) {
         o.on_text = i == 0 && !args->json ? print_text : NULL;
         o.on_text_context = r;
         fp_status status = fp_session_begin(r->sessions[i], &o);
@@ -196,6 +261,10 @@ static int report_json(run *r, const fp_result *x)
         x->decode_ns && x->n_ids > 1 ? (double)(x->n_ids - 1) / seconds(x->decode_ns) : 0.0);
     if (object && x->mass && x->mass_rows)
         json_object_set_new(object, "anchor_mass", mass_json(x));
+    if (object)
+        json_object_set_new(object, "label", json_string(fp_label_name(x->label)));
+    if (object && r->has_memory)
+        json_object_set_new(object, "memory", cli_hex(r->memory_id, 32));
     if (object && r->has_receipt) {
         json_object_set_new(object, "receipt", json_string(r->receipt_path));
         json_object_set_new(object, "transcript", json_string(r->transcript_path));
@@ -215,6 +284,11 @@ static void report_text(run *r, const fp_result *x)
         fprintf(stderr, "anchor mass: %.1f %% of attention on average\n",
                 100 * sum / 16777216.0 / (double)(x->layers * x->heads) / (double)x->mass_rows);
     }
+    if (r->has_memory) {
+        char hex[65];
+        cli_hex_text(r->memory_id, 32, hex);
+        fprintf(stderr, "memory:     %s (%s)\n", hex, fp_label_name(x->label));
+    }
     if (r->has_receipt)
         fprintf(stderr, "receipt:    %s\ntranscript: %s\n", r->receipt_path, r->transcript_path);
 }
@@ -223,14 +297,16 @@ static fp_status prepare(run *r)
 {
     const cli_args *args = r->args;
     bool needs = cli_has(args, "anchor") || cli_has(args, "save") || cli_has(args, "load") ||
-                 cli_has(args, "workspace");
+                 cli_has(args, "workspace") || cli_has(args, "override") || cli_has(args, "remember");
     bool wants = needs || (!cli_has(args, "no-receipt") && fp_workspace_exists(NULL));
-    fp_status status = wants ? cli_open_workspace(args, &r->workspace) : FP_OK;
+    fp_status status = wants ? use_override(r) : FP_OK;
+    if (status == FP_OK && r->workspace)
+        status = fp_workspace_set_deployment(r->workspace, cli_text(args, "deployment", NULL));
     if (status == FP_OK)
         status = cli_open_model(args, false, &r->model);
     fp_engine_options options_engine;
     cli_engine_options(args, &options_engine);
-    options_engine.max_sessions = r->batch;
+    options_engine.max_sessions = r->batch + 1; /* one to go on without anchors */
     if (status == FP_OK)
         status = fp_engine_create(r->model, &options_engine, &r->engine);
     r->loaded_ns = cli_now_ns();
@@ -243,7 +319,8 @@ static int finish(run *r, fp_status generated)
     fp_result result;
     fp_session_result(r->sessions[0], &result);
     fp_status status = FP_OK;
-    bool answered = (generated == FP_OK || generated == FP_CANCELLED) && result.n_ids > 0;
+    bool withdrawn = result.finish == FP_FINISH_ANCHOR_REVOKED;
+    bool answered = (generated == FP_OK || generated == FP_CANCELLED || withdrawn) && result.n_ids > 0;
     if (answered && r->workspace && !cli_has(r->args, "no-receipt")) {
         status = fp_session_receipt(r->sessions[0], r->workspace, r->receipt_id, r->receipt_path,
                                     r->transcript_path);
@@ -251,6 +328,11 @@ static int finish(run *r, fp_status generated)
     }
     if (answered && status == FP_OK && cli_has(r->args, "save"))
         status = fp_session_save(r->sessions[0], r->workspace, cli_text(r->args, "save", NULL));
+    if (answered && status == FP_OK && cli_has(r->args, "remember") && !withdrawn) {
+        status = fp_session_remember(r->sessions[0], r->workspace, cli_text(r->args, "remember", NULL), "1",
+                                     r->memory_id);
+        r->has_memory = status == FP_OK;
+    }
     int code = 0;
     if (answered && r->args->json && status == FP_OK)
         code = report_json(r, &result);
@@ -265,16 +347,42 @@ static int finish(run *r, fp_status generated)
         fprintf(stderr, "fieldprint: interrupted after %zu tokens\n", result.n_ids);
         return fp_status_exit_code(generated);
     }
+    if (withdrawn) { /* making the receipt left other details behind */
+        const char *why = "";
+        (void)fp_session_error(r->sessions[0], &why);
+        if (r->args->json) { /* the object above tells the finish reason */
+            fprintf(stderr, "fieldprint: stopped after %zu tokens: %s\n", result.n_ids, why);
+            return fp_status_exit_code(FP_DENIED);
+        }
+        return cli_error(FP_DENIED, "stopped after %zu tokens: %s", result.n_ids, why);
+    }
     return generated == FP_OK ? code : cli_fail(generated);
 }
 
 static int run_answer(run *r, const char *prompt, size_t size)
 {
+    const char *on_revoked = cli_text(r->args, "on-revoked", "stop");
+    if (strcmp(on_revoked, "stop") != 0 && strcmp(on_revoked, "without") != 0)
+        return cli_usage("--on-revoked %s: stop or without is wanted", on_revoked);
     fp_status status = prepare(r);
     if (status == FP_OK)
         status = open_sessions(r, prompt, size);
     if (status != FP_OK)
         return cli_fail(status);
+    int code = finish(r, generate(r));
+    fp_result result;
+    fp_session_result(r->sessions[0], &result);
+    if (result.finish != FP_FINISH_ANCHOR_REVOKED || strcmp(on_revoked, "without") != 0)
+        return code;
+    fprintf(stderr, "fieldprint: answering again without the anchors\n");
+    fp_session *without = NULL;
+    status = fp_session_without_anchors(r->sessions[0], r->workspace, &without);
+    if (status != FP_OK)
+        return cli_fail(status);
+    fp_session_destroy(r->sessions[0]);
+    r->sessions[0] = without;
+    r->has_receipt = false;
+    r->again = true;
     return finish(r, generate(r));
 }
 

@@ -185,6 +185,7 @@ static int submit_file(const cli_args *args, const char *what,
         return fp_status_exit_code(status);
     status = cli_open_workspace(args, &workspace);
     if (status == FP_OK) {
+        cli_show_signing(args, workspace);
         status = submit(workspace, data, size, &receipt);
         fp_workspace_close(workspace);
     }

@@ -132,7 +132,7 @@ static fp_status scan_all(fp__ledger_reader *r)
 enum damage { FLIP, CUT, GROW, DELETE, EMPTY, SWAP };
 
 /* Damages dir/name; *saved is for undoing it. */
-static void damage(const char *dir, const char *name, enum damage how, size_t offset, fp__buf *saved)
+static inline void damage(const char *dir, const char *name, enum damage how, size_t offset, fp__buf *saved)
 {
     expect_ok(fp__file_read(at(dir, name), 1 << 24, saved));
     fp__buf bytes = {0};
@@ -164,7 +164,7 @@ static fp_status read_everything(const char *dir)
     return status;
 }
 
-static void copy_file(const char *from, const char *to)
+static inline void copy_file(const char *from, const char *to)
 {
     fp__buf bytes = {0};
     expect_ok(fp__file_read(from, 1 << 24, &bytes));

@@ -274,6 +274,44 @@ healthy
 rm ws/registry.db
 healthy
 
+# ---- logs by themselves ----
+openssl genpkey -algorithm ed25519 -out log.pem 2>/dev/null && chmod 600 log.pem
+mine=(--log mylog --key log.pem --origin example.com/mine)
+check 2 'needs --log DIR, --key' ledger init --log mylog
+check 0 'example.com/mine+' ledger init "${mine[@]}"
+vkey=$(cat output)
+check 3 'already' ledger init "${mine[@]}"
+seq 1 700 >lines
+check 0 'the log has 700' ledger append --lines "${mine[@]}" lines
+check 2 'at most 65535' ledger append "${mine[@]}" a.gguf
+check 0 'log "example.com/mine": 700 entries' ledger verify --log mylog --vkey "$vkey" --state seen
+check 0 'clean: 700 entries' ledger fsck --log "file://$PWD/mylog" --vkey "$vkey"
+check 0 '"index":77' ledger proof 77 --log mylog --vkey "$vkey" -o proof --json
+printf 78 >entry && printf 79 >other
+check 0 'number 77' ledger verify --vkey "$vkey" --proof proof --entry entry
+check 1 'does not lead to the root' ledger verify --vkey "$vkey" --proof proof --entry other
+check 2 'needs --entry' ledger verify --vkey "$vkey" --proof proof
+check 0 'copied to' ledger export copied --log mylog --vkey "$vkey"
+check 3 'not empty' ledger export copied --log mylog --vkey "$vkey"
+check 0 'clean: 700 entries' ledger fsck --log copied --vkey "$vkey"
+check 0 'copied to' ledger export copied-ws
+flip copied/tile/entries/001 43
+check 1 'tile/entries/001' ledger verify --log copied --vkey "$vkey"
+check 1 'tile/0/001' ledger fsck --log copied --vkey "$vkey"
+check 0 'the log has 701' ledger append "${mine[@]}" other
+check 0 '701 entries' ledger verify --log mylog --vkey "$vkey" --state seen
+rm -r copied && check 0 'copied' ledger export copied --log mylog --vkey "$vkey"
+rm -r mylog && check 0 'mine' ledger init "${mine[@]}"
+check 1 'went back' ledger verify --log mylog --vkey "$vkey" --state seen
+seq 2 900 >lines
+check 0 'the log has 899' ledger append --lines "${mine[@]}" lines
+check 1 'forked' ledger verify --log mylog --vkey "$vkey" --state seen
+check 3 'cannot get http://127.0.0.1:9/' ledger verify --log http://127.0.0.1:9/ --vkey "$vkey"
+check 2 'needs --policy' ledger witness "${mine[@]}"
+printf 'log %s\nquorum nobody\n' "$vkey" >bad.policy
+check 3 'line 2' ledger verify --log mylog --policy bad.policy
+check 3 'witness.policy' ledger witness
+
 # ---- prompts ----
 refused "UTF-8" run -m a.gguf -a library -p $'caf\xe9' --no-receipt
 printf 'a\0b' >nul.txt

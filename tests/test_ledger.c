@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "ledger_util.h"
+#include <pthread.h> /* ThreadSanitizer runs this one */
 
 /* ---- format ---- */
 

@@ -20,13 +20,14 @@ static bool power_failure;
 /* What a power failure makes of files that are not durable: no bytes, no name, or another file's bytes (as
  * when a file was written again under another name). */
 static enum { LOSE_BYTES, LOSE_NAMES, MIX_BYTES } loss;
-static size_t batches[16], batch_count, sync_after;
+static size_t batches[16], batch_count, sync_after, cosign_after;
 static char crash_dir[128];
 static char unsynced[8192][FP__TILE_PATH_MAX];
 static size_t unsynced_count;
 static char aside[8192][FP__TILE_PATH_MAX]; /* moved away, which is not durable either */
 static size_t aside_count;
 static fp__buf durable_stage, durable_checkpoint;
+static bool bytes_durable, swap_pending; /* of a cosigned checkpoint: before and after its rename */
 static int acks;
 
 static void snapshot(const char *name, fp__buf *out)
@@ -58,6 +59,8 @@ static void fail_power(void)
         if (mkdir(at(crash_dir, folder), 0755) == 0 || errno == EEXIST)
             put_back(aside[i], &mixed);
     }
+    if (swap_pending)
+        put_back("checkpoint", &durable_checkpoint); /* the name it had; or as the list below has it */
     for (size_t i = 0; i < unsynced_count; i++) {
         if (loss == MIX_BYTES)
             put_back(unsynced[i], &mixed);
@@ -86,8 +89,14 @@ static void unlist(char paths[][FP__TILE_PATH_MAX], size_t *count, const char *p
 
 static void count_step(const char *step, const char *path, int done)
 {
-    if (power_failure && done && strcmp(step, "rename") == 0)
+    if (power_failure && done && strcmp(step, "fsync bytes") == 0)
+        bytes_durable = true;
+    if (power_failure && done && strcmp(step, "rename") == 0 && bytes_durable) {
+        bytes_durable = false;
+        swap_pending = true;
+    } else if (power_failure && done && strcmp(step, "rename") == 0) {
         list(unsynced, &unsynced_count, path);
+    }
     if (power_failure && !done && strcmp(step, "put aside") == 0 && path[strlen(path) - 1] != 'p') {
         unlist(unsynced, &unsynced_count,
                path); /* a single tile; whole folders are put aside when all is durable */
@@ -99,8 +108,13 @@ static void count_step(const char *step, const char *path, int done)
             snapshot(STAGE, &durable_stage);
         if (strcmp(path, "checkpoint") == 0)
             snapshot("checkpoint", &durable_checkpoint);
-        if (strcmp(path, ".") == 0)
-            aside_count = 0; /* the last of a sync: the folders are durable */
+        if (strcmp(path, ".") == 0) { /* the last of a sync: the folders are durable */
+            aside_count =
+                aside_count * (swap_pending ? 1 : 0); /* unless only the checkpoint's name was meant */
+            swap_pending = false;
+            unlist(unsynced, &unsynced_count, "checkpoint");
+            snapshot("checkpoint", &durable_checkpoint);
+        }
     }
     if (++steps == crash_step) {
         if (power_failure)
@@ -115,6 +129,7 @@ static void usual_batches(void)
     memcpy(batches, usual, sizeof usual);
     batch_count = COUNT(usual);
     sync_after = 2;
+    cosign_after = 2;
 }
 
 /* Reports each acknowledged head to the parent. */
@@ -122,6 +137,21 @@ static void acknowledge(const fp__ledger_head *head)
 {
     if (write(acks, head, sizeof *head) != (ssize_t)sizeof *head)
         _exit(3);
+}
+
+/* Publishes the checkpoint with a cosignature, as after a round of witnesses. */
+static void cosign(fp__ledger_writer *w, const fp__ledger_head *head)
+{
+    fp__checkpoint checkpoint = {.size = head->size};
+    fp__buf text = {0}, line = {0};
+    snprintf(checkpoint.origin, sizeof checkpoint.origin, "%s", ORIGIN);
+    memcpy(checkpoint.root, head->root, 32);
+    if (fp__checkpoint_format(&checkpoint, &text) != FP_OK ||
+        fp__note_cosign(text.data, text.size, "witness.example", other_key, 1, &line) != FP_OK ||
+        fp__ledger_writer_cosign(w, head, line.data, line.size) != FP_OK)
+        _exit(3);
+    fp__buf_free(&text);
+    fp__buf_free(&line);
 }
 
 static void crash_child(void)
@@ -141,6 +171,8 @@ static void crash_child(void)
         acknowledge(&head);
         if (i == sync_after && fp__ledger_writer_sync(w) != FP_OK)
             _exit(3);
+        if (i == cosign_after)
+            cosign(w, &head);
     }
     fp__ledger_writer_close(w);
     _exit(0);
@@ -259,6 +291,7 @@ static void test_random_crashes(void **state)
             batches[j] =
                 rand_r(&seed) % 4 == 0 ? 1 + (size_t)rand_r(&seed) % 300 : 1 + (size_t)rand_r(&seed) % 30;
         sync_after = (size_t)rand_r(&seed) % (2 * COUNT(batches));
+        cosign_after = rand_r(&seed) % 2 == 0 ? sync_after : (size_t)rand_r(&seed) % (2 * COUNT(batches));
         crash_step = 1 + (unsigned)rand_r(&seed) % (unsigned)(20 + 22 * batch_count);
         power_failure = i % 2 != 0;
         loss = i / 2 % 3;

@@ -195,16 +195,11 @@ static void bench_decode(void)
                 time_decode(&l, tokens[t], "");
             if (s == 0 || s == 2 || s == 3) {
                 char label[64];
-                for (uint32_t warps = 8; warps <= 16; warps += 4)
-                    for (uint32_t kib = 48; kib <= 192; kib += 48) {
-                        fp__cuda_tune = (fp__cuda_tuning){.decode_warps = warps, .decode_stage_bytes = kib * 1024};
-                        snprintf(label, sizeof label, "%u warps, %u KiB", warps, kib);
-                        time_decode(&l, 1, label);
-                        if (kib == 96)
-                            time_decode(&l, 8, label);
-                        if (kib == 96)
-                            time_decode(&l, 32, label);
-                    }
+                for (uint32_t kib = 48; kib <= 144; kib += 32) {
+                    fp__cuda_tune = (fp__cuda_tuning){.decode_stage_bytes = kib * 1024};
+                    snprintf(label, sizeof label, "ring of %u KiB", kib);
+                    time_decode(&l, 1, label);
+                }
                 fp__cuda_tune = (fp__cuda_tuning){.no_overlap = 1};
                 time_decode(&l, 1, "no overlap");
                 fp__cuda_tune = (fp__cuda_tuning){0};
@@ -233,15 +228,11 @@ static void bench_prefill(void)
                 if (k >= 2 && t != 2 && t != 3)
                     continue;
                 linear_inputs(&l, tokens[t]);
-                for (uint32_t shape = t == 2 ? 1 : 0; shape <= (t == 2 ? 2 : 0); shape++) {
-                    fp__cuda_tune.prefill_shape = shape;
-                    double us = time_graph(do_linear, &l, 3, 5);
-                    entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, \"shape\": %u, "
-                          "\"us\": %.1f, \"TOPS\": %.1f",
-                          fp__wtype_name(l.type), l.cols, l.w.rows, tokens[t], shape, us,
-                          2.0 * (double)l.cols * l.w.rows * tokens[t] / us * 1e-6);
-                }
-                fp__cuda_tune.prefill_shape = 0;
+                double us = time_graph(do_linear, &l, 3, 5);
+                entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, \"us\": %.1f, "
+                      "\"TOPS\": %.1f",
+                      fp__wtype_name(l.type), l.cols, l.w.rows, tokens[t], us,
+                      2.0 * (double)l.cols * l.w.rows * tokens[t] / us * 1e-6);
                 linear_inputs_free(&l);
             }
             linear_free(&l);
@@ -320,17 +311,15 @@ static void bench_stack(void)
         s.state = device_alloc(T * 16);
         CUDA(cudaMemset(s.state, 0, T * 16));
         for (int i = 0; i < 6; i++)
-            for (uint32_t way = 0; way < (i == 0 ? 7u : 1u); way++) {
+            for (uint32_t way = 0; way < (i == 0 ? 5u : 1u); way++) {
                 static const struct {
                     fp__cuda_tuning tune;
                     const char *name;
                 } ways[] = {{{0}, ""},
                             {{.no_overlap = 1}, "no overlap"},
-                            {{.no_fusion = 1}, "norm and quantiser apart"},
                             {{.decode_warps = 8}, "8 warps"},
-                            {{.decode_warps = 16}, "16 warps"},
-                            {{.decode_warps = 8, .decode_stage_bytes = 150 * 1024}, "8 warps, 150 KiB"},
-                            {{.decode_warps = 16, .decode_stage_bytes = 150 * 1024}, "16 warps, 150 KiB"}};
+                            {{.decode_warps = 12}, "12 warps"},
+                            {{.decode_stage_bytes = 144 * 1024}, "ring of 144 KiB"}};
                 s.tokens = tokens[i];
                 fp__cuda_tune = ways[way].tune;
                 double us = time_graph(do_stack, &s, 1, 15);

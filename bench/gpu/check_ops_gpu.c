@@ -303,13 +303,10 @@ static void check_product(int type, size_t rows, size_t cols, size_t tokens, int
     acts a = acts_make(tokens, cols, paint);
     matrix_upload(&m);
     void (*check)(matrix *, const acts *, const char *) = gated ? check_gated : check_plain;
-    check(&m, &a, tokens <= 32 ? "decode" : "prefill");
+    check(&m, &a, "decode or prefill");
     fp__cuda_tune.always_prefill = 1;
-    for (uint32_t shape = 1; shape <= 2; shape++) {
-        fp__cuda_tune.prefill_shape = shape;
-        check(&m, &a, shape == 1 ? "prefill 128×128" : "prefill 128×64");
-    }
-    fp__cuda_tune.always_prefill = fp__cuda_tune.prefill_shape = 0;
+    check(&m, &a, "prefill");
+    fp__cuda_tune.always_prefill = 0;
     matrix_free(&m);
     acts_free(&a);
 }
@@ -407,8 +404,7 @@ static void check_norm(size_t tokens, size_t width)
     free(x), free(w), free(y), free(want), free(got), free(blocks), free(bad), free(errors), free(rows), free(error_got);
 }
 
-/* Norm, quantiser and product in one call; the fused kernel (up to 4 tokens) and the separate ones. A token with a bad
- * number gets the definition's zeros and its code. */
+/* Norm, quantiser and product in one call. A token with a bad number gets the definition's zeros and its code. */
 static void check_from(int type, size_t rows, size_t cols, size_t tokens, int norm, int bad_numbers)
 {
     matrix m = matrix_make(type, rows, cols, 0, BLOCKS_RANDOM);

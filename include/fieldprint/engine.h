@@ -200,7 +200,8 @@ FP_API fp_status fp_session_receipt(fp_session *session, fp_workspace *workspace
 /* Makes an anchor of the last answer: stores its text as a document and an unsigned statement for it, a
  * candidate like any other (sign, register, promote). It inherits: type = the answer's label (fp_label),
  * readers = those of all it attended to and, of a session with a tenant, that tenant only; lineage = the
- * session's anchors, and the receipt if one was made (of neither: the answer's own digest). FP_DENIED when nobody could read it. */
+ * session's anchors, and the receipt if one was made (of neither: the answer's own digest). FP_DENIED when
+ * nobody could read it. */
 FP_API fp_status fp_session_remember(fp_session *session, fp_workspace *workspace, const char *name,
                                      const char *version, uint8_t id[32]) FP_WARN_UNUSED;
 

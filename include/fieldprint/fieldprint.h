@@ -5,6 +5,7 @@
 #include "fieldprint/audit.h"
 #include "fieldprint/engine.h"
 #include "fieldprint/key.h"
+#include "fieldprint/ledger.h"
 #include "fieldprint/model.h"
 #include "fieldprint/status.h"
 #include "fieldprint/system.h"

@@ -4,6 +4,8 @@
  *   policy.json     the policy that was proposed last (the one in force comes from the ledger)
  *   keys/           HOLDER/PURPOSE.pem private keys, mode 0600
  *   ledger/         the log, in C2SP tlog-tiles; may be served as static files
+ *   ledger.url      in place of ledger/: the URL of a log that is written elsewhere, for reading only
+ *   witness.policy  the witnesses that every append is shown to (c2sp.org/tlog-policy); may be absent
  *   ledger.state    the checkpoint this workspace has seen last: a reader never goes back
  *   registry.db     a cache of the replayed log; delete it and it comes back the same
  *   anchors/        ID.dsse.json statements      documents/   SHA256 documents
@@ -199,6 +201,8 @@ FP_API fp_status fp_override_use(fp_workspace *workspace, const void *data, size
 /* Name of this deployment, for overrides that name one. NULL: none. At most FP_DEPLOYMENT_MAX bytes. */
 FP_API fp_status fp_workspace_set_deployment(fp_workspace *workspace, const char *name) FP_WARN_UNUSED;
 
+/* SHA-256, which endorsements name. */
+FP_API void fp_content_digest(const void *text, size_t size, uint8_t out[32]);
 /* Label that an endorsement in force gives to a text; FP_NOT_FOUND when there is none. */
 FP_API fp_status fp_content_label(fp_workspace *workspace, const void *text, size_t size,
                                   fp_label *out) FP_WARN_UNUSED;

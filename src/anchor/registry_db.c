@@ -93,7 +93,8 @@ static fp_status open_once(fp__registry *registry)
         return fail_db(registry, code);
     sqlite3_busy_timeout(registry->db, BUSY_MS);
     FP_TRY(check_version(registry));
-    FP_TRY(run_text(registry, "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -131072;"));
+    FP_TRY(run_text(registry,
+                    "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -131072;"));
     FP_TRY(run_text(registry, "BEGIN IMMEDIATE"));
     fp_status status = run_text(registry, create_tables);
     if (status == FP_OK) {

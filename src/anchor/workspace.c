@@ -104,8 +104,9 @@ fp_status fp_ledger_fsck(const char *path, const char *trust_path, fp_ledger_rep
     w->trust_path = (char *)(uintptr_t)(trust_path != NULL ? trust_path : (const char *)trust.data);
     if (status == FP_OK)
         status = load_trust(w);
+    bool remote = false;
     if (status == FP_OK)
-        status = fp__workspace_join(&dir, path, "ledger", NULL);
+        status = fp__workspace_log_place(path, &dir, &remote);
     if (status == FP_OK)
         status = fp__ledger_fsck((const char *)dir.data, w->trust.origin, w->note_keys,
                                  w->trust.witnesses.count + 1, &found);
@@ -141,7 +142,8 @@ static fp_status open_registry(fp_workspace *w)
 static fp_status open_reader(fp_workspace *w)
 {
     fp__buf dir = {0}, state = {0};
-    fp_status status = fp__workspace_path(w, "ledger", NULL, &dir);
+    bool remote = false;
+    fp_status status = fp__workspace_log_place(w->path, &dir, &remote);
     if (status == FP_OK)
         status = fp__workspace_path(w, "ledger.state", NULL, &state);
     if (status == FP_OK) {

@@ -80,6 +80,11 @@ fp_status fp_event_override(fp_workspace *w, const fp_override *o, fp_event_rece
     return status;
 }
 
+void fp_content_digest(const void *text, size_t size, uint8_t out[32])
+{
+    fp__sha256(text, size, out);
+}
+
 fp_status fp_content_label(fp_workspace *w, const void *text, size_t size, fp_label *out)
 {
     uint8_t digest[32];

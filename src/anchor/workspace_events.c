@@ -121,6 +121,7 @@ static fp_status sign_event(const fp_workspace *w, const fp__event *event, fp__d
 struct writing {
     fp_key *log_key;
     fp__ledger_writer *writer;
+    fp__ledger_head head; /* when it was opened */
 };
 
 static fp_status pending_path(const fp_workspace *w, const uint8_t id[32], fp__buf *path)
@@ -203,11 +204,16 @@ static fp_status append_spool(fp_workspace *w, fp__ledger_writer *writer)
 static fp_status open_writer(fp_workspace *w, struct writing *out)
 {
     fp__buf dir = {0};
+    bool remote = false;
     *out = (struct writing){0};
     if (w->audit)
         return fp__fail(FP_USAGE, "a workspace opened with a trust file of its own is for reading");
-    FP_TRY(fp_workspace_key(w, FP_PURPOSE_LOG, &out->log_key));
-    fp_status status = fp__workspace_path(w, "ledger", NULL, &dir);
+    fp_status status = fp__workspace_log_place(w->path, &dir, &remote);
+    if (status == FP_OK && remote)
+        status = fp__fail(FP_USAGE, "the log at %s is for reading; events are appended where it is written",
+                          (const char *)dir.data);
+    if (status == FP_OK)
+        status = fp_workspace_key(w, FP_PURPOSE_LOG, &out->log_key);
     for (int i = 0; status == FP_OK; i++) {
         status = fp__ledger_writer_open((const char *)dir.data, w->trust.origin,
                                         fp__key_ed25519(out->log_key), &out->writer);
@@ -218,15 +224,23 @@ static fp_status open_writer(fp_workspace *w, struct writing *out)
     }
     fp__buf_free(&dir);
     if (status == FP_OK)
+        fp__ledger_writer_head(out->writer, &out->head);
+    if (status == FP_OK)
         status = fp_workspace_sync(w); /* under the lock: nobody appends between judging and appending */
     if (status == FP_OK)
         status = append_spool(w, out->writer);
     return status;
 }
 
-static void close_writer(struct writing *writing)
+/* Close it also after a failure. */
+static void close_writer(fp_workspace *w, struct writing *writing)
 {
+    fp__ledger_head head = writing->head;
+    if (writing->writer != NULL)
+        fp__ledger_writer_head(writing->writer, &head);
     fp__ledger_writer_close(writing->writer);
+    if (head.size != writing->head.size)
+        fp__workspace_cosign(w, writing->log_key);
     fp_key_free(writing->log_key);
 }
 
@@ -292,7 +306,7 @@ fp_status fp__workspace_submit(fp_workspace *w, fp__event *event, fp_event_recei
     fp_status status = open_writer(w, &writing);
     if (status == FP_OK)
         status = submit_locked(w, writing.writer, event, &receipt);
-    close_writer(&writing);
+    close_writer(w, &writing);
     if (status == FP_OK)
         status = fp_workspace_sync(w);
     if (status == FP_OK && out != NULL)
@@ -307,7 +321,7 @@ fp_status fp__workspace_append(fp_workspace *w, const fp__dsse *dsse, fp_event_r
     fp_status status = open_writer(w, &writing);
     if (status == FP_OK)
         status = append_if_new(w, writing.writer, dsse, out);
-    close_writer(&writing);
+    close_writer(w, &writing);
     return status == FP_OK ? fp_workspace_sync(w) : status;
 }
 
@@ -334,7 +348,7 @@ fp_status fp_event_sign(fp_workspace *w, const void *envelope, size_t size, fp_e
             status = sign_event(w, &event, &dsse);
         if (status == FP_OK)
             status = judge_and_append(w, writing.writer, &dsse, &event, &receipt);
-        close_writer(&writing);
+        close_writer(w, &writing);
     }
     fp__event_free(&event);
     fp__dsse_free(&dsse);

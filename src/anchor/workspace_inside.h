@@ -21,6 +21,12 @@ struct fp_workspace {
     void *confirm_context;
 };
 
+/* Where the workspace's log is: the URL in its file ledger.url (remote, for reading only), or its folder. */
+fp_status fp__workspace_log_place(const char *path, fp__buf *place, bool *remote) FP_WARN_UNUSED;
+/* Shows a log that has grown to the witnesses of the workspace's witness.policy, if there is one. Not under
+ * the log's lock: witnesses may be slow. What fails is a warning. */
+void fp__workspace_cosign(fp_workspace *w, const fp_key *log_key);
+
 /* dir/folder or, when name is not NULL, dir/folder/name; buf is emptied first. */
 fp_status fp__workspace_join(fp__buf *buf, const char *dir, const char *folder,
                              const char *name) FP_WARN_UNUSED;

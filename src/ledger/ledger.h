@@ -74,6 +74,7 @@ void fp__ledger_reader_head(const fp__ledger_reader *reader, fp__ledger_head *ou
 /* The signed checkpoint, verbatim, valid until the next refresh; verdicts [key_count] of its signatures. */
 const fp__buf *fp__ledger_reader_note(const fp__ledger_reader *reader);
 const fp__note_verdict *fp__ledger_reader_verdicts(const fp__ledger_reader *reader);
+const fp__note_key *fp__ledger_reader_key(const fp__ledger_reader *reader); /* the log's */
 /* Entry `index`, appended to out. FP_USAGE if index ≥ size; FP_MISMATCH, FP_FORMAT, FP_NOT_FOUND name the
  * file. */
 fp_status fp__ledger_reader_entry(fp__ledger_reader *reader, uint64_t index, fp__buf *out) FP_WARN_UNUSED;

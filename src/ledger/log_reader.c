@@ -326,6 +326,11 @@ const fp__buf *fp__ledger_reader_note(const fp__ledger_reader *r)
     return &r->note;
 }
 
+const fp__note_key *fp__ledger_reader_key(const fp__ledger_reader *r)
+{
+    return &r->keys[0];
+}
+
 const fp__note_verdict *fp__ledger_reader_verdicts(const fp__ledger_reader *r)
 {
     return r->verdicts;

@@ -113,8 +113,12 @@ static fp_status put_file(fp__ledger_writer *w, const char *path, const void *da
     fp_status status = fp__ledger_write_all(fd, data, size, -1, path);
     if (status == FP_OK && old_size > size && ftruncate(fd, (off_t)size) != 0)
         status = io_fail("write", path);
-    if (status == FP_OK && how == PUT_DURABLE && fsync(fd) != 0)
-        status = io_fail("make durable", path);
+    if (status == FP_OK && how == PUT_DURABLE) {
+        fp__ledger_step("fsync bytes", path, 0);
+        if (fsync(fd) != 0)
+            status = io_fail("make durable", path);
+        fp__ledger_step("fsync bytes", path, 1);
+    }
     if (close(fd) != 0 && status == FP_OK)
         status = io_fail("write", path);
     int result = -1;

@@ -113,6 +113,7 @@ static fp_status request(fp__remote *remote, const char *path, const void *poste
         headers = curl_slist_append(NULL, "Content-Type: text/plain; charset=utf-8");
         if (headers != NULL)
             headers = curl_slist_append(headers, "Expect:") != NULL ? headers : NULL;
+        curl_easy_setopt(curl, CURLOPT_TIMEOUT, (long)FP__REMOTE_POST_SECONDS);
         curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)posted_size);
         curl_easy_setopt(curl, CURLOPT_POSTFIELDS, (const char *)posted);
     } else {

@@ -9,6 +9,7 @@
 
 #define FP__REMOTE_CONNECT_SECONDS 10
 #define FP__REMOTE_TIMEOUT_SECONDS 60
+#define FP__REMOTE_POST_SECONDS 15 /* somebody waits for it */
 #define FP__REMOTE_URL_MAX 2000
 
 typedef struct fp__remote fp__remote;

@@ -36,13 +36,12 @@ cudaError_t fp__cuda_ops_init(int device);
 /* §4. y[t·y_stride + r] = W·x (+ bias[r]) (+ residual[t·y_stride + r]), t < tokens, r < w->rows, in that order of
  * additions; bias and residual may be NULL, residual may be y. With a gated matrix instead
  * y[t·y_stride + r] = silu(gate row r)·(up row r), r < w->rows / 2; bias and residual must be NULL.
- * act: fp__device_act_bytes(tokens, cols). Any number of tokens: up to 32 by the decode kernel, which reads the weights
- * once at memory speed, more by the prefill kernel. */
+ * act: fp__device_act_bytes(tokens, cols). Any number of tokens: few by the decode kernel, which reads the weights at
+ * memory speed once for every 32 of them, more by the prefill kernel; the bits do not tell which. */
 cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                             const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
-/* The same from floats: x is normed (if norm is not NULL) and quantised on the way. Up to 4 tokens that is part of the
- * linear kernel; more go through `act` as by the two functions below, with the same bits. The way to decode. */
+/* The same from floats: norm (if it is not NULL), quantiser and product; the two functions below, then the one above. */
 typedef struct fp__cuda_input {
     const float *x;       // [T][stride], the first `width` of each row; with a norm stride = width
     size_t stride;        /* a multiple of 4 */
@@ -57,7 +56,7 @@ cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight
                                  const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
 /* §2 and §3. act ← quantise(rmsnorm(x[T][C], w[C], eps)). rows: NULL, or [T] row of x for each token (the rows whose
- * logits are wanted); errors are noted at that row. `code` notes the norm, code + 1 the quantiser. C ≤ 32,768. */
+ * logits are wanted); errors are noted at that row. `code` notes the norm, code + 1 the quantiser. C ≤ 16,384. */
 cudaError_t fp__cuda_norm_quantise(const float *x, const uint32_t *rows, const float *w, float eps, uint32_t tokens,
                                    uint32_t width, uint8_t *act, uint32_t *error, uint32_t code, cudaStream_t stream);
 /* §3. act ← quantise(x[t·stride + i]); with `up` (same shape) of silu(x)·up; stride: a multiple of 4,, for gate and up matrices of different
@@ -103,8 +102,8 @@ cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, const uint8_t 
 
 /* What a benchmark varies; 0: the built-in choice. Not thread-safe. */
 typedef struct fp__cuda_tuning {
-    uint32_t decode_warps, decode_stage_bytes, decode_ctas, no_overlap, no_fusion;
-    uint32_t prefill_shape, always_prefill; /* 1: 128 × 128 outputs per block, 2: 128 × 64 */
+    uint32_t decode_warps, decode_stage_bytes, decode_ctas, no_overlap;
+    uint32_t always_prefill;
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;
 #ifdef __cplusplus

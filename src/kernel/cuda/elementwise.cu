@@ -32,11 +32,14 @@ __global__ void __launch_bounds__(512) norm_quantise_kernel(const float *x, cons
                                                             float eps, uint32_t width, uint32_t segments, uint8_t *act,
                                                             uint32_t *error, uint32_t code)
 {
-    extern __shared__ float row[]; // [width], a multiple of 32
+    extern __shared__ float row[]; // [width], a multiple of 32; then the norm's weights, which need not be waited for
     __shared__ float scale;
     __shared__ int good;
     uint32_t token = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     launch_next();
+    float *weights = row + width;
+    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x)
+        *(float4 *)(weights + i) = *(const float4 *)(w + i);
     wait_previous();
     uint32_t from = rows ? rows[token] : token;
     const float *in = x + (size_t)from * width;
@@ -61,7 +64,7 @@ __global__ void __launch_bounds__(512) norm_quantise_kernel(const float *x, cons
     for (uint32_t i = 4 * threadIdx.x; i < segments * 256; i += 4 * blockDim.x) {
         float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (i < width && good) {
-            float4 f = *(const float4 *)(w + i);
+            float4 f = *(const float4 *)(weights + i);
             v = *(const float4 *)(row + i);
             v.x = __fmul_rn(__fmul_rn(v.x, scale), f.x), v.y = __fmul_rn(__fmul_rn(v.y, scale), f.y);
             v.z = __fmul_rn(__fmul_rn(v.z, scale), f.z), v.w = __fmul_rn(__fmul_rn(v.w, scale), f.w);
@@ -250,7 +253,10 @@ extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *
         return cudaSuccess;
     if (w->gated && (bias || residual))
         return cudaErrorInvalidValue;
-    if (tokens <= 32 && !fp__cuda_tune.always_prefill)
+    /* where the prefill kernel's blocks would not fill the device, passes of the decode kernel are faster */
+    uint32_t blocks = (tokens + 63) / 64 * ((w->tiles + 7) / 8);
+    bool few = tokens <= 64 || (tokens <= 128 && blocks < (uint32_t)sizes().multiprocessors);
+    if (few && !fp__cuda_tune.always_prefill)
         return linear_decode(w, act, tokens, bias, residual, y, y_stride, stream);
     return linear_prefill(w, act, tokens, bias, residual, y, y_stride, stream);
 }
@@ -259,16 +265,8 @@ extern "C" cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__
                                             const float *bias, const float *residual, float *y, size_t y_stride,
                                             cudaStream_t stream)
 {
-    bool done = false;
-    if ((w->gated && (bias || residual)) || in->width % 32 != 0 || (in->width + 255) / 256 != w->segments ||
-        in->stride % 4 != 0)
+    if (in->width == 0 || (in->width + 255) / 256 != w->segments)
         return cudaErrorInvalidValue;
-    if (tokens == 0)
-        return cudaSuccess;
-    if (tokens <= 4 && !fp__cuda_tune.always_prefill && !fp__cuda_tune.no_fusion)
-        FP_CUDA_TRY(linear_decode_fused(in, w, tokens, bias, residual, y, y_stride, &done, stream));
-    if (done)
-        return cudaSuccess;
     if (in->norm && in->stride != in->width)
         return cudaErrorInvalidValue;
     if (in->norm)
@@ -283,11 +281,11 @@ extern "C" cudaError_t fp__cuda_norm_quantise(const float *x, const uint32_t *ro
                                               uint32_t tokens, uint32_t width, uint8_t *act, uint32_t *error,
                                               uint32_t code, cudaStream_t stream)
 {
-    if (width == 0 || width % 32 != 0 || width > 32768)
+    if (width == 0 || width % 32 != 0 || width > 16384)
         return cudaErrorInvalidValue;
     if (tokens == 0)
         return cudaSuccess;
-    return launch(norm_quantise_kernel, dim3(tokens), dim3(512), (size_t)width * 4, stream, x, rows, w, eps, width,
+    return launch(norm_quantise_kernel, dim3(tokens), dim3(512), (size_t)width * 8, stream, x, rows, w, eps, width,
                   (width + 255) / 256, act, error, code);
 }
 

@@ -15,8 +15,6 @@ cudaError_t linear_decode_init();
 cudaError_t linear_prefill_init();
 cudaError_t linear_decode(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                           const float *residual, float *y, size_t y_stride, cudaStream_t stream);
-cudaError_t linear_decode_fused(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens, const float *bias,
-                                const float *residual, float *y, size_t y_stride, bool *done, cudaStream_t stream);
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 

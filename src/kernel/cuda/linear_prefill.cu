@@ -2,7 +2,7 @@
  * binary32 operations per output (integer to float, the product of the scales, fma); those bound the speed, not the
  * matrix unit.
  *
- * A block of WM × WN warps computes 32·WM rows × 32·WN tokens. Per segment a stage of shared memory receives the
+ * A block of WM × WN warps computes 32·WM rows × 32·WN tokens (128 × 64; two blocks a multiprocessor). Per segment a stage of shared memory receives the
  * row tiles' units (still packed: a warp unpacks its fragments in registers) and the tokens' activation tiles, all of
  * them contiguous copies. A stage is refilled one segment later than it was used, when all warps are likely past it. */
 #include "kernel/cuda/canon.cuh"
@@ -23,8 +23,7 @@ template <int TYPE, int WM, int WN> struct prefill_shape {
     static constexpr int ROW_TILES = 2 * WM, TOKEN_TILES = 4 * WN, THREADS = 32 * WM * WN;
     static constexpr int A_BYTES = ROW_TILES * wtile<TYPE>::BYTES, B_BYTES = TOKEN_TILES * FP__DEVICE_ACT_BYTES;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
-    static constexpr int LIMIT = (WM * WN == 16 ? 226 : 112) * 1024;
-    static constexpr int STAGES = LIMIT / STAGE_BYTES > 4 ? 4 : LIMIT / STAGE_BYTES;
+    static constexpr int STAGES = 112 * 1024 / STAGE_BYTES > 4 ? 4 : 112 * 1024 / STAGE_BYTES; /* two blocks fit */
     static_assert(STAGES >= 2, "no room for two stages");
 };
 
@@ -199,16 +198,6 @@ template <int TYPE, int WM, int WN> static cudaError_t run_prefill(const prefill
     return launch(prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS), (size_t)S::STAGES * S::STAGE_BYTES, stream, a);
 }
 
-template <int TYPE> static cudaError_t run_prefill_type(const prefill_args &a, cudaStream_t stream)
-{
-    uint32_t large = (a.tokens + 127) / 128 * ((a.tiles + 7) / 8);
-    bool fits = sizes().shared_bytes >= 226 * 1024;
-    if (fits && fp__cuda_tune.prefill_shape != 2 &&
-        (large >= (uint32_t)sizes().multiprocessors || fp__cuda_tune.prefill_shape == 1))
-        return run_prefill<TYPE, 4, 4>(a, stream);
-    return run_prefill<TYPE, 4, 2>(a, stream);
-}
-
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream)
 {
@@ -217,7 +206,7 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
     switch (w->type) {
 #define CASE(type)                                                                                           \
     case type:                                                                                               \
-        return run_prefill_type<type>(a, stream);
+        return run_prefill<type, 4, 2>(a, stream);
         FP_EACH_TYPE(CASE)
 #undef CASE
     default:
@@ -228,9 +217,6 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
 cudaError_t linear_prefill_init()
 {
 #define RAISE(type)                                                                                          \
-    if (sizes().shared_bytes >= 226 * 1024)                                                                  \
-        FP_CUDA_TRY(cudaFuncSetAttribute(prefill_kernel<type, 4, 4>, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                         prefill_shape<type, 4, 4>::STAGES * prefill_shape<type, 4, 4>::STAGE_BYTES)); \
     FP_CUDA_TRY(cudaFuncSetAttribute(prefill_kernel<type, 4, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize, \
                                      prefill_shape<type, 4, 2>::STAGES * prefill_shape<type, 4, 2>::STAGE_BYTES));
     FP_EACH_TYPE(RAISE)
