@@ -3,6 +3,10 @@
 #define FP_CORE_ERROR_H
 #include "fieldprint/status.h"
 
+#ifdef __cplusplus /* CUDA sources */
+extern "C" {
+#endif
+
 /* Sets the detail (at most 1,023 bytes kept) and returns status. Never call with FP_OK. */
 fp_status fp__fail(fp_status status, const char *format, ...) FP_PRINTF(2, 3);
 /* Puts "prefix: " in front of the current detail and returns status; for adding context while unwinding. */
@@ -32,5 +36,10 @@ static inline fp_status fp__not_ok(fp_status status)
         if (!(cond))                                                                                         \
             fp__check_failed(__FILE__, __LINE__, #cond);                                                     \
     } while (0)
+#ifdef __cplusplus
+[[noreturn]] void fp__check_failed(const char *file, int line, const char *condition);
+}
+#else
 _Noreturn void fp__check_failed(const char *file, int line, const char *condition);
+#endif
 #endif

@@ -1,0 +1,205 @@
+/* Queries to integer planes, keys and values into their slab (arithmetic §6). One warp per vector of d; element
+ * lane + 32·e is at [e], so the Walsh–Hadamard stages below 32 go across lanes, the rest across registers. */
+#include "core/error.h"
+#include "fieldprint/cuda_attention.h"
+#include "kernel/cuda/canon.cuh"
+
+#include <math.h>
+
+namespace {
+
+constexpr int WARPS_PER_CTA = 4;
+
+template <int E> __device__ __forceinline__ void load_vector(const float *from, uint32_t lane, float (&x)[E])
+{
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        x[e] = from[lane + 32 * e];
+}
+
+/* x ← WHT(σ·x) */
+template <int E> __device__ __forceinline__ void rotate(float (&x)[E], uint32_t lane)
+{
+    constexpr int H = (32 * E) & -(32 * E);
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        uint32_t j = lane + 32 * e;
+        x[e] = __popc(j & (j >> 1)) & 1 ? -x[e] : x[e];
+    }
+#pragma unroll
+    for (int s = 1; s < 32; s *= 2)
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            float other = __shfl_xor_sync(~0u, x[e], s);
+            x[e] = lane & s ? __fsub_rn(other, x[e]) : __fadd_rn(x[e], other);
+        }
+#pragma unroll
+    for (int s = 1; s < H / 32; s *= 2)
+#pragma unroll
+        for (int e = 0; e < E; e++)
+            if (!(e & s)) {
+                float a = x[e], b = x[e + s];
+                x[e] = __fadd_rn(a, b);
+                x[e + s] = __fsub_rn(a, b);
+            }
+}
+
+template <int E> __device__ __forceinline__ uint32_t amax_bits(const float (&x)[E])
+{
+    uint32_t most = 0;
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        most = max(most, __float_as_uint(x[e]) & 0x7fffffffu);
+    return __reduce_max_sync(~0u, most);
+}
+
+template <int E>
+__global__ void prepare(const float *q, size_t vectors, uint32_t heads, float factor, int8_t *planes, float *scales,
+                        uint32_t *numeric)
+{
+    size_t i = (size_t)blockIdx.x * WARPS_PER_CTA + threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
+    if (i >= vectors)
+        return;
+    float x[E];
+    load_vector(q + i * 32 * E, lane, x);
+    rotate(x, lane);
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        x[e] = __fmul_rn(x[e], factor);
+    uint32_t amax = amax_bits(x);
+    bool zero = amax >= fp::AMAX_LIMIT || amax < fp::AMAX_FLOOR;
+    float scale = zero ? 0.0f : __fdiv_rn(__uint_as_float(amax), 32512.0f);
+    float inverse = zero ? 0.0f : __fdiv_rn(1.0f, scale);
+    if (amax >= fp::AMAX_LIMIT && lane == 0 && numeric)
+        atomicMin(numeric, (uint32_t)(i / heads));
+    if (lane == 0)
+        scales[i] = scale;
+    int8_t *hi = planes + i * 64 * E, *lo = hi + 32 * E;
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        int n = zero ? 0 : __float2int_rn(__fmul_rn(x[e], inverse));
+        int h = (n + 128) >> 8;
+        hi[lane + 32 * e] = (int8_t)h;
+        lo[lane + 32 * e] = (int8_t)(n - 256 * h);
+    }
+}
+
+/* x → int8 at out[j·stride], scale rounded up to bfloat16. */
+template <int E>
+__device__ __forceinline__ bool write_vector(const float (&x)[E], uint32_t lane, int8_t *out, uint32_t stride,
+                                             uint16_t *scale)
+{
+    uint32_t amax = amax_bits(x), bits = 0;
+    bool ok = amax < fp::AMAX_LIMIT;
+    if (ok && amax >= fp::AMAX_FLOOR)
+        bits = (__float_as_uint(__fdiv_rn(__uint_as_float(amax), 127.0f)) + 0xffffu) & 0xffff0000u;
+    float inverse = bits ? __fdiv_rn(1.0f, __uint_as_float(bits)) : 0.0f;
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        int n = bits ? __float2int_rn(__fmul_rn(x[e], inverse)) : 0;
+        out[(lane + 32 * e) * stride] = (int8_t)max(-127, min(127, n));
+    }
+    if (lane == 0)
+        *scale = (uint16_t)(bits >> 16);
+    return ok;
+}
+
+template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t vectors, uint32_t kv_heads)
+{
+    constexpr uint32_t D = 32 * E;
+    size_t i = (size_t)blockIdx.x * WARPS_PER_CTA + threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
+    if (i >= vectors)
+        return;
+    size_t token = i / kv_heads, head = i % kv_heads;
+    uint32_t slot = a.slot[token];
+    uint8_t *slab = a.kv + a.page[token] * a.group_bytes + a.layer_offset + head * (128 * D + 256);
+    float x[E];
+    load_vector(a.k + i * D, lane, x);
+    rotate(x, lane);
+    uint16_t *scales = reinterpret_cast<uint16_t *>(slab + 128 * D);
+    bool ok = write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + slot * D, 1, scales + slot);
+    load_vector(a.v + i * D, lane, x);
+    ok = write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + 64 * D + slot, 64, scales + 64 + slot) && ok;
+    if (!ok && lane == 0 && a.numeric)
+        atomicMin(a.numeric, (uint32_t)token);
+}
+
+fp_status launched(const char *what)
+{
+    cudaError_t e = cudaGetLastError();
+    return e == cudaSuccess ? FP_OK : fp__fail(FP_UNSUPPORTED, "starting %s: %s", what, cudaGetErrorString(e));
+}
+
+fp_status bad_size(uint32_t d)
+{
+    return fp__fail(FP_USAGE, "attention on the GPU knows heads of 64, 96, 128 and 256, not %u", d);
+}
+
+unsigned ctas(size_t vectors)
+{
+    return (unsigned)((vectors + WARPS_PER_CTA - 1) / WARPS_PER_CTA);
+}
+
+template <int E>
+void start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, float *scales, uint32_t *numeric,
+                   cudaStream_t s)
+{
+    constexpr int D = 32 * E, H = D & -D;
+    float factor = (float)(0x1.71547652b82fep+0 / sqrt((double)D) / (double)H);
+    prepare<E><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(q, n, heads, factor, planes, scales, numeric);
+}
+
+} // namespace
+
+fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, uint32_t d, int8_t *q_planes, float *q_scales,
+                                uint32_t *numeric, void *stream)
+{
+    size_t n = tokens * heads;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (n == 0)
+        return FP_OK;
+    switch (d) {
+    case 64:
+        start_prepare<2>(q, n, heads, q_planes, q_scales, numeric, s);
+        break;
+    case 96:
+        start_prepare<3>(q, n, heads, q_planes, q_scales, numeric, s);
+        break;
+    case 128:
+        start_prepare<4>(q, n, heads, q_planes, q_scales, numeric, s);
+        break;
+    case 256:
+        start_prepare<8>(q, n, heads, q_planes, q_scales, numeric, s);
+        break;
+    default:
+        return bad_size(d);
+    }
+    return launched("the preparation of queries");
+}
+
+fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads, uint32_t d, void *stream)
+{
+    size_t n = tokens * kv_heads;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (n == 0)
+        return FP_OK;
+    switch (d) {
+    case 64:
+        kv_write<2><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(*args, n, kv_heads);
+        break;
+    case 96:
+        kv_write<3><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(*args, n, kv_heads);
+        break;
+    case 128:
+        kv_write<4><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(*args, n, kv_heads);
+        break;
+    case 256:
+        kv_write<8><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(*args, n, kv_heads);
+        break;
+    default:
+        return bad_size(d);
+    }
+    return launched("the write of keys and values");
+}

@@ -1,0 +1,695 @@
+/* The attention kernel: one persistent grid, three parts. Every CTA has 8 warps.
+ *
+ *  1. team items: up to 128 rows (prefill tiles, stacked queries of a shared anchor). The CTA's warps share a ring of
+ *     half slabs; warp w holds rows 16w..16w+15; span states in registers, chunk and segment states in shared memory.
+ *  2. single-warp items: up to 8 rows (decode). Each warp has its own ring and needs no one.
+ *  3. merges: states of split work → outputs, as they become complete.
+ *
+ * A ring stage holds half a slab: K with both scale arrays, or V. Work is taken from a counter; results are placed
+ * by index, so who did what changes no bit. Waiting (part 3) starts only when all items are taken, by warps that
+ * are running: it ends. */
+#ifndef FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
+#define FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
+#include "kernel/cuda/attention_merge.cuh"
+
+namespace fp {
+namespace attn {
+
+#ifdef FP_PROFILE
+static __device__ __forceinline__ unsigned long long now()
+{
+    unsigned long long t;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+    return t;
+}
+#define PROFILE(i) if (threadIdx.x % 32 == 0) fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][i] = now();
+#define PROFILE_FIRST(i) if (threadIdx.x % 32 == 0 && (i) == 6) { auto &x = fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][6]; if (!x) x = now(); fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][7]++; }
+#define PROFILE_RESET if (threadIdx.x % 32 == 0) for (int k = 1; k < 8; k++) fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][k] = 0;
+#else
+#define PROFILE_RESET
+#define PROFILE(i)
+#define PROFILE_FIRST(i)
+#endif
+
+struct Ring {
+    uint32_t data, full, empty; /* shared addresses; empty 0: a warp of its own */
+    uint32_t stages, bytes;
+    uint32_t slot, parity;           /* consumer */
+    uint32_t fill_slot, fill_parity; /* producer */
+    uint32_t filled, freed;          /* stages */
+
+    __device__ __forceinline__ uint32_t stage() const
+    {
+        return data + slot * bytes;
+    }
+    __device__ __forceinline__ void wait() const
+    {
+        barrier_wait(full + 8 * slot, parity);
+    }
+    __device__ __forceinline__ void release(uint32_t lane)
+    {
+        __syncwarp();
+        if (empty && lane == 0)
+            barrier_arrive(empty + 8 * slot);
+        freed++;
+        if (++slot == stages)
+            slot = 0, parity ^= 1;
+    }
+};
+
+/* The producer's place in the work: an item (word by lane), a run of pages, a page, a half. */
+struct Feed {
+    uint32_t words, table, window;
+    uint32_t pages, page, half, runs; /* runs: still to come after this one */
+    uint32_t kv_head;
+    const uint8_t *slab;
+    bool open;
+};
+
+static __device__ __forceinline__ uint32_t word(uint32_t words, int i)
+{
+    return __shfl_sync(~0u, words, i);
+}
+
+/* Runs of a whole item: anchor (if any), then context (if any). */
+static __device__ __forceinline__ void feed_run(Feed &f, const Header &h, uint32_t at, uint32_t pages)
+{
+    f.table = h.pages_at + at;
+    f.pages = pages;
+    f.page = 0;
+}
+
+static __device__ __forceinline__ void feed_open(Feed &f, const Header &h, uint32_t words, uint32_t kv_head)
+{
+    f.words = words;
+    f.kv_head = kv_head;
+    f.half = 0;
+    f.open = true;
+    f.runs = 0;
+    feed_run(f, h, word(words, TABLE), word(words, PAGES));
+    if (word(words, FLAGS) & WHOLE) {
+        uint32_t anchor_pages = word(words, ANCHOR_PAGES);
+        if (anchor_pages && f.pages)
+            f.runs = 1;
+        if (anchor_pages)
+            feed_run(f, h, word(words, ANCHOR_TABLE), anchor_pages);
+    }
+}
+
+template <int D> static __device__ __forceinline__ void feed_stage(Feed &f, Ring &ring, const Params &p, const Header &h,
+                                                                   uint32_t lane)
+{
+    if (f.half == 0) {
+        uint32_t page;
+        if (word(f.words, FLAGS) & INLINED) {
+            page = word(f.words, INLINE + (int)f.page);
+        } else {
+            if (f.page % 32 == 0)
+                f.window = f.page + lane < f.pages ? __ldg(p.plan + f.table + f.page + lane) : 0;
+            page = word(f.window, (int)(f.page % 32));
+        }
+        f.slab = p.kv + page * p.group_bytes + p.layer_offset + f.kv_head * (size_t)(128 * D + 256);
+    }
+    if (ring.empty && ring.filled >= ring.stages)
+        barrier_wait(ring.empty + 8 * ring.fill_slot, ring.fill_parity ^ 1);
+    uint32_t to = ring.data + ring.fill_slot * ring.bytes;
+    if (f.half == 0)
+        fill_stage(ring.full + 8 * ring.fill_slot, to, f.slab, 64 * D, f.slab + 128 * D, 256, lane);
+    else
+        fill_stage(ring.full + 8 * ring.fill_slot, to, f.slab + 64 * D, 64 * D, nullptr, 0, lane);
+    ring.filled++;
+    if (++ring.fill_slot == ring.stages)
+        ring.fill_slot = 0, ring.fill_parity ^= 1;
+    f.half ^= 1;
+    if (f.half == 0 && ++f.page == f.pages) {
+        if (f.runs) {
+            f.runs = 0;
+            feed_run(f, h, word(f.words, TABLE), word(f.words, PAGES));
+        } else {
+            f.open = false;
+        }
+    }
+}
+
+template <int D, int NT> struct SpanView { /* State with Level's accessors */
+    const State<D, NT> &s;
+    __device__ __forceinline__ float m(int t) const
+    {
+        return s.m[t];
+    }
+    __device__ __forceinline__ float l(int t) const
+    {
+        return s.l[t];
+    }
+    __device__ __forceinline__ void get(int t, int i, float (&x)[4]) const
+    {
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            x[k] = s.o[t][4 * i + k];
+    }
+};
+
+/* State of the chunk or segment that spans are merged into: registers, or shared memory [float4][lane]. */
+template <int D, int NT, bool SHARED> struct Level;
+
+template <int D, int NT> struct Level<D, NT, false> {
+    State<D, NT> s;
+    __device__ __forceinline__ void clear()
+    {
+        s.clear();
+    }
+    __device__ __forceinline__ float m(int t) const
+    {
+        return s.m[t];
+    }
+    __device__ __forceinline__ float l(int t) const
+    {
+        return s.l[t];
+    }
+    __device__ __forceinline__ void get(int t, int i, float (&o)[4]) const
+    {
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            o[k] = s.o[t][4 * i + k];
+    }
+    __device__ __forceinline__ void merge(const State<D, NT> &from)
+    {
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            if (from.m[t] == FP_NEG_INF)
+                continue;
+            float m = s.m[t] > from.m[t] ? s.m[t] : from.m[t];
+            float a = exp2c(__fsub_rn(s.m[t], m)), b = exp2c(__fsub_rn(from.m[t], m));
+            s.m[t] = m;
+            s.l[t] = __fmaf_rn(s.l[t], a, __fmul_rn(from.l[t], b));
+#pragma unroll
+            for (int i = 0; i < D / 4; i++)
+                s.o[t][i] = __fmaf_rn(s.o[t][i], a, __fmul_rn(from.o[t][i], b));
+        }
+    }
+};
+
+template <int D, int NT> struct Level<D, NT, true> {
+    float m_[NT], l_[NT];
+    float4 *o; /* [NT·D/16][32], at this lane */
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int t = 0; t < NT; t++)
+            m_[t] = FP_NEG_INF, l_[t] = 0.0f;
+    }
+    __device__ __forceinline__ float m(int t) const
+    {
+        return m_[t];
+    }
+    __device__ __forceinline__ float l(int t) const
+    {
+        return l_[t];
+    }
+    /* A state that nothing was merged into has no o in memory: it is zero. */
+    __device__ __forceinline__ void get(int t, int i, float (&out)[4]) const
+    {
+        float4 v = m_[t] == FP_NEG_INF ? make_float4(0, 0, 0, 0) : o[(t * (D / 16) + i) * 32];
+        out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+    }
+    template <typename From> __device__ __forceinline__ void merge_from(const From &from)
+    {
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            float fm = from.m(t);
+            if (fm == FP_NEG_INF)
+                continue;
+            float m = m_[t] > fm ? m_[t] : fm;
+            float a = exp2c(__fsub_rn(m_[t], m)), b = exp2c(__fsub_rn(fm, m));
+            bool first = m_[t] == FP_NEG_INF;
+            l_[t] = __fmaf_rn(l_[t], a, __fmul_rn(from.l(t), b));
+            m_[t] = m;
+#pragma unroll
+            for (int i = 0; i < D / 16; i++) {
+                float4 *at = &o[(t * (D / 16) + i) * 32];
+                float4 v = first ? make_float4(0, 0, 0, 0) : *at;
+                float x[4];
+                from.get(t, i, x);
+                v.x = __fmaf_rn(v.x, a, __fmul_rn(x[0], b));
+                v.y = __fmaf_rn(v.y, a, __fmul_rn(x[1], b));
+                v.z = __fmaf_rn(v.z, a, __fmul_rn(x[2], b));
+                v.w = __fmaf_rn(v.w, a, __fmul_rn(x[3], b));
+                *at = v;
+            }
+        }
+    }
+    __device__ __forceinline__ void merge(const State<D, NT> &s)
+    {
+        merge_from(SpanView<D, NT>{s});
+    }
+};
+
+/* Where the rows of one warp are. */
+template <int NT> struct Places {
+    uint32_t row[NT]; /* within the stream; NONE: no row */
+    uint32_t token[NT], head[NT];
+    uint32_t least, most; /* smallest and largest limit of the warp's rows */
+    bool active;
+};
+
+template <int D, int NT>
+static __device__ __forceinline__ void load_rows(const Params &p, const Header &h, uint32_t words, uint32_t kv_head,
+                                                 uint32_t first, uint32_t limit, uint32_t lane, Rows<D, NT> &rows,
+                                                 Places<NT> &at)
+{
+    uint32_t g = lane / 4, c = lane % 4, n = word(words, ROWS), flags = word(words, FLAGS), from = word(words, TOKEN),
+             first_row = word(words, FIRST_ROW);
+    uint32_t least = 0x7fffffffu, most = 0;
+    at.active = first < n;
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        uint32_t r = first + 8 * t + g, i = (first_row + r) / p.group;
+        at.row[t] = NONE;
+        rows.scale[t] = 0.0f;
+        rows.limit[t] = 0x7fffffffu;
+#pragma unroll
+        for (int k = 0; k < D / 8; k++)
+            rows.q[t][k] = 0;
+        if (r >= n)
+            continue;
+        at.row[t] = r;
+        at.token[t] = flags & LISTED ? p.plan[h.tokens_at + from + i] : from + i;
+        at.head[t] = kv_head * p.group + (first_row + r) % p.group;
+        rows.limit[t] = limit + i;
+        least = min(least, limit + i);
+        most = max(most, limit + i);
+        size_t q = (size_t)at.token[t] * p.heads_q + at.head[t];
+        rows.scale[t] = p.q_scales[q];
+        const uint8_t *hi = reinterpret_cast<const uint8_t *>(p.q_planes) + q * 2 * D, *lo = hi + D;
+#pragma unroll
+        for (int i16 = 0; i16 < D / 64; i16++) {
+            uint4 a = *reinterpret_cast<const uint4 *>(hi + 64 * i16 + 16 * c);
+            uint4 b = *reinterpret_cast<const uint4 *>(lo + 64 * i16 + 16 * c);
+            uint32_t *q8 = rows.q[t] + 8 * i16;
+            q8[0] = a.x, q8[1] = b.x, q8[2] = a.y, q8[3] = b.y;
+            q8[4] = a.z, q8[5] = b.z, q8[6] = a.w, q8[7] = b.w;
+        }
+        if (D % 64) {
+            uint2 a = *reinterpret_cast<const uint2 *>(hi + D / 64 * 64 + 8 * c);
+            uint2 b = *reinterpret_cast<const uint2 *>(lo + D / 64 * 64 + 8 * c);
+            uint32_t *q4 = rows.q[t] + D / 64 * 8;
+            q4[0] = a.x, q4[1] = b.x, q4[2] = a.y, q4[3] = b.y;
+        }
+    }
+    at.least = __reduce_min_sync(~0u, least);
+    at.most = __reduce_max_sync(~0u, most);
+}
+
+/* Writes a state of the warp's rows as one piece. S: State or Level. */
+template <int D, int NT, typename S>
+static __device__ __forceinline__ void write_piece(const Params &p, const Places<NT> &at, size_t state, bool starts_chunk,
+                                                   uint32_t lane, const S &s)
+{
+    uint32_t c = lane % 4;
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        if (at.row[t] == NONE)
+            continue;
+        size_t row = state + at.row[t];
+        if (c == 0)
+            *reinterpret_cast<uint4 *>(p.heads + row) =
+                make_uint4(__float_as_uint(s.m(t)), __float_as_uint(s.l(t)), starts_chunk, 0);
+        float *o = p.states + row * D + 2 * c;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            float x[4];
+            s.get(t, i, x);
+            *reinterpret_cast<float2 *>(o + 16 * i) = make_float2(x[0], x[1]);
+            *reinterpret_cast<float2 *>(o + 16 * i + 8) = make_float2(x[2], x[3]);
+        }
+    }
+}
+
+/* Outputs of a whole item's rows from the anchor's states (in scratch) and the context's. */
+template <int D, int NT, typename S>
+static __device__ __forceinline__ void write_outputs(const Params &p, const Places<NT> &at, uint32_t words,
+                                                     const float4 *anchor, const float (&ma)[NT], const float (&la)[NT],
+                                                     uint32_t lane, const S &context)
+{
+    uint32_t c = lane % 4, mode = word(words, MODE), gamma_row = word(words, GAMMA_ROW);
+#pragma unroll
+    for (int t = 0; t < NT; t++) {
+        if (at.row[t] == NONE)
+            continue;
+        uint32_t gamma = p.gamma ? p.gamma[(size_t)gamma_row * p.heads_q + at.head[t]] : 0;
+        Mix mix = mix_shares(ma[t], la[t], context.m(t), context.l(t), mode, gamma);
+        size_t row = (size_t)at.token[t] * p.heads_q + at.head[t];
+        float *out = p.out + row * D + 2 * c;
+#pragma unroll
+        for (int i = 0; i < D / 16; i++) {
+            float x[4], y[4];
+            context.get(t, i, x);
+            float4 a = mix.only_context ? make_float4(0, 0, 0, 0) : anchor[(t * (D / 16) + i) * 32];
+            y[0] = mix_channel(mix, a.x, la[t], x[0], context.l(t));
+            y[1] = mix_channel(mix, a.y, la[t], x[1], context.l(t));
+            y[2] = mix_channel(mix, a.z, la[t], x[2], context.l(t));
+            y[3] = mix_channel(mix, a.w, la[t], x[3], context.l(t));
+            *reinterpret_cast<float2 *>(out + 16 * i) = make_float2(y[0], y[1]);
+            *reinterpret_cast<float2 *>(out + 16 * i + 8) = make_float2(y[2], y[3]);
+        }
+        if (p.alpha && c == 0)
+            p.alpha[row] = mix.alpha;
+    }
+}
+
+/* Takes work and keeps the ring filled, one item ahead. All lanes of a warp call everything together. */
+template <int D, bool TEAM> struct Worker {
+    const Params &p;
+    const Header &h;
+    Ring ring;
+    Feed feed;
+    bool ahead; /* the feed has gone on to the next item */
+    uint32_t lane, warp;
+    uint32_t unit, next_unit; /* item·HK + KV head; NONE: no more */
+    uint32_t words, next_words;
+    uint32_t units, statics, takers, list_at;
+    uint32_t *taken;
+    uint32_t *mail; /* shared [2]: the unit, for a team */
+    uint32_t mails;
+    uint32_t drawn; /* at lane 0 */
+    bool asked;
+
+    __device__ __forceinline__ Worker(const Params &params, const Header &header) : p(params), h(header)
+    {
+    }
+    __device__ __forceinline__ bool leads() const
+    {
+        return !TEAM || warp == 0;
+    }
+    /* Draws the next number; the answer is looked at later, in collect(). */
+    __device__ __forceinline__ void request()
+    {
+        drawn = 0;
+        if (lane == 0)
+            drawn = atomicAdd(taken, 1u);
+        asked = true;
+    }
+    /* Whoever drew the last number sets the counter back for the next run. */
+    __device__ __forceinline__ void collect()
+    {
+        uint32_t fresh = units > statics ? units - statics : 0;
+        if (lane == 0 && drawn + 1 == fresh + takers) {
+            *taken = 0;
+            if (!TEAM)
+                p.control->epoch++;
+        }
+        uint32_t got = __shfl_sync(~0u, drawn, 0);
+        next_unit = got < fresh ? statics + got : NONE;
+        next_words = load_words(next_unit);
+        asked = false;
+    }
+    __device__ __forceinline__ uint32_t load_words(uint32_t u) const
+    {
+        return u == NONE ? 0 : __ldg(p.plan + list_at + u / p.kv_heads * ITEM_WORDS + lane);
+    }
+    /* A team's leader stays a stage behind what is free, so that it need not wait for the slowest warp each time. */
+    __device__ __forceinline__ void fill()
+    {
+        if (!leads())
+            return;
+        while (ring.filled + (TEAM ? 1 : 0) < ring.freed + ring.stages) {
+            if (!feed.open) {
+                if (ahead || next_unit == NONE)
+                    return;
+                feed_open(feed, h, next_words, next_unit % p.kv_heads);
+                ahead = true;
+            }
+            feed_stage<D>(feed, ring, p, h, lane);
+        }
+    }
+    __device__ __forceinline__ void announce()
+    {
+        if (!TEAM)
+            return;
+        if (threadIdx.x == 0)
+            mail[mails & 1] = unit;
+        __syncthreads();
+        unit = *reinterpret_cast<volatile uint32_t *>(&mail[mails & 1]);
+        mails++;
+        if (!leads())
+            words = load_words(unit);
+    }
+    __device__ __forceinline__ void open_first(uint32_t first_words)
+    {
+        words = first_words;
+        feed_open(feed, h, words, unit % p.kv_heads);
+        fill();
+    }
+    /* first_words: words of the worker's static item. epoch: read before anything is drawn. */
+    __device__ __forceinline__ void begin(uint32_t worker, uint32_t first_words, uint32_t &epoch)
+    {
+        unit = next_unit = NONE;
+        ahead = feed.open = asked = false;
+        if (leads()) {
+            if (statics) {
+                unit = worker < units ? worker : NONE;
+                if (unit != NONE)
+                    open_first(first_words);
+                epoch = load_acquire(&p.control->epoch);
+                request();
+            } else {
+                epoch = load_acquire(&p.control->epoch);
+                request();
+                collect();
+                unit = next_unit;
+                next_unit = NONE;
+                if (unit != NONE) {
+                    open_first(next_words);
+                    request();
+                }
+            }
+        }
+        announce();
+    }
+    __device__ __forceinline__ void advance()
+    {
+        if (leads()) {
+            if (asked)
+                collect();
+            unit = next_unit;
+            words = next_words;
+            if (unit != NONE) {
+                if (!ahead)
+                    feed_open(feed, h, words, unit % p.kv_heads);
+                ahead = false;
+                next_unit = NONE;
+                fill();
+                request();
+            }
+        }
+        announce();
+    }
+};
+
+/* A run of pages by one warp: total (whole items) or pieces (others). */
+template <int D, int NT, bool TEAM>
+static __device__ __forceinline__ void run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at,
+                                                 uint32_t table, uint32_t first, uint32_t pages, bool whole, size_t state,
+                                                 Level<D, NT, TEAM> &chunk, Level<D, NT, TEAM> *total)
+{
+    State<D, NT> span;
+    Weights<NT> weights;
+    uint32_t flags = word(w.words, FLAGS), n_rows = word(w.words, ROWS), fill_window = 0;
+    span.clear();
+    chunk.clear();
+    for (uint32_t i = 0; i < pages; i++) {
+        uint32_t page = first + i, before = page * PAGE, fill;
+        if (flags & INLINED) {
+            fill = word(w.words, FILLS + (int)(i / 4)) >> (8 * (i % 4)) & 255;
+        } else {
+            const uint8_t *fills = reinterpret_cast<const uint8_t *>(w.p.plan + w.h.fills_at) + table;
+            if (i % 32 == 0)
+                fill_window = i + w.lane < pages ? __ldg(fills + i + w.lane) : 0;
+            fill = word(fill_window, (int)(i % 32));
+        }
+        bool full = fill ? fill == PAGE : at.least >= before + PAGE;
+        bool seen = at.active && (fill || at.most > before);
+#pragma unroll (TEAM ? 2 : 1)
+        for (int half = 0; half < 2; half++) { /* one place for all that follows a half, to keep the loop's code short */
+            w.ring.wait();
+            if (seen && half == 0)
+                page_scores<D, NT>(rows, w.ring.stage(), before, fill, full, w.lane, span, weights);
+            else if (seen)
+                page_values<D, NT>(weights, w.ring.stage(), w.lane, span);
+            w.ring.release(w.lane);
+            if (w.leads() && w.asked && half)
+                w.collect();
+            w.fill();
+        }
+        PROFILE_FIRST(6)
+        bool last = i + 1 == pages;
+        if (page % SPAN_PAGES != SPAN_PAGES - 1 && !last)
+            continue;
+        if (!whole && page / CHUNK_PAGES * CHUNK_PAGES < first) { /* the chunk began in another item */
+            write_piece<D, NT>(w.p, at, state, false, w.lane, SpanView<D, NT>{span});
+            state += n_rows;
+        } else {
+            chunk.merge(span);
+            if (page % CHUNK_PAGES == CHUNK_PAGES - 1 || last) {
+                if (whole) {
+                    if constexpr (TEAM)
+                        total->merge_from(chunk);
+                } else {
+                    write_piece<D, NT>(w.p, at, state, true, w.lane, chunk);
+                    state += n_rows;
+                }
+                chunk.clear();
+            }
+        }
+        span.clear();
+    }
+}
+
+/* Both segments of a team's rows, to the outputs. */
+template <int D, int NT>
+static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT, true> &chunk, Level<D, NT, true> &total)
+{
+    Rows<D, NT> rows;
+    Places<NT> at;
+    float ma[NT], la[NT];
+    uint32_t kv_head = w.unit % w.p.kv_heads, first = w.warp * 8 * NT;
+    float4 *scratch = reinterpret_cast<float4 *>(w.p.anchor_scratch) +
+                      (size_t)(blockIdx.x * WARPS + w.warp) * (NT * D / 16 * 32) + w.lane;
+    total.clear();
+#pragma unroll
+    for (int t = 0; t < NT; t++)
+        ma[t] = FP_NEG_INF, la[t] = 0.0f;
+    for (int run = 0; run < 2; run++) { /* anchor, context */
+        uint32_t pages = word(w.words, run ? PAGES : ANCHOR_PAGES);
+        if (pages == 0)
+            continue;
+        load_rows<D, NT>(w.p, w.h, w.words, kv_head, first, word(w.words, run ? LIMIT : ANCHOR_LIMIT), w.lane, rows, at);
+        run_pages<D, NT, true>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0, chunk, &total);
+        if (run)
+            continue;
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            ma[t] = total.m(t), la[t] = total.l(t);
+#pragma unroll
+            for (int i = 0; i < D / 16; i++) {
+                float x[4];
+                total.get(t, i, x);
+                scratch[(t * (D / 16) + i) * 32] = make_float4(x[0], x[1], x[2], x[3]);
+            }
+        }
+        total.clear();
+    }
+    write_outputs<D, NT>(w.p, at, w.words, scratch, ma, la, w.lane, total);
+}
+
+template <int D, int NT, bool TEAM>
+static __device__ __forceinline__ void run_part(Worker<D, TEAM> &w, Level<D, NT, TEAM> &chunk)
+{
+    Rows<D, NT> rows;
+    Places<NT> at;
+    uint32_t kv_head = w.unit % w.p.kv_heads;
+    size_t state = word(w.words, STATE) + (size_t)kv_head * word(w.words, STATE_STRIDE);
+    load_rows<D, NT>(w.p, w.h, w.words, kv_head, TEAM ? w.warp * 8 * NT : 0, word(w.words, LIMIT), w.lane, rows, at);
+    run_pages<D, NT, TEAM>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES), false, state,
+                           chunk, nullptr);
+    uint32_t *done = const_cast<uint32_t *>(w.p.plan) + w.h.done_at + word(w.words, DONE) * w.p.kv_heads + kv_head;
+    __syncwarp();
+    if (w.lane == 0) {
+        __threadfence();
+        atomicAdd(done, 1u);
+    }
+}
+
+template <int D, bool TEAM>
+static __device__ __forceinline__ void start_ring(Ring &r, uint32_t data, uint32_t full, uint32_t empty, uint32_t stages)
+{
+    r = {};
+    r.data = data;
+    r.full = full;
+    r.empty = empty;
+    r.stages = stages;
+    r.bytes = stage_bytes(D);
+}
+
+template <int D> static __device__ __forceinline__ void run_team_items(const Params &p, const Header &h, uint8_t *shared)
+{
+    constexpr int NT = team_tiles(D);
+    __shared__ uint32_t mail[2];
+    Worker<D, true> w(p, h);
+    w.lane = threadIdx.x % 32, w.warp = threadIdx.x / 32;
+    w.units = h.team_items * p.kv_heads, w.statics = 0, w.takers = h.team_ctas;
+    w.list_at = h.team_at, w.taken = &p.control->team_taken;
+    w.mail = mail, w.mails = 0;
+    uint32_t barriers = shared_address(shared) + BARRIER_BYTES / 2;
+    start_ring<D, true>(w.ring, shared_address(shared) + BARRIER_BYTES + 2 * p.level_bytes, barriers,
+                        barriers + 8 * MAX_STAGES, p.team_stages);
+    Level<D, NT, true> chunk, total;
+    chunk.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES) + w.warp * (NT * D / 16 * 32) + w.lane;
+    total.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES + p.level_bytes) + w.warp * (NT * D / 16 * 32) + w.lane;
+    uint32_t epoch;
+    for (w.begin(blockIdx.x, 0, epoch); w.unit != NONE; w.advance()) {
+        if (word(w.words, FLAGS) & WHOLE)
+            run_whole<D, NT>(w, chunk, total);
+        else
+            run_part<D, NT, true>(w, chunk);
+    }
+}
+
+template <int D> static __device__ __forceinline__ void run_small_items(const Params &p, const Header &h, uint8_t *shared,
+                                                       uint32_t first_words, uint32_t &epoch)
+{
+    Worker<D, false> w(p, h);
+    w.lane = threadIdx.x % 32, w.warp = threadIdx.x / 32;
+    w.units = h.small_items * p.kv_heads, w.takers = gridDim.x * WARPS;
+    w.statics = h.small_static ? w.takers : 0;
+    w.list_at = SMALL_AT, w.taken = &p.control->small_taken;
+    uint32_t base = shared_address(shared);
+    start_ring<D, false>(w.ring, base + BARRIER_BYTES + w.warp * p.small_stages * stage_bytes(D),
+                         base + w.warp * 8 * MAX_STAGES, 0, p.small_stages);
+    Level<D, 1, false> chunk;
+    /* neighbouring items go to different multiprocessors */
+    for (w.begin(w.warp * gridDim.x + blockIdx.x, first_words, epoch); w.unit != NONE; w.advance())
+        run_part<D, 1, false>(w, chunk);
+    if (w.asked)
+        w.collect();
+}
+
+template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend(const __grid_constant__ Params p)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp * gridDim.x + blockIdx.x, epoch;
+    PROFILE(0)
+    PROFILE_RESET
+    /* the header and this warp's first item, if it has one, in one go: the list begins at a fixed place */
+    uint32_t first_words = __ldg(p.plan + SMALL_AT + worker / p.kv_heads * ITEM_WORDS + lane);
+    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    uint32_t base = shared_address(shared);
+    if (lane < MAX_STAGES)
+        barrier_init(base + (warp * MAX_STAGES + lane) * 8, FILL_ARRIVALS);
+    if (warp == 0)
+        barrier_init(base + BARRIER_BYTES / 2 + lane * 8, lane < MAX_STAGES ? FILL_ARRIVALS : WARPS);
+    barrier_init_fence();
+    __syncthreads();
+    if (h.team_items && blockIdx.x < h.team_ctas) {
+        run_team_items<D>(p, h, shared);
+#if FP_CUDA_BULK
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+        __syncthreads();
+    }
+    PROFILE(1)
+    run_small_items<D>(p, h, shared, first_words, epoch);
+    PROFILE(2)
+    /* all of this warp's copies have landed and been read: its ring is free */
+    uint32_t ring_bytes = p.small_stages * stage_bytes(D);
+    uint8_t *ring = shared + BARRIER_BYTES + warp * ring_bytes;
+    if (h.merge_narrow)
+        merge_rows<1>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<1>(ring, ring_bytes));
+    else
+        merge_rows<4>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<4>(ring, ring_bytes));
+    PROFILE(5)
+}
+
+} // namespace attn
+} // namespace fp
+#endif

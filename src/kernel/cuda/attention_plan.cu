@@ -1,0 +1,722 @@
+/* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++ library, so
+ * that C programs link it. */
+#include "kernel/cuda/attention_plan.cuh"
+
+#include "core/error.h"
+#include "fieldprint/cuda_attention.h"
+#include "kernel/cuda/attention_tuning.h"
+
+#include <cuda_runtime.h>
+#include <stdlib.h>
+#include <string.h>
+
+using namespace fp::attn;
+
+uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
+
+namespace {
+
+constexpr uint32_t SMALL_LIST_ROWS = 32;  /* lists of more rows are for teams */
+static_assert(sizeof(Header) <= HEADER_WORDS * 4, "the header has its place");
+
+/* A growing array of plain values. */
+template <typename T> struct Array {
+    T *at;
+    size_t n, room;
+    T *add(size_t count)
+    {
+        if (n + count > room) {
+            size_t more = 2 * (n + count) + 64;
+            T *p = (T *)realloc((void *)at, more * sizeof(T));
+            if (!p)
+                return nullptr;
+            at = p;
+            room = more;
+        }
+        T *first = at + n;
+        n += count;
+        memset((void *)first, 0, count * sizeof(T));
+        return first;
+    }
+};
+
+struct Item {
+    uint32_t word[ITEM_WORDS];
+};
+
+/* Query tokens that see one segment together. */
+struct List {
+    const fp_cuda_attention_segment *segment;
+    uint32_t tokens, token; /* consecutive from `token`, or listed at `token` */
+    bool listed, team;
+    uint32_t table, block_rows, blocks, done, stream_at;
+};
+
+} // namespace
+
+struct fp_cuda_attention {
+    fp_cuda_attention_config config;
+    uint32_t group, grid, team_stages, small_stages, level_bytes;
+    size_t shared_bytes, state_rows, plan_words;
+    Kernel kernel;
+    uint32_t *device_plan, *staging;
+    uint8_t *states; /* heads, then o */
+    float *anchor_scratch;
+    cudaEvent_t copied;
+    bool planned;
+    Array<Item> small, team;
+    Array<uint32_t> token_lists, pages;
+    Array<uint8_t> fills;
+    Array<List> lists;
+    Array<MergeToken> merges;
+    Array<MergeStream> streams;
+    Array<uint32_t> leader; /* per sequence: the first with the same anchor */
+    uint32_t merge_pages;
+    size_t used_rows;
+};
+
+static fp_status cuda_failed(cudaError_t e, const char *what)
+{
+    return fp__fail(e == cudaErrorMemoryAllocation ? FP_NO_MEMORY : FP_UNSUPPORTED, "%s: %s", what,
+                    cudaGetErrorString(e));
+}
+
+#define CUDA_TRY(call, what)                                                                                           \
+    do {                                                                                                               \
+        cudaError_t cuda_error = (call);                                                                               \
+        if (cuda_error != cudaSuccess)                                                                                 \
+            return cuda_failed(cuda_error, what);                                                                      \
+    } while (0)
+
+static fp_status out_of_memory(void)
+{
+    return fp__fail(FP_NO_MEMORY, "no memory for the work list of attention");
+}
+
+static uint32_t ceil_div(uint32_t a, uint32_t b)
+{
+    return (a + b - 1) / b;
+}
+static uint32_t min_of(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static Kernel kernel_of(uint32_t d)
+{
+    return d == 64 ? kernel_64() : d == 96 ? kernel_96() : d == 128 ? kernel_128() : d == 256 ? kernel_256() : nullptr;
+}
+
+static uint32_t team_rows(uint32_t d)
+{
+    return (uint32_t)(8 * WARPS * team_tiles((int)d));
+}
+
+static fp_status choose_shape(fp_cuda_attention *plan)
+{
+    int device, sms, shared;
+    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
+    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "reading the GPU's properties");
+    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "reading the GPU's properties");
+    uint32_t d = plan->config.d, stage = stage_bytes(d), room = (uint32_t)shared - 1024 - BARRIER_BYTES;
+    plan->grid = (uint32_t)sms;
+    plan->level_bytes = team_rows(d) * d * 4;
+    plan->small_stages = min_of(room / WARPS / stage, MAX_STAGES);
+    plan->team_stages =
+        room > 2 * plan->level_bytes ? min_of((room - 2 * plan->level_bytes) / stage, MAX_STAGES) : 0;
+    if (plan->small_stages == 0 || plan->team_stages < 3)
+        return fp__fail(FP_UNSUPPORTED, "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
+                        d);
+    uint32_t small = WARPS * plan->small_stages * stage, team = 2 * plan->level_bytes + plan->team_stages * stage;
+    plan->shared_bytes = BARRIER_BYTES + (small > team ? small : team);
+    CUDA_TRY(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan->shared_bytes),
+             "reserving shared memory");
+    return FP_OK;
+}
+
+static fp_status allocate(fp_cuda_attention *plan)
+{
+    const fp_cuda_attention_config *c = &plan->config;
+    size_t rows = plan->group * min_of(c->max_tokens, 8), row_bytes = 4 * c->d + sizeof(StateHead);
+    rows = rows > SMALL_LIST_ROWS ? SMALL_LIST_ROWS : rows;
+    plan->state_rows = c->state_bytes / row_bytes;
+    if (c->state_bytes == 0)
+        plan->state_rows = c->kv_heads * ((size_t)c->max_pages / CHUNK_PAGES + 4 * (size_t)c->max_sequences) * rows +
+                           5 * (size_t)plan->grid * WARPS * rows + 40 * (size_t)plan->grid * team_rows(c->d);
+    plan->state_rows = (plan->state_rows + 7) / 8 * 8; /* o begins at a cache line */
+    plan->plan_words = 131072 + (size_t)c->max_pages * 34 +
+                       (size_t)c->max_sequences * (8 * ITEM_WORDS + 64) +
+                       (size_t)c->max_tokens * (plan->group + sizeof(MergeToken) / 4 + 2);
+    CUDA_TRY(cudaMalloc((void **)&plan->device_plan, plan->plan_words * 4), "device memory for attention's plan");
+    CUDA_TRY(cudaMallocHost((void **)&plan->staging, plan->plan_words * 4), "pinned memory for attention's plan");
+    CUDA_TRY(cudaMalloc((void **)&plan->states, plan->state_rows * row_bytes), "device memory for attention's states");
+    CUDA_TRY(cudaMalloc((void **)&plan->anchor_scratch, (size_t)plan->grid * plan->level_bytes),
+             "device memory for attention's anchor states");
+    CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming), "an event for attention's plan");
+    return FP_OK;
+}
+
+fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cuda_attention **out)
+{
+    uint32_t hk = config->kv_heads;
+    if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 || !kernel_of(config->d))
+        return fp__fail(FP_USAGE, "attention on the GPU knows heads of 64, 96, 128 and 256 in groups of 1 to 16, not %u/%u "
+                                  "heads of %u",
+                        config->heads, hk, config->d);
+    fp_cuda_attention *plan = (fp_cuda_attention *)calloc(1, sizeof *plan);
+    if (!plan)
+        return out_of_memory();
+    plan->config = *config;
+    plan->group = config->heads / hk;
+    plan->kernel = kernel_of(config->d);
+    fp_status status = choose_shape(plan);
+    if (status == FP_OK)
+        status = allocate(plan);
+    if (status != FP_OK) {
+        fp_cuda_attention_destroy(plan);
+        return status;
+    }
+    *out = plan;
+    return FP_OK;
+}
+
+void fp_cuda_attention_destroy(fp_cuda_attention *plan)
+{
+    if (!plan)
+        return;
+    if (plan->copied)
+        cudaEventDestroy(plan->copied);
+    cudaFree(plan->device_plan);
+    cudaFreeHost(plan->staging);
+    cudaFree(plan->states);
+    cudaFree(plan->anchor_scratch);
+    free(plan->small.at);
+    free(plan->team.at);
+    free(plan->token_lists.at);
+    free(plan->pages.at);
+    free(plan->fills.at);
+    free(plan->lists.at);
+    free(plan->merges.at);
+    free(plan->streams.at);
+    free(plan->leader.at);
+    free(plan);
+}
+
+/* ---- the work list ------------------------------------------------------------------------------------------------ */
+
+static bool causal(const fp_cuda_attention_segment *s)
+{
+    return s->causal_page < s->n_pages;
+}
+
+/* Pages that the first `tokens` query tokens see. */
+static uint32_t seen_pages(const fp_cuda_attention_segment *s, uint32_t tokens)
+{
+    return causal(s) ? s->causal_page + ceil_div(s->causal_tokens + tokens, PAGE) : s->n_pages;
+}
+
+static fp_status check_segment(const fp_cuda_attention_segment *s, uint32_t tokens, size_t i, const char *name)
+{
+    if (s->causal_page > s->n_pages || seen_pages(s, tokens) > s->n_pages)
+        return fp__fail(FP_USAGE, "the %s of sequence %zu has %u pages, too few for its tokens", name, i, s->n_pages);
+    for (uint32_t p = 0; s->filled && p < s->causal_page; p++)
+        if (s->filled[p] == 0 || s->filled[p] > PAGE)
+            return fp__fail(FP_USAGE, "page %u of the %s of sequence %zu holds %d tokens", p, name, i, s->filled[p]);
+    return FP_OK;
+}
+
+static fp_status check_step(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+{
+    size_t tokens = 0, pages = 0;
+    for (size_t i = 0; i < n; i++) {
+        const fp_cuda_attention_sequence *s = &sequences[i];
+        FP_TRY(check_segment(&s->anchor, s->tokens, i, "anchor"));
+        FP_TRY(check_segment(&s->context, s->tokens, i, "context"));
+        if (s->tokens == 0 || s->anchor.n_pages + s->context.n_pages == 0)
+            return fp__fail(FP_USAGE, "sequence %zu of the step has no token or no page", i);
+        tokens += s->tokens;
+        pages += (size_t)s->anchor.n_pages + s->context.n_pages;
+    }
+    if (n > plan->config.max_sequences || tokens > plan->config.max_tokens || pages > plan->config.max_pages)
+        return fp__fail(FP_LIMIT, "a step of %zu tokens, %zu sequences and %zu pages; attention was planned for %u, %u, %u",
+                        tokens, n, pages, plan->config.max_tokens, plan->config.max_sequences, plan->config.max_pages);
+    return FP_OK;
+}
+
+static bool same_segment(const fp_cuda_attention_segment *a, const fp_cuda_attention_segment *b)
+{
+    if (a->n_pages != b->n_pages || causal(a) || causal(b) || !a->filled != !b->filled)
+        return false;
+    return (a->pages == b->pages || memcmp(a->pages, b->pages, a->n_pages * sizeof *a->pages) == 0) &&
+           (a->filled == b->filled || memcmp(a->filled, b->filled, a->n_pages) == 0);
+}
+
+/* The page table of a segment, shared by all that use the list. */
+static bool add_table(fp_cuda_attention *plan, const fp_cuda_attention_segment *s, uint32_t *table)
+{
+    *table = (uint32_t)plan->pages.n;
+    uint32_t *pages = plan->pages.add(s->n_pages);
+    uint8_t *fills = plan->fills.add(s->n_pages);
+    if (s->n_pages && (!pages || !fills))
+        return false;
+    if (s->n_pages)
+        memcpy(pages, s->pages, s->n_pages * sizeof *pages);
+    for (uint32_t p = 0; p < s->n_pages && p < s->causal_page; p++)
+        fills[p] = s->filled ? s->filled[p] : PAGE;
+    return true;
+}
+
+static Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block)
+{
+    Item *item = (list->team ? plan->team : plan->small).add(1);
+    if (!item)
+        return nullptr;
+    uint32_t rows = list->tokens * plan->group, first = block * list->block_rows;
+    const fp_cuda_attention_segment *s = list->segment;
+    item->word[TOKEN] = list->token;
+    item->word[FLAGS] = list->listed ? LISTED : 0;
+    item->word[FIRST_ROW] = first;
+    item->word[ROWS] = min_of(rows - first, list->block_rows);
+    item->word[LIMIT] = PAGE * s->causal_page + s->causal_tokens + 1;
+    return item;
+}
+
+static uint32_t block_pages(const fp_cuda_attention *plan, const List *list, uint32_t block)
+{
+    uint32_t rows = list->tokens * plan->group, end = min_of((block + 1) * list->block_rows, rows);
+    return seen_pages(list->segment, (end - 1) / plan->group + 1);
+}
+
+/* States that items of `step` pages write for a stream of `pages`. */
+static uint32_t count_pieces(uint32_t first, uint32_t end)
+{
+    uint32_t n = 0;
+    for (; first < end; n++)
+        first += first % CHUNK_PAGES == 0 ? CHUNK_PAGES : SPAN_PAGES;
+    return n;
+}
+
+/* Pages of the item that begins at page `first`. */
+static uint32_t item_pages(uint32_t pages, uint32_t first, uint32_t step, uint32_t fine)
+{
+    return min_of(first < fine ? min_of(step, fine - first) : SPAN_PAGES, pages - first);
+}
+
+/* Items of `step` pages up to page `fine`, of single spans from there on. */
+static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t block, uint32_t step, uint32_t fine)
+{
+    uint32_t pages = block_pages(plan, list, block), rows = list->tokens * plan->group - block * list->block_rows;
+    rows = min_of(rows, list->block_rows);
+    MergeStream *stream = plan->streams.add(1);
+    if (!stream)
+        return false;
+    stream->state = (uint32_t)plan->used_rows;
+    for (uint32_t first = 0, n; first < pages; first += n) {
+        n = item_pages(pages, first, step, fine);
+        stream->pieces += count_pieces(first, first + n);
+        stream->arrivals += list->team ? WARPS : 1;
+    }
+    stream->rows = rows;
+    stream->stride = stream->pieces * rows;
+    plan->used_rows += (size_t)stream->stride * plan->config.kv_heads;
+    uint32_t state = stream->state;
+    for (uint32_t first = 0, n; first < pages; first += n) {
+        Item *item = add_item(plan, list, block);
+        if (!item)
+            return false;
+        n = item_pages(pages, first, step, fine);
+        uint32_t *w = item->word;
+        w[FIRST_PAGE] = first;
+        w[PAGES] = n;
+        w[STATE] = state;
+        w[STATE_STRIDE] = stream->stride;
+        w[DONE] = list->done + block;
+        w[TABLE] = list->table + first;
+        for (uint32_t p = 0; n <= CHUNK_PAGES && p < n; p++) {
+            w[FLAGS] |= INLINED;
+            w[INLINE + p] = plan->pages.at[list->table + first + p];
+            w[FILLS + p / 4] |= (uint32_t)plan->fills.at[list->table + first + p] << (8 * (p % 4));
+        }
+        state += count_pieces(first, first + n) * rows;
+    }
+    return true;
+}
+
+static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *segment, uint32_t tokens, uint32_t token,
+                     bool listed)
+{
+    List *list = plan->lists.add(1);
+    if (!list)
+        return false;
+    uint32_t rows = tokens * plan->group;
+    list->segment = segment;
+    list->tokens = tokens;
+    list->token = token;
+    list->listed = listed;
+    list->team = rows > SMALL_LIST_ROWS;
+    list->block_rows = list->team ? team_rows(plan->config.d) : SMALL_ROWS;
+    list->blocks = ceil_div(rows, list->block_rows);
+    return add_table(plan, segment, &list->table);
+}
+
+/* Tokens of all sequences that share the anchor of sequence i. */
+static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, size_t i)
+{
+    uint32_t at = (uint32_t)plan->token_lists.n, tokens = 0, first = sequences[i].first_token;
+    bool consecutive = true;
+    for (size_t k = i; k < n; k++) {
+        if (plan->leader.at[k] != i)
+            continue;
+        uint32_t *list = plan->token_lists.add(sequences[k].tokens);
+        if (!list)
+            return false;
+        for (uint32_t t = 0; t < sequences[k].tokens; t++) {
+            list[t] = sequences[k].first_token + t;
+            consecutive = consecutive && list[t] == first + tokens;
+            tokens++;
+        }
+    }
+    if (consecutive)
+        plan->token_lists.n = at;
+    return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive);
+}
+
+static void find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        plan->leader.at[i] = NONE;
+        if (sequences[i].anchor.n_pages == 0)
+            continue;
+        plan->leader.at[i] = (uint32_t)i;
+        for (size_t k = 0; k < i && !fp__cuda_attention_tuning[FP__TUNE_UNSHARED]; k++)
+            if (plan->leader.at[k] == k && same_segment(&sequences[k].anchor, &sequences[i].anchor)) {
+                plan->leader.at[i] = (uint32_t)k;
+                break;
+            }
+    }
+}
+
+static bool add_merge_segment(fp_cuda_attention *plan, const List *list, uint32_t index, MergeSegment *out)
+{
+    out->done = list->done;
+    out->row = index * plan->group;
+    out->rows_per_stream = list->block_rows;
+    out->blocks = list->blocks;
+    out->stream_at = list->stream_at;
+    return true;
+}
+
+/* A block of query tokens that takes both of its segments from start to end. */
+static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
+{
+    List list = {};
+    list.segment = &s->context;
+    list.tokens = s->tokens;
+    list.token = s->first_token;
+    list.team = true;
+    list.block_rows = team_rows(plan->config.d);
+    list.blocks = ceil_div(s->tokens * plan->group, list.block_rows);
+    uint32_t anchor_table;
+    if (!add_table(plan, &s->context, &list.table) || !add_table(plan, &s->anchor, &anchor_table))
+        return false;
+    for (uint32_t block = 0; block < list.blocks; block++) {
+        Item *item = add_item(plan, &list, block);
+        if (!item)
+            return false;
+        uint32_t *w = item->word;
+        w[FLAGS] |= WHOLE;
+        w[PAGES] = s->context.n_pages ? block_pages(plan, &list, block) : 0;
+        w[TABLE] = list.table;
+        w[MODE] = s->mode;
+        w[GAMMA_ROW] = s->gamma_row;
+        List anchor = list;
+        anchor.segment = &s->anchor;
+        w[ANCHOR_TABLE] = anchor_table;
+        w[ANCHOR_PAGES] = s->anchor.n_pages ? block_pages(plan, &anchor, block) : 0;
+        w[ANCHOR_LIMIT] = PAGE * s->anchor.causal_page + s->anchor.causal_tokens + 1;
+    }
+    return true;
+}
+
+/* Query tokens of prefills take whole segments if that gives every CTA work. */
+static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+{
+    uint64_t total = 0, largest = 0;
+    if (fp__cuda_attention_tuning[FP__TUNE_WHOLE])
+        return fp__cuda_attention_tuning[FP__TUNE_WHOLE] == 2;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t rows = sequences[i].tokens * plan->group;
+        if (rows <= SMALL_LIST_ROWS)
+            continue;
+        uint32_t blocks = ceil_div(rows, team_rows(plan->config.d));
+        for (uint32_t b = 0; b < blocks; b++) {
+            uint32_t tokens = min_of((b + 1) * team_rows(plan->config.d), rows) / plan->group;
+            uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) + seen_pages(&sequences[i].context, tokens);
+            total += pages * plan->config.kv_heads;
+            largest = pages > largest ? pages : largest;
+        }
+    }
+    return total >= 2 * largest * plan->grid;
+}
+
+static int by_pages(const void *a, const void *b)
+{
+    const Item *x = (const Item *)a, *y = (const Item *)b;
+    uint32_t px = x->word[PAGES] + (x->word[FLAGS] & WHOLE ? x->word[ANCHOR_PAGES] : 0);
+    uint32_t py = y->word[PAGES] + (y->word[FLAGS] & WHOLE ? y->word[ANCHOR_PAGES] : 0);
+    if (px != py)
+        return px > py ? -1 : 1;
+    return x < y ? -1 : x > y;
+}
+
+/* Stable: items of neighbouring pages stay together. */
+static void long_items_first(Array<Item> *items)
+{
+    size_t n = items->n, longs = 0;
+    Item *copy = items->add(n); /* room behind the items */
+    items->n = n;
+    if (!copy)
+        return;
+    for (size_t i = 0; i < n; i++)
+        longs += items->at[i].word[PAGES] > SPAN_PAGES;
+    for (size_t i = 0, l = 0, s = longs; i < n; i++)
+        copy[items->at[i].word[PAGES] > SPAN_PAGES ? l++ : s++] = items->at[i];
+    memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
+}
+
+/* Lists of the step: who sees what together. */
+static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool whole)
+{
+    for (size_t i = 0; i < n; i++)
+        if (whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) {
+            plan->leader.at[i] = NONE;
+            if (!add_whole(plan, &sequences[i]))
+                return false;
+        }
+    for (size_t i = 0; i < n; i++) { /* an anchor's leader may have left for whole items: the next one leads */
+        uint32_t l = plan->leader.at[i];
+        if (l != NONE && l != i && plan->leader.at[l] == NONE)
+            for (size_t k = i; k < n; k++)
+                if (plan->leader.at[k] == l)
+                    plan->leader.at[k] = (uint32_t)i;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (plan->leader.at[i] == i && !add_anchor_list(plan, sequences, n, i))
+            return false;
+    for (size_t i = 0; i < n; i++)
+        if (!(whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) && sequences[i].context.n_pages &&
+            !add_list(plan, &sequences[i].context, sequences[i].tokens, sequences[i].first_token, false))
+            return false;
+    return true;
+}
+
+/* Page counts of team items and of single-warp items: fine where there is little work, so that all take part. */
+static void choose_steps(const fp_cuda_attention *plan, uint32_t *team, uint32_t *small)
+{
+    uint64_t team_spans = 0, small_spans = 0;
+    for (size_t i = 0; i < plan->lists.n; i++)
+        for (uint32_t b = 0; b < plan->lists.at[i].blocks; b++)
+            (plan->lists.at[i].team ? team_spans : small_spans) +=
+                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), SPAN_PAGES) * plan->config.kv_heads;
+    *small = small_spans >= 3ull * plan->grid * WARPS ? CHUNK_PAGES : SPAN_PAGES;
+    *team = SPAN_PAGES;
+    while (*team < 64 * CHUNK_PAGES && team_spans * SPAN_PAGES / *team >= 16ull * plan->grid)
+        *team *= 4;
+    if (fp__cuda_attention_tuning[FP__TUNE_SMALL_PAGES])
+        *small = fp__cuda_attention_tuning[FP__TUNE_SMALL_PAGES];
+    if (fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES])
+        *team = fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES];
+}
+
+static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t small_step, uint32_t fine_eighths)
+{
+    uint32_t done = 0;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        List *list = &plan->lists.at[i];
+        list->done = done;
+        list->stream_at = (uint32_t)plan->streams.n; /* made a word offset when placed */
+        done += list->blocks;
+        for (uint32_t b = 0; b < list->blocks; b++) {
+            uint32_t pages = block_pages(plan, list, b), step = list->team ? team_step : small_step, fine = pages;
+            /* the last eighth of long work in spans, taken last, so that all warps end together */
+            if (!list->team && step > SPAN_PAGES)
+                fine = min_of(ceil_div(pages - pages * fine_eighths / 8, CHUNK_PAGES) * CHUNK_PAGES, pages);
+            if (!split_block(plan, list, b, step, fine))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* One record for each token whose outputs are merged from states. Lists are in the order make_lists made them. */
+static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool whole)
+{
+    size_t anchors = 0, list = 0;
+    for (size_t i = 0; i < n; i++)
+        anchors += plan->leader.at[i] == i;
+    list = anchors;
+    for (size_t i = 0; i < n; i++) {
+        const fp_cuda_attention_sequence *s = &sequences[i];
+        if (whole && s->tokens * plan->group > SMALL_LIST_ROWS)
+            continue;
+        const List *anchor = nullptr, *context = s->context.n_pages ? &plan->lists.at[list++] : nullptr;
+        uint32_t before = 0, leader = plan->leader.at[i];
+        if (leader != NONE) {
+            size_t order = 0;
+            for (size_t k = 0; k < leader; k++)
+                order += plan->leader.at[k] == k;
+            for (size_t k = leader; k < i; k++)
+                before += plan->leader.at[k] == leader ? sequences[k].tokens : 0;
+            anchor = &plan->lists.at[order];
+        }
+        MergeToken *m = plan->merges.add(s->tokens);
+        if (!m)
+            return false;
+        for (uint32_t t = 0; t < s->tokens; t++) {
+            m[t].token = s->first_token + t;
+            m[t].mode = s->mode;
+            m[t].gamma_row = s->gamma_row;
+            m[t].segment[0].done = m[t].segment[1].done = NONE;
+            if (anchor)
+                add_merge_segment(plan, anchor, before + t, &m[t].segment[0]);
+            if (context)
+                add_merge_segment(plan, context, t, &m[t].segment[1]);
+        }
+    }
+    return true;
+}
+
+/* CTAs that begin with team items: enough to be done when the others have streamed the rest of the pages. */
+static uint32_t choose_team_ctas(const fp_cuda_attention *plan)
+{
+    uint32_t hk = plan->config.kv_heads;
+    uint64_t pages = 0, small_pages = 0;
+    for (size_t i = 0; i < plan->team.n; i++)
+        pages += (uint64_t)plan->team.at[i].word[PAGES] * hk;
+    for (size_t i = 0; i < plan->small.n; i++)
+        small_pages += (uint64_t)plan->small.at[i].word[PAGES] * hk;
+    uint32_t items = (uint32_t)plan->team.n * hk, tuned = fp__cuda_attention_tuning[FP__TUNE_TEAM_CTAS];
+    if (tuned)
+        return min_of(tuned, plan->grid);
+    if (small_pages == 0 || items == 0)
+        return min_of(plan->grid, items ? items : 1);
+    /* a page takes a team 3 to 5 µs and an item some more to begin; the memory moves 2,800 bytes a ns */
+    double item_us = 6 + 4.0 * (double)pages / items, small_us = (double)small_pages * plan->config.d * 128 / 2.8e6;
+    double target = 0.5 * small_us > item_us ? 0.5 * small_us : item_us;
+    uint32_t n = (uint32_t)(item_us * items / target + 0.99);
+    return min_of(min_of(n, items), plan->grid);
+}
+
+template <typename T> static uint32_t place(fp_cuda_attention *plan, size_t *word, const Array<T> &a)
+{
+    size_t at = (*word + 3) / 4 * 4, bytes = a.n * sizeof(T);
+    if (at + (bytes + 3) / 4 <= plan->plan_words && bytes)
+        memcpy(plan->staging + at, a.at, bytes);
+    *word = at + (bytes + 3) / 4;
+    return (uint32_t)at;
+}
+
+static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t stream)
+{
+    Header h = {};
+    size_t word = SMALL_AT, done_words = (size_t)streams * plan->config.kv_heads;
+    memset(plan->staging, 0, SMALL_AT * 4);
+    place(plan, &word, plan->small);
+    h.done_at = (uint32_t)word;
+    word += done_words;
+    if (word <= plan->plan_words)
+        memset(plan->staging + h.done_at, 0, done_words * 4);
+    uint32_t streams_at = place(plan, &word, plan->streams);
+    for (size_t i = 0; i < plan->merges.n; i++)
+        for (int s = 0; s < 2; s++)
+            plan->merges.at[i].segment[s].stream_at =
+                streams_at + plan->merges.at[i].segment[s].stream_at * (uint32_t)(sizeof(MergeStream) / 4);
+    h.team_items = (uint32_t)plan->team.n;
+    h.small_items = (uint32_t)plan->small.n;
+    h.small_static = h.team_items == 0;
+    h.team_ctas = choose_team_ctas(plan);
+    h.merge_tokens = (uint32_t)plan->merges.n;
+    h.merge_narrow = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32) <= plan->grid * WARPS;
+    h.team_at = place(plan, &word, plan->team);
+    h.merge_at = place(plan, &word, plan->merges);
+    h.tokens_at = place(plan, &word, plan->token_lists);
+    h.pages_at = place(plan, &word, plan->pages);
+    h.fills_at = place(plan, &word, plan->fills);
+    if (word > plan->plan_words || plan->used_rows > plan->state_rows)
+        return fp__fail(FP_LIMIT, "the work of this step needs %zu words and %zu state rows; there is room for %zu and %zu: "
+                                  "create attention with larger limits",
+                        word, plan->used_rows, plan->plan_words, plan->state_rows);
+    memcpy(plan->staging, &h, sizeof h);
+    CUDA_TRY(cudaMemcpyAsync(plan->device_plan, plan->staging, word * 4, cudaMemcpyHostToDevice, stream),
+             "copying attention's plan");
+    CUDA_TRY(cudaEventRecord(plan->copied, stream), "copying attention's plan");
+    plan->planned = true;
+    return FP_OK;
+}
+
+fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                                 void *stream)
+{
+    FP_TRY(check_step(plan, sequences, n));
+    if (plan->planned)
+        CUDA_TRY(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
+    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team.n = plan->lists.n = 0;
+    if (n && !plan->leader.add(n))
+        return out_of_memory();
+    find_leaders(plan, sequences, n);
+    bool whole = prefer_whole(plan, sequences, n);
+    if (!make_lists(plan, sequences, n, whole))
+        return out_of_memory();
+    uint32_t team_step, small_step;
+    choose_steps(plan, &team_step, &small_step);
+    size_t whole_items = plan->team.n;
+    uint32_t fine_eighths = fp__cuda_attention_tuning[FP__TUNE_FINE] ? fp__cuda_attention_tuning[FP__TUNE_FINE] - 1 : 0;
+    for (;;) {
+        plan->team.n = whole_items;
+        plan->small.n = plan->streams.n = 0;
+        plan->used_rows = 0;
+        if (!split_lists(plan, team_step, small_step, fine_eighths))
+            return out_of_memory();
+        if (plan->used_rows <= plan->state_rows || small_step == 64 * CHUNK_PAGES)
+            break;
+        fine_eighths = 0;
+        small_step = small_step == SPAN_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES; /* fewer states */
+        team_step = team_step < CHUNK_PAGES ? CHUNK_PAGES : team_step;
+    }
+    qsort(plan->team.at, plan->team.n, sizeof(Item), by_pages);
+    long_items_first(&plan->small);
+    plan->merges.n = 0;
+    if (!make_merges(plan, sequences, n, whole))
+        return out_of_memory();
+    return upload(plan, (uint32_t)plan->streams.n, (cudaStream_t)stream);
+}
+
+fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
+{
+    if (!plan->planned)
+        return fp__fail(FP_USAGE, "attention was not planned; call fp_cuda_attention_plan first");
+    Params p = {};
+    p.plan = plan->device_plan;
+    p.control = (Control *)(plan->device_plan + HEADER_WORDS);
+    p.heads = (StateHead *)plan->states;
+    p.states = (float *)(plan->states + plan->state_rows * sizeof(StateHead));
+    p.q_planes = args->q_planes;
+    p.q_scales = args->q_scales;
+    p.kv = args->kv;
+    p.group_bytes = args->group_bytes;
+    p.layer_offset = args->layer_offset;
+    p.gamma = args->gamma;
+    p.out = args->out;
+    p.alpha = args->alpha;
+    p.anchor_scratch = plan->anchor_scratch;
+    p.heads_q = plan->config.heads;
+    p.kv_heads = plan->config.kv_heads;
+    p.group = plan->group;
+    p.team_stages = plan->team_stages;
+    p.small_stages = plan->small_stages;
+    p.level_bytes = plan->level_bytes;
+    plan->kernel<<<plan->grid, WARPS * 32, plan->shared_bytes, (cudaStream_t)stream>>>(p);
+    CUDA_TRY(cudaGetLastError(), "starting attention");
+    return FP_OK;
+}
