@@ -359,7 +359,7 @@ static gw_model shape_8b(uint32_t type, uint32_t layers, uint32_t V)
     return m;
 }
 
-static void check(void)
+static void check(bool shapes_only)
 {
     static const struct {
         const char *name, *arch;
@@ -373,7 +373,7 @@ static void check(void)
         {"qwen3 F16 d 96", "qwen3", 96, 4, 2, 192, 320, FP__GGML_F16, FP__GGML_F16, true},
         {"llama Q5_0 d 256", "llama", 256, 2, 1, 256, 352, FP__GGML_Q5_0, FP__GGML_Q5_1, false},
     };
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    for (size_t i = shapes_only ? sizeof kinds / sizeof *kinds : 0; i < sizeof kinds / sizeof *kinds; i++) {
         gw_model m = gw_model_default();
         m.arch = kinds[i].arch, m.d = kinds[i].d, m.H = kinds[i].H, m.HK = kinds[i].HK, m.C = kinds[i].C, m.F = kinds[i].F;
         m.type = kinds[i].type, m.embd_type = kinds[i].embd, m.tied = kinds[i].tied, m.seed = 7 + i;
@@ -600,7 +600,7 @@ int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "check") == 0)
-        check();
+        check(argc > 2);
     else if (strcmp(what, "model") == 0 && argc > 2)
         check_file(argv[2]);
     else if (strcmp(what, "bench") == 0)

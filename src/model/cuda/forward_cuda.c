@@ -304,7 +304,7 @@ static fp_status enqueue(fp__cuda_forward *f, uint32_t T, uint32_t n_rows, bool 
 static fp_status make_graph(fp__cuda_forward *f, uint32_t T, cudaGraphExec_t *out)
 {
     cudaGraph_t graph = NULL;
-    FP_CUDA(cudaStreamBeginCapture(f->stream, cudaStreamCaptureModeThreadLocal), "the capture of a step");
+    FP_CUDA(cudaStreamBeginCapture(f->stream, cudaStreamCaptureModeRelaxed), "the capture of a step");
     fp_status status = enqueue(f, T, T, true);
     cudaError_t e = cudaStreamEndCapture(f->stream, &graph);
     if (status == FP_OK)
