@@ -1,5 +1,6 @@
 # CUDA is optional: AUTO uses it where a compiler is found. Sources: src/kernel/cuda/*.cu, one object library.
-set(FIELDPRINT_CUDA AUTO CACHE STRING "CUDA backend: AUTO, ON or OFF")
+# OFF by default: the kernels of four head sizes and two architectures take minutes to compile.
+set(FIELDPRINT_CUDA OFF CACHE STRING "CUDA backend: AUTO, ON or OFF")
 set(FP_HAS_CUDA OFF)
 if(NOT FIELDPRINT_CUDA STREQUAL OFF AND NOT FIELDPRINT_KERNELS_ONLY AND NOT FIELDPRINT_SANITIZE AND NOT FIELDPRINT_FUZZ)
   include(CheckLanguage)

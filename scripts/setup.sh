@@ -57,6 +57,7 @@ for group in "${groups[@]}"; do
     test)
         need libcmocka-dev has_library cmocka
         need clang has clang
+        need spin has spin
         need libclang-rt-14-dev has_fuzzer
         if [ "$(uname -m)" = x86_64 ]; then
             need gcc-aarch64-linux-gnu has aarch64-linux-gnu-gcc

@@ -1,5 +1,5 @@
-/* Timings of cuda_ops.h: events around graph replays, medians; weights rotate through more memory than the L2 holds;
- * the device's copy rate is measured in the same run. */
+/* Timings of cuda_ops.h: events around graph replays, medians; weights rotate through more memory than the L2
+ * holds; the device's copy rate is measured in the same run. */
 #include "ops_gpu.h"
 #include <stdarg.h>
 
@@ -115,8 +115,9 @@ static linear_work linear_make(int type, size_t rows, size_t cols, int gated, si
     for (size_t r = 0; r < some; r++)
         blocks_row(type, stored + r * row_bytes, cols, BLOCKS_RANDOM);
     for (int half = 0; half <= gated; half++)
-        if (fp__device_weight_pack(&plan, packed, stored, gated ? (half ? FP__ROWS_UP : FP__ROWS_GATE) : FP__ROWS_AT, 0,
-                                   0, some) != FP_OK)
+        if (fp__device_weight_pack(&plan, packed, stored,
+                                   gated ? (half ? FP__ROWS_UP : FP__ROWS_GATE) : FP__ROWS_AT, 0, 0,
+                                   some) != FP_OK)
             abort();
     size_t part = (gated ? 2 : 1) * some / 16 * plan.segments * plan.unit_bytes;
     for (size_t at = part; at < plan.bytes; at += part)
@@ -127,8 +128,8 @@ static linear_work linear_make(int type, size_t rows, size_t cols, int gated, si
     CUDA(cudaMemcpy(device, packed, l.bytes, cudaMemcpyHostToDevice));
     for (int i = 1; i < l.copies; i++)
         CUDA(cudaMemcpy(device + l.bytes * (size_t)i, device, l.bytes, cudaMemcpyDeviceToDevice));
-    l.w = (fp__cuda_weight){plan.type, plan.gated, (uint32_t)plan.rows, (uint32_t)plan.tiles, (uint32_t)plan.segments,
-                            device};
+    l.w = (fp__cuda_weight){
+        plan.type, plan.gated, (uint32_t)plan.rows, (uint32_t)plan.tiles, (uint32_t)plan.segments, device};
     free(stored);
     free(packed);
     return l;
@@ -174,7 +175,8 @@ static void time_decode(linear_work *l, uint32_t tokens, const char *label)
     linear_inputs(l, tokens);
     double us = time_graph(do_linear, l, l->copies < 16 ? 16 : l->copies, 15);
     double rate = (double)l->bytes / us * 1e-3;
-    entry("\"op\": \"decode\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, \"note\": \"%s\", \"us\": %.2f, "
+    entry("\"op\": \"decode\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, \"note\": \"%s\", "
+          "\"us\": %.2f, "
           "\"weights_GBps\": %.0f, \"of_copy\": %.3f",
           fp__wtype_name(l->type), l->cols, l->w.rows, tokens, label, us, rate, rate / copy_rate);
     linear_inputs_free(l);
@@ -190,7 +192,8 @@ static void bench_decode(void)
     static const uint32_t tokens[] = {1, 2, 4, 8, 16, 32};
     for (size_t k = 0; k < 2; k++)
         for (size_t s = 0; s < 5; s++) {
-            linear_work l = linear_make(types[k], shapes[s].rows, shapes[s].cols, shapes[s].gated, (size_t)768 << 20);
+            linear_work l =
+                linear_make(types[k], shapes[s].rows, shapes[s].cols, shapes[s].gated, (size_t)768 << 20);
             for (size_t t = 0; t < 6; t++)
                 time_decode(&l, tokens[t], "");
             if (s == 0 || s == 2 || s == 3) {
@@ -217,7 +220,8 @@ static void bench_decode(void)
 
 static void bench_prefill(void)
 {
-    static const int types[] = {FP__Q4_0, FP__Q8_0, FP__Q4_1, FP__Q5_0, FP__Q5_1, FP__Q4_K, FP__Q5_K, FP__Q6_K, FP__F32};
+    static const int types[] = {FP__Q4_0, FP__Q8_0, FP__Q4_1, FP__Q5_0, FP__Q5_1,
+                                FP__Q4_K, FP__Q5_K, FP__Q6_K, FP__F32};
     static const uint32_t tokens[] = {64, 128, 512, 2048, 8192};
     for (size_t k = 0; k < sizeof types / sizeof *types; k++)
         for (int s = 0; s < (k < 2 ? 3 : 1); s++) {
@@ -229,7 +233,8 @@ static void bench_prefill(void)
                     continue;
                 linear_inputs(&l, tokens[t]);
                 double us = time_graph(do_linear, &l, 3, 5);
-                entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, \"us\": %.1f, "
+                entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, "
+                      "\"us\": %.1f, "
                       "\"TOPS\": %.1f",
                       fp__wtype_name(l.type), l.cols, l.w.rows, tokens[t], us,
                       2.0 * (double)l.cols * l.w.rows * tokens[t] / us * 1e-6);
@@ -264,7 +269,8 @@ static void do_stack(void *arg, int step, cudaStream_t stream)
                    hidden = {s->hidden, F, NULL, 0.0f, F, s->act, s->error, 0};
     (void)step;
     for (int i = 0; i < 32; i++) {
-        fp__cuda_weight qkv = nth(&s->qkv, i), o = nth(&s->o, i), gate_up = nth(&s->gate_up, i), down = nth(&s->down, i);
+        fp__cuda_weight qkv = nth(&s->qkv, i), o = nth(&s->o, i), gate_up = nth(&s->gate_up, i),
+                        down = nth(&s->down, i);
         CUDA(fp__cuda_linear_from(&normed, &qkv, s->tokens, NULL, NULL, s->y, 6144, stream));
         CUDA(fp__cuda_linear_from(&attention, &o, s->tokens, NULL, s->x, s->x, C, stream));
         CUDA(fp__cuda_linear_from(&normed, &gate_up, s->tokens, NULL, NULL, s->hidden, F, stream));
@@ -295,7 +301,8 @@ static void bench_stack(void)
             parts[i]->w.data = all;
             parts[i]->copies = 32;
         }
-        double bytes = 32.0 * (double)(s.qkv.bytes + s.o.bytes + s.gate_up.bytes + s.down.bytes) + (double)s.out.bytes;
+        double bytes =
+            32.0 * (double)(s.qkv.bytes + s.o.bytes + s.gate_up.bytes + s.down.bytes) + (double)s.out.bytes;
         size_t T = 32;
         float *x = host_alloc(T * 4096 * 4);
         for (size_t i = 0; i < T * 4096; i++)
@@ -323,7 +330,8 @@ static void bench_stack(void)
                 s.tokens = tokens[i];
                 fp__cuda_tune = ways[way].tune;
                 double us = time_graph(do_stack, &s, 1, 15);
-                entry("\"op\": \"stack of 32 layers and logits, no attention\", \"type\": \"%s\", \"tokens\": %u, \"note\": "
+                entry("\"op\": \"stack of 32 layers and logits, no attention\", \"type\": \"%s\", "
+                      "\"tokens\": %u, \"note\": "
                       "\"%s\", \"us\": %.1f, \"weights_GBps\": %.0f, \"of_copy\": %.3f",
                       fp__wtype_name(types[k]), tokens[i], ways[way].name, us, bytes / us * 1e-3,
                       bytes / us * 1e-3 / copy_rate);
@@ -368,7 +376,8 @@ static void bench_hash(void)
     for (size_t i = 0; i < sizeof pages / sizeof *pages; i++) {
         h.pages = pages[i];
         double us = time_graph(do_hash, &h, 2, 7);
-        entry("\"op\": \"hash page groups\", \"layers\": 32, \"kv_heads\": 8, \"d\": 128, \"pages\": %u, \"us\": %.1f, "
+        entry("\"op\": \"hash page groups\", \"layers\": 32, \"kv_heads\": 8, \"d\": 128, \"pages\": %u, "
+              "\"us\": %.1f, "
               "\"GBps\": %.1f",
               pages[i], us, (double)pages[i] * (double)group / us * 1e-3);
     }
@@ -391,14 +400,18 @@ void bench_ops(const char *out)
     double us = time_graph(do_copy, &copy, 4, 7);
     copy_rate = 2.0 * (double)copy.bytes / us * 1e-3;
     double direct = time_direct(do_copy, &copy, 9);
-    printf("copy in a graph %.0f GB/s, on a stream %.0f GB/s\n", copy_rate, 2.0 * (double)copy.bytes / direct * 1e-3);
+    printf("copy in a graph %.0f GB/s, on a stream %.0f GB/s\n", copy_rate,
+           2.0 * (double)copy.bytes / direct * 1e-3);
     copy_rate = direct < us ? 2.0 * (double)copy.bytes / direct * 1e-3 : copy_rate;
     CUDA(cudaFree(copy.a));
     fprintf(json,
-            "{\n  \"device\": \"%s\",\n  \"multiprocessors\": %d,\n  \"commit\": \"%s\",\n  \"copy_GBps\": %.1f,\n"
-            "  \"method\": \"median of CUDA-graph replays, per call; weights rotate through more than the L2; copy counts "
+            "{\n  \"device\": \"%s\",\n  \"multiprocessors\": %d,\n  \"commit\": \"%s\",\n  \"copy_GBps\": "
+            "%.1f,\n"
+            "  \"method\": \"median of CUDA-graph replays, per call; weights rotate through more than the "
+            "L2; copy counts "
             "bytes read and written\",\n  \"results\": [",
-            p.name, p.multiProcessorCount, getenv("FIELDPRINT_COMMIT") ? getenv("FIELDPRINT_COMMIT") : "", copy_rate);
+            p.name, p.multiProcessorCount, getenv("FIELDPRINT_COMMIT") ? getenv("FIELDPRINT_COMMIT") : "",
+            copy_rate);
     separator = "";
     printf("%s, copy %.0f GB/s\n", p.name, copy_rate);
     const char *only = getenv("ONLY");

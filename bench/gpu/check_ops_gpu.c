@@ -1,4 +1,5 @@
-/* Every operation of cuda_ops.h against the definition in src/exact (and hashes against cache/leaf.c): memcmp. */
+/* Every operation of cuda_ops.h against the definition in src/exact (and hashes against cache/leaf.c):
+ * memcmp. */
 #include "cache/leaf.h"
 #include "exact/rope.h"
 #include "merkle/tree.h"
@@ -19,7 +20,8 @@ static long compared;
         }                                                                                                    \
     } while (0)
 
-/* ---- weights ---------------------------------------------------------------------------------------------- */
+/* ---- weights ----------------------------------------------------------------------------------------------
+ */
 
 typedef struct matrix {
     fp__device_weight plan;
@@ -43,8 +45,8 @@ static matrix matrix_make(int type, size_t rows, size_t cols, int gated, blocks_
         fp__device_rows place = !gated ? FP__ROWS_AT : half ? FP__ROWS_UP : FP__ROWS_GATE;
         /* in two calls, as threads would */
         size_t middle = rows / 32 * 16;
-        CHECK(fp__device_weight_pack(&m.plan, m.packed, m.stored[half], place, 0, middle, rows) == FP_OK, "%s",
-              fp_error_detail());
+        CHECK(fp__device_weight_pack(&m.plan, m.packed, m.stored[half], place, 0, middle, rows) == FP_OK,
+              "%s", fp_error_detail());
         CHECK(fp__device_weight_pack(&m.plan, m.packed, m.stored[half], place, 0, 0, middle) == FP_OK, "%s",
               fp_error_detail());
     }
@@ -84,17 +86,18 @@ static void check_unpacking(int type, size_t rows, size_t cols, blocks_paint pai
                 uint32_t a[2][4];
                 float dw[2][2][2], mw[2][2];
                 int shift;
-                CHECK(wtile_unpack_host(m.plan.type, unit, (int)(b % 8 / 2), (int)(4 * (r % 8)) + c, a, dw, mw, &shift),
+                CHECK(wtile_unpack_host(m.plan.type, unit, (int)(b % 8 / 2), (int)(4 * (r % 8)) + c, a, dw,
+                                        mw, &shift),
                       "type");
                 for (int i = 0; i < 8; i++) {
                     int8_t q = (int8_t)(a[x][r / 8 + (i / 4 ? 2 : 0)] >> 8 * (i % 4));
                     int16_t expect = want.q[4 * c + i % 4 + 16 * (i / 4)];
-                    CHECK(q == expect * (1 << shift), "%s row %zu block %zu: %d, not %d", fp__wtype_name(type), row, b,
-                          q >> shift, expect);
+                    CHECK(q == expect * (1 << shift), "%s row %zu block %zu: %d, not %d",
+                          fp__wtype_name(type), row, b, q >> shift, expect);
                 }
                 if (row < rows && b < cols / 32)
-                    CHECK(!memcmp(dw[x][r / 8], want.dw, 8) && mw[x][r / 8] == want.mw, "%s row %zu block %zu: scales",
-                          fp__wtype_name(type), row, b);
+                    CHECK(!memcmp(dw[x][r / 8], want.dw, 8) && mw[x][r / 8] == want.mw,
+                          "%s row %zu block %zu: scales", fp__wtype_name(type), row, b);
             }
         }
     matrix_free(&m);
@@ -120,14 +123,24 @@ int check_layout(void)
     blocks_put16(row + 18, 0x7c00);
     CHECK(fp__device_weight_plan(FP__Q4_0, 1, 256, 0, &w) == FP_OK, "plan");
     data = host_alloc(w.bytes);
-    CHECK(fp__device_weight_pack(&w, data, row, FP__ROWS_AT, 0, 0, 1) == FP_FORMAT, "an infinite scale was packed");
+    CHECK(fp__device_weight_pack(&w, data, row, FP__ROWS_AT, 0, 0, 1) == FP_FORMAT,
+          "an infinite scale was packed");
     free(data);
     return failures;
 }
 
-/* ---- activations -------------------------------------------------------------------------------------------- */
+/* ---- activations
+ * -------------------------------------------------------------------------------------------- */
 
-typedef enum act_paint { ACT_RANDOM, ACT_EXTREME, ACT_UP, ACT_DOWN, ACT_ZERO, ACT_TINY, ACT_PAINTS } act_paint;
+typedef enum act_paint {
+    ACT_RANDOM,
+    ACT_EXTREME,
+    ACT_UP,
+    ACT_DOWN,
+    ACT_ZERO,
+    ACT_TINY,
+    ACT_PAINTS
+} act_paint;
 
 static float act_value(act_paint paint)
 {
@@ -212,7 +225,8 @@ static void acts_free(acts *a)
     CUDA(cudaFree(a->device));
 }
 
-/* ---- linear ------------------------------------------------------------------------------------------------- */
+/* ---- linear
+ * ------------------------------------------------------------------------------------------------- */
 
 /* [T][rows] of W·x by the definition. */
 static float *expect_linear(const matrix *m, const uint8_t *stored, const acts *a)
@@ -222,7 +236,8 @@ static float *expect_linear(const matrix *m, const uint8_t *stored, const acts *
     fp__wblock *row = host_alloc(blocks * sizeof *row);
     for (size_t r = 0; r < m->rows; r++) {
         for (size_t b = 0; b < blocks; b++)
-            CHECK(fp__exact_decode_block(m->plan.source_type, stored + r * row_bytes, b, &row[b]), "test data");
+            CHECK(fp__exact_decode_block(m->plan.source_type, stored + r * row_bytes, b, &row[b]),
+                  "test data");
         for (size_t t = 0; t < a->tokens; t++)
             want[t * m->rows + r] = fp__exact_dot_blocks(row, a->blocks + t * blocks, blocks);
     }
@@ -230,7 +245,8 @@ static float *expect_linear(const matrix *m, const uint8_t *stored, const acts *
     return want;
 }
 
-static void compare(const char *what, const matrix *m, const acts *a, const float *want, const float *device, size_t count)
+static void compare(const char *what, const matrix *m, const acts *a, const float *want, const float *device,
+                    size_t count)
 {
     float *got = host_alloc(count * 4);
     CUDA(cudaMemcpy(got, device, count * 4, cudaMemcpyDeviceToHost));
@@ -241,16 +257,16 @@ static void compare(const char *what, const matrix *m, const acts *a, const floa
             first = i;
         }
     CHECK(differ == 0, "%s %s %zu×%zu, %zu tokens: %zu of %zu differ, first [%zu]: %a, not %a", what,
-          fp__wtype_name(m->plan.source_type), m->rows, a->cols, a->tokens, differ, count, first, (double)got[first],
-          (double)want[first]);
+          fp__wtype_name(m->plan.source_type), m->rows, a->cols, a->tokens, differ, count, first,
+          (double)got[first], (double)want[first]);
     free(got);
 }
 
 static void check_plain(matrix *m, const acts *a, const char *what)
 {
     size_t stride = m->rows + 3, count = a->tokens * stride;
-    float *sums = expect_linear(m, m->stored[0], a), *bias = host_alloc(m->rows * 4), *start = host_alloc(count * 4),
-          *want = host_alloc(count * 4);
+    float *sums = expect_linear(m, m->stored[0], a), *bias = host_alloc(m->rows * 4),
+          *start = host_alloc(count * 4), *want = host_alloc(count * 4);
     for (size_t r = 0; r < m->rows; r++)
         bias[r] = blocks_uniform();
     float *d_bias = device_copy(bias, m->rows * 4);
@@ -267,8 +283,8 @@ static void check_plain(matrix *m, const acts *a, const char *what)
                 want[t * stride + r] = residual ? start[t * stride + r] + v : v;
             }
         float *y = device_copy(start, count * 4);
-        CUDA(fp__cuda_linear(&m->w, a->device, (uint32_t)a->tokens, with_bias ? d_bias : NULL, residual ? y : NULL, y,
-                             stride, 0));
+        CUDA(fp__cuda_linear(&m->w, a->device, (uint32_t)a->tokens, with_bias ? d_bias : NULL,
+                             residual ? y : NULL, y, stride, 0));
         compare(what, m, a, want, y, count);
         CUDA(cudaFree(y));
     }
@@ -282,7 +298,8 @@ static void check_plain(matrix *m, const acts *a, const char *what)
 static void check_gated(matrix *m, const acts *a, const char *what)
 {
     size_t stride = m->rows + 5, count = a->tokens * stride;
-    float *gate = expect_linear(m, m->stored[0], a), *up = expect_linear(m, m->stored[1], a), *want = host_alloc(count * 4);
+    float *gate = expect_linear(m, m->stored[0], a), *up = expect_linear(m, m->stored[1], a),
+          *want = host_alloc(count * 4);
     memset(want, 0x5a, count * 4);
     for (size_t t = 0; t < a->tokens; t++)
         for (size_t r = 0; r < m->rows; r++)
@@ -297,7 +314,8 @@ static void check_gated(matrix *m, const acts *a, const char *what)
 }
 
 /* The same product by every kernel that can compute it. */
-static void check_product(int type, size_t rows, size_t cols, size_t tokens, int gated, blocks_paint weights, act_paint paint)
+static void check_product(int type, size_t rows, size_t cols, size_t tokens, int gated, blocks_paint weights,
+                          act_paint paint)
 {
     matrix m = matrix_make(type, rows, cols, gated, weights);
     acts a = acts_make(tokens, cols, paint);
@@ -313,8 +331,8 @@ static void check_product(int type, size_t rows, size_t cols, size_t tokens, int
 
 static void check_linear(int quick)
 {
-    static const size_t some_rows[] = {1, 8, 15, 16, 17, 40, 81, 129, 300}, some_tokens[] = {1,  2,  3,  7,  8,  9,  15, 16,
-                                                                                            17, 24, 31, 32, 33, 64, 65, 130};
+    static const size_t some_rows[] = {1, 8, 15, 16, 17, 40, 81, 129, 300},
+                        some_tokens[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 64, 65, 130};
     static const size_t some_cols[] = {32, 64, 256, 288, 576, 1536};
     for (size_t i = 0; i < BLOCK_TYPES; i++) {
         int type = block_types[i];
@@ -336,23 +354,27 @@ static void check_linear(int quick)
                 check_product(type, 23, 512, 9, 0, (blocks_paint)weights, (act_paint)paint);
         check_product(type, 144, 4096, 8, 0, BLOCKS_RANDOM, ACT_RANDOM);
         check_product(type, 48, 14336, 1, 0, BLOCKS_RANDOM, ACT_RANDOM);
-        check_product(type, 48, 14336, 32, 0, BLOCKS_RANDOM, ACT_RANDOM); /* in more than one launch: sums fill memory */
-        check_product(type, 4400, 256, 5, 0, BLOCKS_RANDOM, ACT_RANDOM);  /* several row tiles per block */
+        check_product(type, 48, 14336, 32, 0, BLOCKS_RANDOM,
+                      ACT_RANDOM); /* in more than one launch: sums fill memory */
+        check_product(type, 4400, 256, 5, 0, BLOCKS_RANDOM, ACT_RANDOM); /* several row tiles per block */
         check_product(type, 2400, 512, 2, 1, BLOCKS_RANDOM, ACT_RANDOM);
         check_product(type, 400, 512, 300, 0, BLOCKS_RANDOM, ACT_RANDOM);
     }
 }
 
-/* ---- the rest ----------------------------------------------------------------------------------------------- */
+/* ---- the rest
+ * ----------------------------------------------------------------------------------------------- */
 
 static void check_norm(size_t tokens, size_t width)
 {
     size_t bytes = fp__device_act_bytes(tokens, width), picked = (tokens + 1) / 2;
-    float *x = host_alloc(tokens * width * 4), *w = host_alloc(width * 4), *y = host_alloc(tokens * width * 4);
+    float *x = host_alloc(tokens * width * 4), *w = host_alloc(width * 4),
+          *y = host_alloc(tokens * width * 4);
     uint8_t *want = host_alloc(bytes), *got = host_alloc(bytes);
     fp__qblock *blocks = host_alloc(tokens * (width / 32) * sizeof *blocks);
     int *bad = host_alloc(tokens * sizeof *bad);
-    uint32_t *errors = host_alloc(tokens * 4), *rows = host_alloc(tokens * 4), *error_got = host_alloc(tokens * 4);
+    uint32_t *errors = host_alloc(tokens * 4), *rows = host_alloc(tokens * 4),
+             *error_got = host_alloc(tokens * 4);
     for (size_t i = 0; i < width; i++)
         w[i] = blocks_uniform();
     for (size_t i = 0; i < tokens * width; i++)
@@ -381,7 +403,8 @@ static void check_norm(size_t tokens, size_t width)
     CUDA(cudaMemcpy(got, act, bytes, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(error_got, error, tokens * 4, cudaMemcpyDeviceToHost));
     CHECK(!memcmp(want, got, bytes), "norm_quantise: %zu tokens of %zu differ", tokens, width);
-    CHECK(!memcmp(errors, error_got, tokens * 4), "norm_quantise: errors of %zu tokens of %zu differ", tokens, width);
+    CHECK(!memcmp(errors, error_got, tokens * 4), "norm_quantise: errors of %zu tokens of %zu differ", tokens,
+          width);
     /* every other row only, last first */
     for (size_t i = 0; i < picked; i++) {
         rows[i] = (uint32_t)(tokens - 1 - 2 * i < tokens ? tokens - 1 - 2 * i : 0);
@@ -401,10 +424,12 @@ static void check_norm(size_t tokens, size_t width)
     CUDA(cudaFree(error));
     CUDA(cudaFree(d_rows));
     CUDA(cudaFree(act));
-    free(x), free(w), free(y), free(want), free(got), free(blocks), free(bad), free(errors), free(rows), free(error_got);
+    free(x), free(w), free(y), free(want), free(got), free(blocks), free(bad), free(errors), free(rows),
+        free(error_got);
 }
 
-/* Norm, quantiser and product in one call. A token with a bad number gets the definition's zeros and its code. */
+/* Norm, quantiser and product in one call. A token with a bad number gets the definition's zeros and its
+ * code. */
 static void check_from(int type, size_t rows, size_t cols, size_t tokens, int norm, int bad_numbers)
 {
     matrix m = matrix_make(type, rows, cols, 0, BLOCKS_RANDOM);
@@ -428,7 +453,8 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
         if (norm && !fp__exact_rmsnorm(x + t * stride, w, 1e-5f, cols, a.x))
             errors[t] = 20;
         for (size_t b = 0; b < cols / 32; b++)
-            if (!fp__exact_quantise_block((norm ? a.x : x + t * stride) + b * 32, &a.blocks[t * (cols / 32) + b]) &&
+            if (!fp__exact_quantise_block((norm ? a.x : x + t * stride) + b * 32,
+                                          &a.blocks[t * (cols / 32) + b]) &&
                 errors[t] == FP__CUDA_NO_ERROR)
                 errors[t] = norm ? 21 : 20;
     }
@@ -447,8 +473,9 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
     CUDA(fp__cuda_linear_from(&in, &m.w, (uint32_t)tokens, NULL, dy, dy, rows, 0));
     compare(norm ? "norm and linear" : "quantise and linear", &m, &a, want, dy, count);
     CUDA(cudaMemcpy(error_got, error, tokens * 4, cudaMemcpyDeviceToHost));
-    CHECK(!memcmp(errors, error_got, tokens * 4), "linear_from: errors differ (%s %zu tokens of %zu, norm %d): %u, not %u",
-          fp__wtype_name(type), tokens, cols, norm, error_got[0], errors[0]);
+    CHECK(!memcmp(errors, error_got, tokens * 4),
+          "linear_from: errors differ (%s %zu tokens of %zu, norm %d): %u, not %u", fp__wtype_name(type),
+          tokens, cols, norm, error_got[0], errors[0]);
     CUDA(cudaFree(dx));
     CUDA(cudaFree(dw));
     CUDA(cudaFree(dy));
@@ -481,7 +508,8 @@ static void check_from_all(int quick)
 static void check_quantise_bad(void)
 {
     enum { T = 6, COLS = 352, STRIDE = 400 };
-    static const uint32_t values[T] = {0x7fc00000u, 0xff800000u, 0x57800000u, 0xd7800000u, 0x577fffffu, 0x1f7fffffu};
+    static const uint32_t values[T] = {0x7fc00000u, 0xff800000u, 0x57800000u,
+                                       0xd7800000u, 0x577fffffu, 0x1f7fffffu};
     float x[T * STRIDE], up[T * STRIDE], flat[T * COLS];
     size_t bytes = fp__device_act_bytes(T, COLS);
     uint8_t *want = host_alloc(bytes), *got = host_alloc(bytes), *act = device_alloc(bytes);
@@ -531,16 +559,21 @@ static void check_embed(int type, size_t rows, size_t cols)
     uint32_t ids[T], errors[T];
     float *want = host_alloc(T * cols * 4), *got = host_alloc(T * cols * 4), *x = device_alloc(T * cols * 4);
     for (size_t t = 0; t < T; t++) {
-        ids[t] = t == 0 ? (uint32_t)rows - 1 : t == 1 ? 0 : t == 2 ? (uint32_t)rows : blocks_random() % (uint32_t)rows;
+        ids[t] = t == 0   ? (uint32_t)rows - 1
+                 : t == 1 ? 0
+                 : t == 2 ? (uint32_t)rows
+                          : blocks_random() % (uint32_t)rows;
         if (ids[t] < rows)
-            CHECK(fp__exact_embed(type, m.stored[0] + ids[t] * row_bytes, cols, want + t * cols), "test data");
+            CHECK(fp__exact_embed(type, m.stored[0] + ids[t] * row_bytes, cols, want + t * cols),
+                  "test data");
     }
     uint32_t *d_ids = device_copy(ids, sizeof ids), *error = device_alloc(sizeof errors);
     CUDA(fp__cuda_embed(&m.w, d_ids, T, (uint32_t)cols, x, error, 0));
     CUDA(cudaMemcpy(got, x, T * cols * 4, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(errors, error, sizeof errors, cudaMemcpyDeviceToHost));
     CHECK(!memcmp(want, got, T * cols * 4), "embed %s %zu×%zu differs", fp__wtype_name(type), rows, cols);
-    CHECK(errors[0] == FP__CUDA_NO_ERROR && errors[T - 1] == FP__CUDA_NO_ERROR, "embed leaves the error array");
+    CHECK(errors[0] == FP__CUDA_NO_ERROR && errors[T - 1] == FP__CUDA_NO_ERROR,
+          "embed leaves the error array");
     CUDA(cudaFree(x));
     CUDA(cudaFree(d_ids));
     CUDA(cudaFree(error));
@@ -554,9 +587,11 @@ static void check_rope(uint32_t d, uint32_t n_rot, int halves, int norm)
     enum { T = 5, H = 6, HK = 2, POSITIONS = 300 };
     size_t stride = (H + 2 * HK) * (size_t)d, count = T * stride, half = n_rot / 2;
     fp__rope_plan plan;
-    CHECK(fp__rope_plan_init(10000.0, n_rot, halves ? FP__ROPE_HALVES : FP__ROPE_PAIRS, NULL, &plan) == FP_OK, "plan");
-    float *c = host_alloc(POSITIONS * half * 4), *s = host_alloc(POSITIONS * half * 4), *x = host_alloc(count * 4),
-          *got = host_alloc(count * 4), *qw = host_alloc(d * 4), *kw = host_alloc(d * 4), *row = host_alloc(d * 4);
+    CHECK(fp__rope_plan_init(10000.0, n_rot, halves ? FP__ROPE_HALVES : FP__ROPE_PAIRS, NULL, &plan) == FP_OK,
+          "plan");
+    float *c = host_alloc(POSITIONS * half * 4), *s = host_alloc(POSITIONS * half * 4),
+          *x = host_alloc(count * 4), *got = host_alloc(count * 4), *qw = host_alloc(d * 4),
+          *kw = host_alloc(d * 4), *row = host_alloc(d * 4);
     CHECK(fp__rope_rows(&plan, 0, POSITIONS, c, s) == FP_OK, "rows");
     uint32_t positions[T], errors[T], error_got[T];
     for (size_t i = 0; i < count; i++)
@@ -589,7 +624,8 @@ static void check_rope(uint32_t d, uint32_t n_rot, int halves, int norm)
     CUDA(fp__cuda_norm_rope(dx, stride, dp, T, &r, error, 5, 0));
     CUDA(cudaMemcpy(got, dx, count * 4, cudaMemcpyDeviceToHost));
     CUDA(cudaMemcpy(error_got, error, sizeof errors, cudaMemcpyDeviceToHost));
-    CHECK(!memcmp(x, got, count * 4), "norm_rope d %u n_rot %u halves %d norm %d differs", d, n_rot, halves, norm);
+    CHECK(!memcmp(x, got, count * 4), "norm_rope d %u n_rot %u halves %d norm %d differs", d, n_rot, halves,
+          norm);
     CHECK(!memcmp(errors, error_got, sizeof errors), "norm_rope: errors differ");
     void *all[] = {dx, dc, ds, dq, dk, dp, error};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
@@ -605,7 +641,9 @@ static void check_argmax(size_t vocabulary)
     for (size_t t = 0; t < T; t++) {
         for (size_t i = 0; i < vocabulary; i++) /* few values: many ties; all negative, or ±0 and below */
             x[t * vocabulary + i] = t == 1   ? -(float)(blocks_random() % 50) - 1.0f
-                                    : t == 2 ? (blocks_random() % 2 ? -0.0f : blocks_random() % 9 ? -1.0f : 0.0f)
+                                    : t == 2 ? (blocks_random() % 2   ? -0.0f
+                                                : blocks_random() % 9 ? -1.0f
+                                                                      : 0.0f)
                                              : (float)(int)(blocks_random() % 2000) - 1500.0f;
         errors[t] = FP__CUDA_NO_ERROR;
         if (t == 4) {
@@ -646,7 +684,8 @@ static void check_hash(uint16_t layers, uint16_t kv_heads, uint16_t d, size_t pa
     memcpy(cg.model, g.model, 32);
     size_t slabs = (size_t)layers * kv_heads, group_bytes = slabs * fp__slab_bytes(d);
     uint8_t *data = host_alloc(pages * group_bytes), *want = host_alloc(pages * slabs * 32),
-            *got = host_alloc(pages * slabs * 32), *roots = host_alloc(pages * 32), *roots_got = host_alloc(pages * 32);
+            *got = host_alloc(pages * slabs * 32), *roots = host_alloc(pages * 32),
+            *roots_got = host_alloc(pages * 32);
     const uint8_t **pointers = host_alloc(pages * sizeof *pointers);
     for (size_t i = 0; i < pages * group_bytes; i++)
         data[i] = (uint8_t)blocks_random();
@@ -666,10 +705,13 @@ static void check_hash(uint16_t layers, uint16_t kv_heads, uint16_t d, size_t pa
         CUDA(cudaMemcpy(got, leaves, pages * slabs * 32, cudaMemcpyDeviceToHost));
         CUDA(cudaMemcpy(roots_got, d_roots, pages * 32, cudaMemcpyDeviceToHost));
         size_t same = pages * slabs - (flipped ? 1 : 0), same_roots = pages - (flipped ? 1 : 0);
-        CHECK(!memcmp(want, got, same * 32), "slab leaves differ: L %d HK %d d %d, %zu pages", layers, kv_heads, d, pages);
-        CHECK(!memcmp(roots, roots_got, same_roots * 32), "group roots differ: L %d HK %d d %d", layers, kv_heads, d);
+        CHECK(!memcmp(want, got, same * 32), "slab leaves differ: L %d HK %d d %d, %zu pages", layers,
+              kv_heads, d, pages);
+        CHECK(!memcmp(roots, roots_got, same_roots * 32), "group roots differ: L %d HK %d d %d", layers,
+              kv_heads, d);
         if (flipped)
-            CHECK(memcmp(want + same * 32, got + same * 32, 32) && memcmp(roots + same_roots * 32, roots_got + same_roots * 32, 32),
+            CHECK(memcmp(want + same * 32, got + same * 32, 32) &&
+                      memcmp(roots + same_roots * 32, roots_got + same_roots * 32, 32),
                   "a flipped bit was not seen");
     }
     CUDA(cudaFree(device));
@@ -708,7 +750,8 @@ int check_ops(int quick)
     check_hash(300, 1, 64, 1);
     check_linear(quick);
     check_from_all(quick);
-    for (fp__cuda_tune.decode_warps = 5; !quick && fp__cuda_tune.decode_warps <= 16; fp__cuda_tune.decode_warps += 11)
+    for (fp__cuda_tune.decode_warps = 5; !quick && fp__cuda_tune.decode_warps <= 16;
+         fp__cuda_tune.decode_warps += 11)
         check_product(FP__Q4_0, 4400, 1280, 6, 0, BLOCKS_RANDOM, ACT_RANDOM);
     fp__cuda_tune.decode_warps = 0;
     printf("checks: %ld, failures: %d\n", compared, failures);

@@ -2,7 +2,8 @@
 #include "kernel/cuda/wtile.cuh"
 
 template <int TYPE>
-static void unpack(const uint8_t *unit, int p, int lane, uint32_t a[2][4], float dw[2][2][2], float mw[2][2], int *shift)
+static void unpack(const uint8_t *unit, int p, int lane, uint32_t a[2][4], float dw[2][2][2], float mw[2][2],
+                   int *shift)
 {
     using W = fp::wtile<TYPE>;
     typename W::pair w;
@@ -19,8 +20,8 @@ static void unpack(const uint8_t *unit, int p, int lane, uint32_t a[2][4], float
     *shift = W::SHIFT;
 }
 
-extern "C" int wtile_unpack_host(int type, const uint8_t *unit, int p, int lane, uint32_t a[2][4], float dw[2][2][2],
-                                 float mw[2][2], int *shift)
+extern "C" int wtile_unpack_host(int type, const uint8_t *unit, int p, int lane, uint32_t a[2][4],
+                                 float dw[2][2][2], float mw[2][2], int *shift)
 {
     switch (type) {
 #define CASE(name, number, low, high, scale)                                                                 \

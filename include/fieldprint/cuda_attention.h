@@ -2,9 +2,9 @@
  * engine. Semantics: docs/arithmetic.md §6; the bits are those of the CPU for any batch, split, chunking and
  * placement of pages. Letters: T query tokens of a step, H query heads, HK KV heads, G = H/HK, d head size.
  *
- * K/V pages: 64 tokens; a page group holds all slabs of one page; the slab of (layer, KV head) of page i is at
- * base + i·group_bytes + layer_offset + kv_head·(128·d + 256), 128-byte aligned: K int8 [64][d], V int8 [d][64],
- * s_k bfloat16 [64], s_v bfloat16 [64].
+ * K/V pages: 64 tokens; a page group holds all slabs of one page; the slab of (layer, KV head) of page i is
+ * at base + i·group_bytes + layer_offset + kv_head·(128·d + 256), 128-byte aligned: K int8 [64][d], V int8
+ * [d][64], s_k bfloat16 [64], s_v bfloat16 [64].
  *
  * Usage: create once; plan when the sequences or their lengths change (host work and one copy to the device);
  * run once per layer. run allocates nothing, launches one kernel of fixed shape, and reads all sizes from
@@ -25,8 +25,8 @@ typedef struct fp_cuda_attention_config {
     uint32_t heads, kv_heads, d; /* d: 64, 96, 128 or 256; G = 1..16 */
     uint32_t max_tokens;         /* query tokens of a step */
     uint32_t max_sequences;
-    uint32_t max_pages;  /* pages of all sequences of a step together (a shared anchor counts once each) */
-    size_t state_bytes;  /* device memory for states of split work; 0: chosen from the limits above */
+    uint32_t max_pages; /* pages of all sequences of a step together (a shared anchor counts once each) */
+    size_t state_bytes; /* device memory for states of split work; 0: chosen from the limits above */
 } fp_cuda_attention_config;
 
 /* Pages before causal_page show filled[p] (1..64) leading tokens to every row. Pages from causal_page on are
@@ -70,22 +70,22 @@ typedef struct fp_cuda_attention_run_args {
 FP_API fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args,
                                        void *stream) FP_WARN_UNUSED;
 
-/* q [T][H][d] after RoPE → integer planes and scales (rotation, scale, 16-bit quantisation). *numeric (device,
- * set to UINT32_MAX by the caller) becomes the lowest token index that left the range of §0. */
+/* q [T][H][d] after RoPE → integer planes and scales (rotation, scale, 16-bit quantisation). *numeric
+ * (device, set to UINT32_MAX by the caller) becomes the lowest token index that left the range of §0. */
 FP_API fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, uint32_t d,
                                        int8_t *q_planes, float *q_scales, uint32_t *numeric,
                                        void *stream) FP_WARN_UNUSED;
 /* k, v [T][HK][d] (k after RoPE) → token slot[t] (0..63) of page group page[t]; page, slot: device memory. */
 typedef struct fp_cuda_kv_write_args {
-    const float *k, *v;    // [T][HK][d]
-    const uint32_t *page;  // [T]
-    const uint8_t *slot;   // [T]
+    const float *k, *v;   // [T][HK][d]
+    const uint32_t *page; // [T]
+    const uint8_t *slot;  // [T]
     uint8_t *kv;
     size_t group_bytes, layer_offset;
     uint32_t *numeric;
 } fp_cuda_kv_write_args;
-FP_API fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads, uint32_t d,
-                                  void *stream) FP_WARN_UNUSED;
+FP_API fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads,
+                                  uint32_t d, void *stream) FP_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

@@ -6,12 +6,16 @@ typedef struct unit_shape {
     size_t low, high, scale;
 } unit_shape;
 
+#define SAME_NUMBER(name, number, low_bytes, high_bytes, scale_bytes)                                        \
+    _Static_assert((int)FP__##name == number, "GGUF type number");
+FP__DEVICE_TYPES(SAME_NUMBER)
+#undef SAME_NUMBER
+
 static bool unit_shape_of(int type, unit_shape *s)
 {
     switch (type) {
 #define CASE(name, number, low_bytes, high_bytes, scale_bytes)                                               \
     case FP__##name:                                                                                         \
-        _Static_assert((int)FP__##name == number, "GGUF type number");                                       \
         *s = (unit_shape){low_bytes, high_bytes, scale_bytes};                                               \
         return true;
         FP__DEVICE_TYPES(CASE)
@@ -33,7 +37,8 @@ fp_status fp__device_weight_plan(int type, size_t rows, size_t cols, int gated, 
         return fp__fail(FP_UNSUPPORTED, "a %s matrix of %zu rows of %zu is not supported on the GPU",
                         fp__wtype_name(type), rows, cols);
     if (rows > (size_t)1 << 30 || cols > (size_t)1 << 24)
-        return fp__fail(FP_LIMIT, "a matrix of %zu rows of %zu is larger than the GPU kernels take", rows, cols);
+        return fp__fail(FP_LIMIT, "a matrix of %zu rows of %zu is larger than the GPU kernels take", rows,
+                        cols);
     *w = (fp__device_weight){.type = packed, .source_type = type, .gated = gated != 0, .cols = cols};
     w->rows = gated ? 2 * rows : rows;
     w->tiles = (w->rows + 15) / 16;

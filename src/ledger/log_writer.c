@@ -73,7 +73,7 @@ static fp_status io_fail(const char *what, const char *path)
 static void make_parents(int dir_fd, const char *path)
 {
     char prefix[FP__TILE_PATH_MAX];
-    for (size_t i = 0; path[i] != 0 && i < sizeof prefix; i++) {
+    for (size_t i = 0; i < sizeof prefix && path[i] != 0; i++) {
         if (path[i] == '/') {
             prefix[i] = 0;
             (void)mkdirat(dir_fd, prefix, 0755); /* the rename that follows tells */
@@ -332,7 +332,7 @@ static fp_status note_folders(fp__buf *folders, const char *path)
         if (known)
             return FP_OK; /* and so are those above it */
         char slot[FP__TILE_PATH_MAX] = {0};
-        memcpy(slot, folder, strlen(folder));
+        snprintf(slot, sizeof slot, "%s", folder);
         FP_TRY(fp__buf_append(folders, slot, sizeof slot));
     }
     return FP_OK;
@@ -386,7 +386,8 @@ static void remove_partials(fp__ledger_writer *w, int level, uint64_t index, uns
 {
     char path[FP__TILE_PATH_MAX + 3];
     fp__tile_path(level, index, FP__TILE_WIDTH, path);
-    memcpy(path + strlen(path), ".p", 3);
+    size_t end = strlen(path);
+    snprintf(path + end, sizeof path - end, ".p");
     int fd = openat(w->dir_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *folder = fd < 0 ? NULL : fdopendir(fd);
     if (folder == NULL) {
@@ -430,7 +431,7 @@ static fp_status sync_log(fp__ledger_writer *w)
 static fp_status read_own_checkpoint(fp__ledger_writer *w, fp__ledger_head *out)
 {
     fp__buf note = {0};
-    fp__checkpoint checkpoint;
+    fp__checkpoint checkpoint = {.size = 0};
     fp_status status = fp__tile_fetch_folder(w->dir, "checkpoint", FP__NOTE_MAX_BYTES, &note);
     size_t zeroes = 0;
     while (zeroes < note.size && note.data[zeroes] == 0)

@@ -46,7 +46,7 @@ fp_status fp__remote_open(const char *url, fp__remote **out)
         free(remote);
         return fp__fail(FP_NO_MEMORY, "no memory for a connection");
     }
-    memcpy(remote->url, url, size);
+    snprintf(remote->url, sizeof remote->url, "%.*s", (int)size, url);
     *out = remote;
     return FP_OK;
 }

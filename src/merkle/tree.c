@@ -111,8 +111,9 @@ static void reverse(fp__merkle_proof *proof)
     }
 }
 
-static uint64_t split_of(uint64_t n) /* the largest power of two < n, n > 1 */
+static uint64_t split_of(uint64_t n) /* the largest power of two < n */
 {
+    FP_CHECK(n > 1);
     return (uint64_t)1 << (bit_length(n - 1) - 1);
 }
 

@@ -1,12 +1,14 @@
-/* Queries to integer planes, keys and values into their slab (arithmetic §6). One warp per vector of d; element
- * lane + 32·e is at [e], so the Walsh–Hadamard stages below 32 go across lanes, the rest across registers. */
+/* Queries to integer planes, keys and values into their slab (arithmetic §6). One warp per vector of d;
+ * element lane + 32·e is at [e], so the Walsh–Hadamard stages below 32 go across lanes, the rest across
+ * registers. */
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/canon.cuh"
 
 #include <math.h>
 
-namespace {
+namespace
+{
 
 constexpr int WARPS_PER_CTA = 4;
 
@@ -54,8 +56,8 @@ template <int E> __device__ __forceinline__ uint32_t amax_bits(const float (&x)[
 }
 
 template <int E>
-__global__ void prepare(const float *q, size_t vectors, uint32_t heads, float factor, int8_t *planes, float *scales,
-                        uint32_t *numeric)
+__global__ void prepare(const float *q, size_t vectors, uint32_t heads, float factor, int8_t *planes,
+                        float *scales, uint32_t *numeric)
 {
     size_t i = (size_t)blockIdx.x * WARPS_PER_CTA + threadIdx.x / 32;
     uint32_t lane = threadIdx.x % 32;
@@ -121,7 +123,8 @@ template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t 
     uint16_t *scales = reinterpret_cast<uint16_t *>(slab + 128 * D);
     bool ok = write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + slot * D, 1, scales + slot);
     load_vector(a.v + i * D, lane, x);
-    ok = write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + 64 * D + slot, 64, scales + 64 + slot) && ok;
+    ok =
+        write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + 64 * D + slot, 64, scales + 64 + slot) && ok;
     if (!ok && lane == 0 && a.numeric)
         atomicMin(a.numeric, (uint32_t)token);
 }
@@ -129,7 +132,8 @@ template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t 
 fp_status launched(const char *what)
 {
     cudaError_t e = cudaGetLastError();
-    return e == cudaSuccess ? FP_OK : fp__fail(FP_UNSUPPORTED, "starting %s: %s", what, cudaGetErrorString(e));
+    return e == cudaSuccess ? FP_OK
+                            : fp__fail(FP_UNSUPPORTED, "starting %s: %s", what, cudaGetErrorString(e));
 }
 
 fp_status bad_size(uint32_t d)
@@ -153,8 +157,8 @@ void start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, flo
 
 } // namespace
 
-fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, uint32_t d, int8_t *q_planes, float *q_scales,
-                                uint32_t *numeric, void *stream)
+fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, uint32_t d, int8_t *q_planes,
+                                float *q_scales, uint32_t *numeric, void *stream)
 {
     size_t n = tokens * heads;
     cudaStream_t s = (cudaStream_t)stream;
@@ -179,7 +183,8 @@ fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, u
     return launched("the preparation of queries");
 }
 
-fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads, uint32_t d, void *stream)
+fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads, uint32_t d,
+                           void *stream)
 {
     size_t n = tokens * kv_heads;
     cudaStream_t s = (cudaStream_t)stream;

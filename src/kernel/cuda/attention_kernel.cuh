@@ -1,35 +1,22 @@
 /* The attention kernel: one persistent grid, three parts. Every CTA has 8 warps.
  *
- *  1. team items: up to 128 rows (prefill tiles, stacked queries of a shared anchor). The CTA's warps share a ring of
- *     half slabs; warp w holds rows 16w..16w+15; span states in registers, chunk and segment states in shared memory.
+ *  1. team items: up to 128 rows (prefill tiles, stacked queries of a shared anchor). The CTA's warps share a
+ * ring of half slabs; warp w holds rows 16w..16w+15; span states in registers, chunk and segment states in
+ * shared memory.
  *  2. single-warp items: up to 8 rows (decode). Each warp has its own ring and needs no one.
  *  3. merges: states of split work → outputs, as they become complete.
  *
- * A ring stage holds half a slab: K with both scale arrays, or V. Work is taken from a counter; results are placed
- * by index, so who did what changes no bit. Waiting (part 3) starts only when all items are taken, by warps that
- * are running: it ends. */
+ * A ring stage holds half a slab: K with both scale arrays, or V. Work is taken from a counter; results are
+ * placed by index, so who did what changes no bit. Waiting (part 3) starts only when all items are taken, by
+ * warps that are running: it ends. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
 #define FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
 #include "kernel/cuda/attention_merge.cuh"
 
-namespace fp {
-namespace attn {
-
-#ifdef FP_PROFILE
-static __device__ __forceinline__ unsigned long long now()
+namespace fp
 {
-    unsigned long long t;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-    return t;
-}
-#define PROFILE(i) if (threadIdx.x % 32 == 0) fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][i] = now();
-#define PROFILE_FIRST(i) if (threadIdx.x % 32 == 0 && (i) == 6) { auto &x = fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][6]; if (!x) x = now(); fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][7]++; }
-#define PROFILE_RESET if (threadIdx.x % 32 == 0) for (int k = 1; k < 8; k++) fp_profile[threadIdx.x / 32 * gridDim.x + blockIdx.x][k] = 0;
-#else
-#define PROFILE_RESET
-#define PROFILE(i)
-#define PROFILE_FIRST(i)
-#endif
+namespace attn
+{
 
 struct Ring {
     uint32_t data, full, empty; /* shared addresses; empty 0: a warp of its own */
@@ -96,8 +83,9 @@ static __device__ __forceinline__ void feed_open(Feed &f, const Header &h, uint3
     }
 }
 
-template <int D> static __device__ __forceinline__ void feed_stage(Feed &f, Ring &ring, const Params &p, const Header &h,
-                                                                   uint32_t lane)
+template <int D>
+static __device__ __forceinline__ void feed_stage(Feed &f, Ring &ring, const Params &p, const Header &h,
+                                                  uint32_t lane)
 {
     if (f.half == 0) {
         uint32_t page;
@@ -253,12 +241,12 @@ template <int NT> struct Places {
 };
 
 template <int D, int NT>
-static __device__ __forceinline__ void load_rows(const Params &p, const Header &h, uint32_t words, uint32_t kv_head,
-                                                 uint32_t first, uint32_t limit, uint32_t lane, Rows<D, NT> &rows,
-                                                 Places<NT> &at)
+static __device__ __forceinline__ void load_rows(const Params &p, const Header &h, uint32_t words,
+                                                 uint32_t kv_head, uint32_t first, uint32_t limit,
+                                                 uint32_t lane, Rows<D, NT> &rows, Places<NT> &at)
 {
-    uint32_t g = lane / 4, c = lane % 4, n = word(words, ROWS), flags = word(words, FLAGS), from = word(words, TOKEN),
-             first_row = word(words, FIRST_ROW);
+    uint32_t g = lane / 4, c = lane % 4, n = word(words, ROWS), flags = word(words, FLAGS),
+             from = word(words, TOKEN), first_row = word(words, FIRST_ROW);
     uint32_t least = 0x7fffffffu, most = 0;
     at.active = first < n;
 #pragma unroll
@@ -302,8 +290,8 @@ static __device__ __forceinline__ void load_rows(const Params &p, const Header &
 
 /* Writes a state of the warp's rows as one piece. S: State or Level. */
 template <int D, int NT, typename S>
-static __device__ __forceinline__ void write_piece(const Params &p, const Places<NT> &at, size_t state, bool starts_chunk,
-                                                   uint32_t lane, const S &s)
+static __device__ __forceinline__ void write_piece(const Params &p, const Places<NT> &at, size_t state,
+                                                   bool starts_chunk, uint32_t lane, const S &s)
 {
     uint32_t c = lane % 4;
 #pragma unroll
@@ -328,8 +316,8 @@ static __device__ __forceinline__ void write_piece(const Params &p, const Places
 /* Outputs of a whole item's rows from the anchor's states (in scratch) and the context's. */
 template <int D, int NT, typename S>
 static __device__ __forceinline__ void write_outputs(const Params &p, const Places<NT> &at, uint32_t words,
-                                                     const float4 *anchor, const float (&ma)[NT], const float (&la)[NT],
-                                                     uint32_t lane, const S &context)
+                                                     const float4 *anchor, const float (&ma)[NT],
+                                                     const float (&la)[NT], uint32_t lane, const S &context)
 {
     uint32_t c = lane % 4, mode = word(words, MODE), gamma_row = word(words, GAMMA_ROW);
 #pragma unroll
@@ -407,7 +395,8 @@ template <int D, bool TEAM> struct Worker {
     {
         return u == NONE ? 0 : __ldg(p.plan + list_at + u / p.kv_heads * ITEM_WORDS + lane);
     }
-    /* A team's leader stays a stage behind what is free, so that it need not wait for the slowest warp each time. */
+    /* A team's leader stays a stage behind what is free, so that it need not wait for the slowest warp each
+     * time. */
     __device__ __forceinline__ void fill()
     {
         if (!leads())
@@ -488,9 +477,9 @@ template <int D, bool TEAM> struct Worker {
 
 /* A run of pages by one warp: total (whole items) or pieces (others). */
 template <int D, int NT, bool TEAM>
-static __device__ __forceinline__ void run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at,
-                                                 uint32_t table, uint32_t first, uint32_t pages, bool whole, size_t state,
-                                                 Level<D, NT, TEAM> &chunk, Level<D, NT, TEAM> *total)
+static __device__ __forceinline__ void
+run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at, uint32_t table, uint32_t first,
+          uint32_t pages, bool whole, size_t state, Level<D, NT, TEAM> &chunk, Level<D, NT, TEAM> *total)
 {
     State<D, NT> span;
     Weights<NT> weights;
@@ -509,8 +498,9 @@ static __device__ __forceinline__ void run_pages(Worker<D, TEAM> &w, const Rows<
         }
         bool full = fill ? fill == PAGE : at.least >= before + PAGE;
         bool seen = at.active && (fill || at.most > before);
-#pragma unroll (TEAM ? 2 : 1)
-        for (int half = 0; half < 2; half++) { /* one place for all that follows a half, to keep the loop's code short */
+#pragma unroll(TEAM ? 2 : 1)
+        for (int half = 0; half < 2;
+             half++) { /* one place for all that follows a half, to keep the loop's code short */
             w.ring.wait();
             if (seen && half == 0)
                 page_scores<D, NT>(rows, w.ring.stage(), before, fill, full, w.lane, span, weights);
@@ -521,7 +511,6 @@ static __device__ __forceinline__ void run_pages(Worker<D, TEAM> &w, const Rows<
                 w.collect();
             w.fill();
         }
-        PROFILE_FIRST(6)
         bool last = i + 1 == pages;
         if (page % SPAN_PAGES != SPAN_PAGES - 1 && !last)
             continue;
@@ -547,7 +536,8 @@ static __device__ __forceinline__ void run_pages(Worker<D, TEAM> &w, const Rows<
 
 /* Both segments of a team's rows, to the outputs. */
 template <int D, int NT>
-static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT, true> &chunk, Level<D, NT, true> &total)
+static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT, true> &chunk,
+                                                 Level<D, NT, true> &total)
 {
     Rows<D, NT> rows;
     Places<NT> at;
@@ -563,8 +553,10 @@ static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT
         uint32_t pages = word(w.words, run ? PAGES : ANCHOR_PAGES);
         if (pages == 0)
             continue;
-        load_rows<D, NT>(w.p, w.h, w.words, kv_head, first, word(w.words, run ? LIMIT : ANCHOR_LIMIT), w.lane, rows, at);
-        run_pages<D, NT, true>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0, chunk, &total);
+        load_rows<D, NT>(w.p, w.h, w.words, kv_head, first, word(w.words, run ? LIMIT : ANCHOR_LIMIT), w.lane,
+                         rows, at);
+        run_pages<D, NT, true>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0,
+                               chunk, &total);
         if (run)
             continue;
 #pragma unroll
@@ -589,10 +581,12 @@ static __device__ __forceinline__ void run_part(Worker<D, TEAM> &w, Level<D, NT,
     Places<NT> at;
     uint32_t kv_head = w.unit % w.p.kv_heads;
     size_t state = word(w.words, STATE) + (size_t)kv_head * word(w.words, STATE_STRIDE);
-    load_rows<D, NT>(w.p, w.h, w.words, kv_head, TEAM ? w.warp * 8 * NT : 0, word(w.words, LIMIT), w.lane, rows, at);
-    run_pages<D, NT, TEAM>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES), false, state,
-                           chunk, nullptr);
-    uint32_t *done = const_cast<uint32_t *>(w.p.plan) + w.h.done_at + word(w.words, DONE) * w.p.kv_heads + kv_head;
+    load_rows<D, NT>(w.p, w.h, w.words, kv_head, TEAM ? w.warp * 8 * NT : 0, word(w.words, LIMIT), w.lane,
+                     rows, at);
+    run_pages<D, NT, TEAM>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES),
+                           false, state, chunk, nullptr);
+    uint32_t *done =
+        const_cast<uint32_t *>(w.p.plan) + w.h.done_at + word(w.words, DONE) * w.p.kv_heads + kv_head;
     __syncwarp();
     if (w.lane == 0) {
         __threadfence();
@@ -601,7 +595,8 @@ static __device__ __forceinline__ void run_part(Worker<D, TEAM> &w, Level<D, NT,
 }
 
 template <int D, bool TEAM>
-static __device__ __forceinline__ void start_ring(Ring &r, uint32_t data, uint32_t full, uint32_t empty, uint32_t stages)
+static __device__ __forceinline__ void start_ring(Ring &r, uint32_t data, uint32_t full, uint32_t empty,
+                                                  uint32_t stages)
 {
     r = {};
     r.data = data;
@@ -611,7 +606,8 @@ static __device__ __forceinline__ void start_ring(Ring &r, uint32_t data, uint32
     r.bytes = stage_bytes(D);
 }
 
-template <int D> static __device__ __forceinline__ void run_team_items(const Params &p, const Header &h, uint8_t *shared)
+template <int D>
+static __device__ __forceinline__ void run_team_items(const Params &p, const Header &h, uint8_t *shared)
 {
     constexpr int NT = team_tiles(D);
     __shared__ uint32_t mail[2];
@@ -625,7 +621,8 @@ template <int D> static __device__ __forceinline__ void run_team_items(const Par
                         barriers + 8 * MAX_STAGES, p.team_stages);
     Level<D, NT, true> chunk, total;
     chunk.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES) + w.warp * (NT * D / 16 * 32) + w.lane;
-    total.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES + p.level_bytes) + w.warp * (NT * D / 16 * 32) + w.lane;
+    total.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES + p.level_bytes) +
+              w.warp * (NT * D / 16 * 32) + w.lane;
     uint32_t epoch;
     for (w.begin(blockIdx.x, 0, epoch); w.unit != NONE; w.advance()) {
         if (word(w.words, FLAGS) & WHOLE)
@@ -635,7 +632,8 @@ template <int D> static __device__ __forceinline__ void run_team_items(const Par
     }
 }
 
-template <int D> static __device__ __forceinline__ void run_small_items(const Params &p, const Header &h, uint8_t *shared,
+template <int D>
+static __device__ __forceinline__ void run_small_items(const Params &p, const Header &h, uint8_t *shared,
                                                        uint32_t first_words, uint32_t &epoch)
 {
     Worker<D, false> w(p, h);
@@ -658,8 +656,6 @@ template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend(const _
 {
     extern __shared__ __align__(128) uint8_t shared[];
     uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp * gridDim.x + blockIdx.x, epoch;
-    PROFILE(0)
-    PROFILE_RESET
     /* the header and this warp's first item, if it has one, in one go: the list begins at a fixed place */
     uint32_t first_words = __ldg(p.plan + SMALL_AT + worker / p.kv_heads * ITEM_WORDS + lane);
     const Header h = *reinterpret_cast<const Header *>(p.plan);
@@ -677,9 +673,7 @@ template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend(const _
 #endif
         __syncthreads();
     }
-    PROFILE(1)
     run_small_items<D>(p, h, shared, first_words, epoch);
-    PROFILE(2)
     /* all of this warp's copies have landed and been read: its ring is free */
     uint32_t ring_bytes = p.small_stages * stage_bytes(D);
     uint8_t *ring = shared + BARRIER_BYTES + warp * ring_bytes;
@@ -687,7 +681,6 @@ template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend(const _
         merge_rows<1>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<1>(ring, ring_bytes));
     else
         merge_rows<4>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<4>(ring, ring_bytes));
-    PROFILE(5)
 }
 
 } // namespace attn

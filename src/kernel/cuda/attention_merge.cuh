@@ -1,18 +1,14 @@
-/* States of split work → outputs: one warp per (token, head, slice of channels), in canonical order (arithmetic §6:
- * spans into their chunk, chunks in order, then the mix of the two segments). */
+/* States of split work → outputs: one warp per (token, head, slice of channels), in canonical order
+ * (arithmetic §6: spans into their chunk, chunks in order, then the mix of the two segments). */
 #ifndef FP_KERNEL_CUDA_ATTENTION_MERGE_CUH
 #define FP_KERNEL_CUDA_ATTENTION_MERGE_CUH
 #include "kernel/cuda/attention_page.cuh"
 #include "kernel/cuda/attention_plan.cuh"
 
-#ifdef FP_PROFILE
-static __device__ unsigned long long fp_profile[2048][8];
-#define MARK(i) if (lane == 0) { unsigned long long t; asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t)); fp_profile[worker][i] = t; }
-#else
-#define MARK(i)
-#endif
-namespace fp {
-namespace attn {
+namespace fp
+{
+namespace attn
+{
 
 /* §6 mix: the anchor's share that is used and the share that is reported. */
 struct Mix {
@@ -20,7 +16,8 @@ struct Mix {
     bool only_anchor, only_context;
 };
 
-static __device__ __forceinline__ Mix mix_shares(float ma, float la, float mc, float lc, uint32_t mode, uint32_t gamma)
+static __device__ __forceinline__ Mix mix_shares(float ma, float la, float mc, float lc, uint32_t mode,
+                                                 uint32_t gamma)
 {
     Mix x = {0.0f, 0.0f, mc == FP_NEG_INF && ma != FP_NEG_INF, ma == FP_NEG_INF};
     if (x.only_anchor || x.only_context) {
@@ -52,7 +49,8 @@ template <int V> struct Slice {
 };
 
 /* What one piece does to a row, worked out for 32 pieces at once, one a lane:
- * chunk' = START ? o : fma(chunk, a, o·b), then, at the END of a chunk, total' = fma(total, up, chunk·down). */
+ * chunk' = START ? o : fma(chunk, a, o·b), then, at the END of a chunk, total' = fma(total, up, chunk·down).
+ */
 enum { START = 1, END = 2 };
 struct Factor {
     float a, b, up, down;
@@ -61,14 +59,15 @@ struct Piece {
     float l;
     uint32_t flags;
 };
-/* A warp's shared memory for as many pieces as fit (a multiple of 32): their factors, and their o, all in flight at
- * once. Loops over them are short: this code runs once, from a cold instruction cache. */
+/* A warp's shared memory for as many pieces as fit (a multiple of 32): their factors, and their o, all in
+ * flight at once. Loops over them are short: this code runs once, from a cold instruction cache. */
 struct Table {
     Factor *factor;
     Piece *piece;
     float *o; // [pieces][32·V]
     uint32_t batch;
 };
+static_assert(sizeof(Factor) + sizeof(Piece) + 512 == MERGE_PIECE_BYTES, "the plan knows what a piece takes");
 template <int V> static __device__ __forceinline__ Table make_room(uint8_t *shared, uint32_t bytes)
 {
     Table t;
@@ -84,8 +83,8 @@ struct Carry {
     float chunk, total;
 };
 
-static __device__ __forceinline__ StateHead load_head(const StateHead *heads, uint32_t stride, uint32_t i, uint32_t pieces,
-                                                      uint32_t &next_starts)
+static __device__ __forceinline__ StateHead load_head(const StateHead *heads, uint32_t stride, uint32_t i,
+                                                      uint32_t pieces, uint32_t &next_starts)
 {
     StateHead s = {FP_NEG_INF, 0.0f, 0, 0};
     next_starts = 1;
@@ -98,9 +97,10 @@ static __device__ __forceinline__ StateHead load_head(const StateHead *heads, ui
     return s;
 }
 
-/* Factors of the 32 pieces from `lane 0's` on; a piece past the end does nothing. Returns whether all are chunks. */
-static __device__ __forceinline__ bool make_factors(const StateHead &s, uint32_t next_starts, bool valid, uint32_t lane,
-                                                    Carry &carry, Factor &f, Piece &piece)
+/* Factors of the 32 pieces from `lane 0's` on; a piece past the end does nothing. Returns whether all are
+ * chunks. */
+static __device__ __forceinline__ bool make_factors(const StateHead &s, uint32_t next_starts, bool valid,
+                                                    uint32_t lane, Carry &carry, Factor &f, Piece &piece)
 {
     uint32_t starts = __ballot_sync(~0u, s.starts_chunk != 0);
     uint32_t below = starts & (lane == 31 ? ~0u : (2u << lane) - 1);
@@ -139,8 +139,9 @@ static __device__ __forceinline__ bool make_factors(const StateHead &s, uint32_t
 }
 
 /* Factors of pieces from..from + count of one row → table. Returns whether each piece is a whole chunk. */
-static __device__ __forceinline__ bool make_table(const StateHead *heads, uint32_t stride, uint32_t from, uint32_t count,
-                                                  uint32_t pieces, uint32_t lane, Carry &carry, const Table &table)
+static __device__ __forceinline__ bool make_table(const StateHead *heads, uint32_t stride, uint32_t from,
+                                                  uint32_t count, uint32_t pieces, uint32_t lane,
+                                                  Carry &carry, const Table &table)
 {
     bool simple = true;
     uint32_t next_starts;
@@ -165,25 +166,27 @@ static __device__ __forceinline__ bool make_table(const StateHead *heads, uint32
 
 /* o of `count` pieces → table.o. */
 template <int V>
-static __device__ __forceinline__ void fetch_states(const float *from, size_t step, uint32_t count, bool on, uint32_t lane,
-                                                    const Table &table)
+static __device__ __forceinline__ void fetch_states(const float *from, size_t step, uint32_t count, bool on,
+                                                    uint32_t lane, const Table &table)
 {
     uint32_t to = shared_address(table.o) + lane * 4 * V;
 #pragma unroll 4
     for (uint32_t i = 0; i < count; i++, from += step, to += 128 * V)
         if (on) {
             if (V == 4)
-                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from))
+                asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to),
+                             "l"(__cvta_generic_to_global(from))
                              : "memory");
             else
-                asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(__cvta_generic_to_global(from))
+                asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to),
+                             "l"(__cvta_generic_to_global(from))
                              : "memory");
         }
 }
 
 template <int V>
-static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, const float (&o)[V], Slice<V> &chunk,
-                                                  Slice<V> &total)
+static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, const float (&o)[V],
+                                                  Slice<V> &chunk, Slice<V> &total)
 {
     bool start = piece.flags & START, end = piece.flags & END;
     float l = __fmaf_rn(chunk.l, f.a, __fmul_rn(piece.l, f.b));
@@ -201,9 +204,9 @@ static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &
 
 /* Chain of all pieces of one row. states: the row's channels of this lane in the first piece. */
 template <int V>
-static __device__ __forceinline__ void merge_pieces(const StateHead *heads, const float *states, uint32_t stride, uint32_t d,
-                                                    uint32_t pieces, bool on, uint32_t lane, const Table &table,
-                                                    Slice<V> &total)
+static __device__ __forceinline__ void merge_pieces(const StateHead *heads, const float *states,
+                                                    uint32_t stride, uint32_t d, uint32_t pieces, bool on,
+                                                    uint32_t lane, const Table &table, Slice<V> &total)
 {
     Slice<V> chunk = {};
     Carry carry = {FP_NEG_INF, FP_NEG_INF};
@@ -247,8 +250,8 @@ struct RowStates {
     size_t first;
 };
 
-static __device__ __forceinline__ RowStates find_states(const Params &p, const Header &h, const MergeSegment &s,
-                                                        uint32_t kv_head, uint32_t g)
+static __device__ __forceinline__ RowStates find_states(const Params &p, const Header &h,
+                                                        const MergeSegment &s, uint32_t kv_head, uint32_t g)
 {
     RowStates r = {};
     if (s.done == NONE)
@@ -275,8 +278,9 @@ static __device__ __forceinline__ void await_states(const RowStates (&r)[2], uin
 }
 
 template <int V>
-static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint32_t d, uint32_t epoch, uint32_t worker,
-                                                  uint32_t workers, uint32_t lane, const Table &table)
+static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint32_t d,
+                                                  uint32_t epoch, uint32_t worker, uint32_t workers,
+                                                  uint32_t lane, const Table &table)
 {
     uint32_t slices = (d + 32 * V - 1) / (32 * V), tasks = h.merge_tokens * p.heads_q * slices;
     for (uint32_t task = worker; task < tasks; task += workers) {
@@ -284,18 +288,17 @@ static __device__ __forceinline__ void merge_rows(const Params &p, const Header 
         const MergeToken *token = reinterpret_cast<const MergeToken *>(p.plan + h.merge_at) + at;
         uint32_t channel = slice * 32 * V + lane * V, kv_head = head / p.group, g = head % p.group;
         bool on = channel < d;
-        RowStates rows[2] = {find_states(p, h, token->segment[0], kv_head, g), find_states(p, h, token->segment[1], kv_head, g)};
+        RowStates rows[2] = {find_states(p, h, token->segment[0], kv_head, g),
+                             find_states(p, h, token->segment[1], kv_head, g)};
         uint32_t gamma = p.gamma ? p.gamma[(size_t)token->gamma_row * p.heads_q + head] : 0;
-        MARK(3)
         await_states(rows, epoch, lane);
-        MARK(4)
         Slice<V> state[2] = {};
 #pragma unroll
         for (int s = 0; s < 2; s++) {
             state[s].m = FP_NEG_INF;
             if (rows[s].pieces)
                 merge_pieces<V>(p.heads + rows[s].first, p.states + rows[s].first * d + (on ? channel : 0),
-                                        rows[s].stride, d, rows[s].pieces, on, lane, table, state[s]);
+                                rows[s].stride, d, rows[s].pieces, on, lane, table, state[s]);
         }
         Mix mix = mix_shares(state[0].m, state[0].l, state[1].m, state[1].l, token->mode, gamma);
         size_t row = (size_t)token->token * p.heads_q + head;

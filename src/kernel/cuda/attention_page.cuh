@@ -1,35 +1,40 @@
 /* One page for 8·NT query rows, by one warp (arithmetic §6). How numbers lie in a warp, lane = 4·g + c:
  *
- *  - A = queries: rows 0..7 the hi planes of 8 rows, rows 8..15 their lo planes; both halves of a score land in one
- *    thread: 256·c[row] + c[row + 8].
+ *  - A = queries: rows 0..7 the hi planes of 8 rows, rows 8..15 their lo planes; both halves of a score land
+ * in one thread: 256·c[row] + c[row + 8].
  *  - K as B operand, 16 bytes a load: the order of inputs inside a dot is free, so lane (g, c) loads bytes
  *    16·(c + 4i)..+15 of its token and Q is loaded the same way (the last 32 of d = 96: bytes 64 + 8c..+7).
- *  - token of column n of tile j: 16·(n/2) + 2j + n%2, so that thread (g, c) ends up with tokens 16c..16c+15 of row g:
- *    the A operand of P·V with V [d][64] read 16 bytes at a time. No shuffle between the two products.
- *  - P in two u8 planes (rows 0..7 hi, 8..15 lo) times V s8; thread (g, c) gets channels 8j + 2c and + 1 of row g. */
+ *  - token of column n of tile j: 16·(n/2) + 2j + n%2, so that thread (g, c) ends up with tokens 16c..16c+15
+ * of row g: the A operand of P·V with V [d][64] read 16 bytes at a time. No shuffle between the two products.
+ *  - P in two u8 planes (rows 0..7 hi, 8..15 lo) times V s8; thread (g, c) gets channels 8j + 2c and + 1 of
+ * row g. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PAGE_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PAGE_CUH
 #include "kernel/cuda/async.cuh"
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/canon.cuh"
 
-namespace fp {
-namespace attn {
+namespace fp
+{
+namespace attn
+{
 
-constexpr uint32_t MAGIC = 0x4B400000u; /* bits of 12582912: adding it to 0..65535 rounds to even, the sum's low bits
-                                           are the integer */
+constexpr uint32_t MAGIC = 0x4B400000u; /* bits of 12582912: adding it to 0..65535 rounds to even, the sum's
+                                           low bits are the integer */
 #define FP_NEG_INF __int_as_float((int)0xff800000)
 
 static __device__ __forceinline__ void mma_s8(int (&c)[4], const uint32_t *a, uint32_t b0, uint32_t b1)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 static __device__ __forceinline__ void mma_u8s8(int (&c)[4], const uint32_t *a, uint32_t b0, uint32_t b1)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -98,8 +103,8 @@ static __device__ __forceinline__ float exponent_scale(uint32_t s_v_max, int &e)
 
 /* Scores of one tile → x; rows see `visible` tokens. */
 template <int D>
-static __device__ __forceinline__ void dequantise_scores(const int (&acc)[8][4], float s_q, const uint32_t (&s_k)[8],
-                                                         float (&x)[16])
+static __device__ __forceinline__ void dequantise_scores(const int (&acc)[8][4], float s_q,
+                                                         const uint32_t (&s_k)[8], float (&x)[16])
 {
 #pragma unroll
     for (int j = 0; j < 8; j++) {
@@ -118,8 +123,8 @@ static __device__ __forceinline__ void pack_planes(const uint32_t *w, uint32_t &
 
 /* Softmax of one tile: x → P planes, l. dead: the row sees no token here. */
 template <int NT>
-static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const float (&s_v)[16], uint32_t (&p)[8],
-                                             int &l)
+static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const float (&s_v)[16],
+                                             uint32_t (&p)[8], int &l)
 {
     uint32_t sum = 0;
 #pragma unroll
@@ -169,11 +174,12 @@ static __device__ __forceinline__ void multiply_keys(const Rows<D, NT> &rows, ui
     }
 }
 
-/* K half of a page (K, then s_k, s_v) → weights, and m and l of the state merged. first: tokens of the segment before
- * this page; fill: visible tokens if not 0, else causal; full: every row sees all 64. */
+/* K half of a page (K, then s_k, s_v) → weights, and m and l of the state merged. first: tokens of the
+ * segment before this page; fill: visible tokens if not 0, else causal; full: every row sees all 64. */
 template <int D, int NT>
-static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint32_t stage, uint32_t first, uint32_t fill,
-                                                   bool full, uint32_t lane, State<D, NT> &state, Weights<NT> &out)
+static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint32_t stage, uint32_t first,
+                                                   uint32_t fill, bool full, uint32_t lane,
+                                                   State<D, NT> &state, Weights<NT> &out)
 {
     int acc[NT][8][4];
     uint32_t s_k[8], s_v[8], c = lane % 4;

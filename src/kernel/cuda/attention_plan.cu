@@ -1,5 +1,5 @@
-/* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++ library, so
- * that C programs link it. */
+/* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++
+ * library, so that C programs link it. */
 #include "kernel/cuda/attention_plan.cuh"
 
 #include "core/error.h"
@@ -14,9 +14,13 @@ using namespace fp::attn;
 
 uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
 
-namespace {
+namespace
+{
 
-constexpr uint32_t SMALL_LIST_ROWS = 32;  /* lists of more rows are for teams */
+constexpr uint32_t SMALL_LIST_ROWS = 32; /* lists of more rows are for teams; */
+constexpr uint32_t SMALL_ANCHOR_ROWS =
+    1024; /* but the queries stacked over an anchor go to single warps, whose items mix
+             freely with the contexts': the anchor is read again from the L2 cache */
 static_assert(sizeof(Header) <= HEADER_WORDS * 4, "the header has its place");
 
 /* A growing array of plain values. */
@@ -63,7 +67,7 @@ struct fp_cuda_attention {
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
     cudaEvent_t copied;
-    bool planned;
+    bool planned, wide_merge; /* wide_merge: a warp's ring has room for 32 pieces of 128 channels */
     Array<Item> small, team;
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
@@ -81,11 +85,11 @@ static fp_status cuda_failed(cudaError_t e, const char *what)
                     cudaGetErrorString(e));
 }
 
-#define CUDA_TRY(call, what)                                                                                           \
-    do {                                                                                                               \
-        cudaError_t cuda_error = (call);                                                                               \
-        if (cuda_error != cudaSuccess)                                                                                 \
-            return cuda_failed(cuda_error, what);                                                                      \
+#define CUDA_TRY(call, what)                                                                                 \
+    do {                                                                                                     \
+        cudaError_t cuda_error = (call);                                                                     \
+        if (cuda_error != cudaSuccess)                                                                       \
+            return cuda_failed(cuda_error, what);                                                            \
     } while (0)
 
 static fp_status out_of_memory(void)
@@ -104,7 +108,11 @@ static uint32_t min_of(uint32_t a, uint32_t b)
 
 static Kernel kernel_of(uint32_t d)
 {
-    return d == 64 ? kernel_64() : d == 96 ? kernel_96() : d == 128 ? kernel_128() : d == 256 ? kernel_256() : nullptr;
+    return d == 64    ? kernel_64()
+           : d == 96  ? kernel_96()
+           : d == 128 ? kernel_128()
+           : d == 256 ? kernel_256()
+                      : nullptr;
 }
 
 static uint32_t team_rows(uint32_t d)
@@ -116,7 +124,8 @@ static fp_status choose_shape(fp_cuda_attention *plan)
 {
     int device, sms, shared;
     CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
-    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "reading the GPU's properties");
+    CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
+             "reading the GPU's properties");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
     uint32_t d = plan->config.d, stage = stage_bytes(d), room = (uint32_t)shared - 1024 - BARRIER_BYTES;
@@ -126,11 +135,15 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     plan->team_stages =
         room > 2 * plan->level_bytes ? min_of((room - 2 * plan->level_bytes) / stage, MAX_STAGES) : 0;
     if (plan->small_stages == 0 || plan->team_stages < 3)
-        return fp__fail(FP_UNSUPPORTED, "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
+        return fp__fail(FP_UNSUPPORTED,
+                        "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    uint32_t small = WARPS * plan->small_stages * stage, team = 2 * plan->level_bytes + plan->team_stages * stage;
+    uint32_t small = WARPS * plan->small_stages * stage,
+             team = 2 * plan->level_bytes + plan->team_stages * stage;
+    plan->wide_merge = plan->small_stages * stage >= 32 * MERGE_PIECE_BYTES;
     plan->shared_bytes = BARRIER_BYTES + (small > team ? small : team);
-    CUDA_TRY(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan->shared_bytes),
+    CUDA_TRY(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)plan->shared_bytes),
              "reserving shared memory");
     return FP_OK;
 }
@@ -142,28 +155,35 @@ static fp_status allocate(fp_cuda_attention *plan)
     rows = rows > SMALL_LIST_ROWS ? SMALL_LIST_ROWS : rows;
     plan->state_rows = c->state_bytes / row_bytes;
     if (c->state_bytes == 0)
-        plan->state_rows = c->kv_heads * ((size_t)c->max_pages / CHUNK_PAGES + 4 * (size_t)c->max_sequences) * rows +
-                           5 * (size_t)plan->grid * WARPS * rows + 40 * (size_t)plan->grid * team_rows(c->d);
+        plan->state_rows =
+            c->kv_heads * ((size_t)c->max_pages / CHUNK_PAGES + 4 * (size_t)c->max_sequences) * rows +
+            5 * (size_t)plan->grid * WARPS * rows + 40 * (size_t)plan->grid * team_rows(c->d);
     plan->state_rows = (plan->state_rows + 7) / 8 * 8; /* o begins at a cache line */
-    plan->plan_words = 131072 + (size_t)c->max_pages * 34 +
-                       (size_t)c->max_sequences * (8 * ITEM_WORDS + 64) +
+    plan->plan_words = 131072 + (size_t)c->max_pages * 34 + (size_t)c->max_sequences * (8 * ITEM_WORDS + 64) +
                        (size_t)c->max_tokens * (plan->group + sizeof(MergeToken) / 4 + 2);
-    CUDA_TRY(cudaMalloc((void **)&plan->device_plan, plan->plan_words * 4), "device memory for attention's plan");
-    CUDA_TRY(cudaMallocHost((void **)&plan->staging, plan->plan_words * 4), "pinned memory for attention's plan");
-    CUDA_TRY(cudaMalloc((void **)&plan->states, plan->state_rows * row_bytes), "device memory for attention's states");
+    CUDA_TRY(cudaMalloc((void **)&plan->device_plan, plan->plan_words * 4),
+             "device memory for attention's plan");
+    CUDA_TRY(cudaMallocHost((void **)&plan->staging, plan->plan_words * 4),
+             "pinned memory for attention's plan");
+    CUDA_TRY(cudaMalloc((void **)&plan->states, plan->state_rows * row_bytes),
+             "device memory for attention's states");
     CUDA_TRY(cudaMalloc((void **)&plan->anchor_scratch, (size_t)plan->grid * plan->level_bytes),
              "device memory for attention's anchor states");
-    CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming), "an event for attention's plan");
+    CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming),
+             "an event for attention's plan");
     return FP_OK;
 }
 
 fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cuda_attention **out)
 {
     uint32_t hk = config->kv_heads;
-    if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 || !kernel_of(config->d))
-        return fp__fail(FP_USAGE, "attention on the GPU knows heads of 64, 96, 128 and 256 in groups of 1 to 16, not %u/%u "
-                                  "heads of %u",
-                        config->heads, hk, config->d);
+    if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 ||
+        !kernel_of(config->d))
+        return fp__fail(
+            FP_USAGE,
+            "attention on the GPU knows heads of 64, 96, 128 and 256 in groups of 1 to 16, not %u/%u "
+            "heads of %u",
+            config->heads, hk, config->d);
     fp_cuda_attention *plan = (fp_cuda_attention *)calloc(1, sizeof *plan);
     if (!plan)
         return out_of_memory();
@@ -203,7 +223,8 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     free(plan);
 }
 
-/* ---- the work list ------------------------------------------------------------------------------------------------ */
+/* ---- the work list
+ * ------------------------------------------------------------------------------------------------ */
 
 static bool causal(const fp_cuda_attention_segment *s)
 {
@@ -216,17 +237,21 @@ static uint32_t seen_pages(const fp_cuda_attention_segment *s, uint32_t tokens)
     return causal(s) ? s->causal_page + ceil_div(s->causal_tokens + tokens, PAGE) : s->n_pages;
 }
 
-static fp_status check_segment(const fp_cuda_attention_segment *s, uint32_t tokens, size_t i, const char *name)
+static fp_status check_segment(const fp_cuda_attention_segment *s, uint32_t tokens, size_t i,
+                               const char *name)
 {
     if (s->causal_page > s->n_pages || seen_pages(s, tokens) > s->n_pages)
-        return fp__fail(FP_USAGE, "the %s of sequence %zu has %u pages, too few for its tokens", name, i, s->n_pages);
+        return fp__fail(FP_USAGE, "the %s of sequence %zu has %u pages, too few for its tokens", name, i,
+                        s->n_pages);
     for (uint32_t p = 0; s->filled && p < s->causal_page; p++)
         if (s->filled[p] == 0 || s->filled[p] > PAGE)
-            return fp__fail(FP_USAGE, "page %u of the %s of sequence %zu holds %d tokens", p, name, i, s->filled[p]);
+            return fp__fail(FP_USAGE, "page %u of the %s of sequence %zu holds %d tokens", p, name, i,
+                            s->filled[p]);
     return FP_OK;
 }
 
-static fp_status check_step(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+static fp_status check_step(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
+                            size_t n)
 {
     size_t tokens = 0, pages = 0;
     for (size_t i = 0; i < n; i++) {
@@ -239,8 +264,10 @@ static fp_status check_step(const fp_cuda_attention *plan, const fp_cuda_attenti
         pages += (size_t)s->anchor.n_pages + s->context.n_pages;
     }
     if (n > plan->config.max_sequences || tokens > plan->config.max_tokens || pages > plan->config.max_pages)
-        return fp__fail(FP_LIMIT, "a step of %zu tokens, %zu sequences and %zu pages; attention was planned for %u, %u, %u",
-                        tokens, n, pages, plan->config.max_tokens, plan->config.max_sequences, plan->config.max_pages);
+        return fp__fail(
+            FP_LIMIT,
+            "a step of %zu tokens, %zu sequences and %zu pages; attention was planned for %u, %u, %u", tokens,
+            n, pages, plan->config.max_tokens, plan->config.max_sequences, plan->config.max_pages);
     return FP_OK;
 }
 
@@ -304,9 +331,11 @@ static uint32_t item_pages(uint32_t pages, uint32_t first, uint32_t step, uint32
 }
 
 /* Items of `step` pages up to page `fine`, of single spans from there on. */
-static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t block, uint32_t step, uint32_t fine)
+static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t block, uint32_t step,
+                        uint32_t fine)
 {
-    uint32_t pages = block_pages(plan, list, block), rows = list->tokens * plan->group - block * list->block_rows;
+    uint32_t pages = block_pages(plan, list, block),
+             rows = list->tokens * plan->group - block * list->block_rows;
     rows = min_of(rows, list->block_rows);
     MergeStream *stream = plan->streams.add(1);
     if (!stream)
@@ -343,9 +372,11 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
     return true;
 }
 
-static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *segment, uint32_t tokens, uint32_t token,
-                     bool listed)
+static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *segment, uint32_t tokens,
+                     uint32_t token, bool listed, bool stacked)
 {
+    uint32_t most_stacked = fp__cuda_attention_tuning[FP__TUNE_ANCHOR_ROWS];
+    most_stacked = most_stacked ? most_stacked : SMALL_ANCHOR_ROWS;
     List *list = plan->lists.add(1);
     if (!list)
         return false;
@@ -354,14 +385,15 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->tokens = tokens;
     list->token = token;
     list->listed = listed;
-    list->team = rows > SMALL_LIST_ROWS;
+    list->team = rows > (stacked ? most_stacked : SMALL_LIST_ROWS);
     list->block_rows = list->team ? team_rows(plan->config.d) : SMALL_ROWS;
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
 
 /* Tokens of all sequences that share the anchor of sequence i. */
-static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, size_t i)
+static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                            size_t i)
 {
     uint32_t at = (uint32_t)plan->token_lists.n, tokens = 0, first = sequences[i].first_token;
     bool consecutive = true;
@@ -379,7 +411,8 @@ static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_seq
     }
     if (consecutive)
         plan->token_lists.n = at;
-    return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive);
+    return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive,
+                    !causal(&sequences[i].anchor) && tokens > sequences[i].tokens);
 }
 
 static void find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
@@ -452,7 +485,8 @@ static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_
         uint32_t blocks = ceil_div(rows, team_rows(plan->config.d));
         for (uint32_t b = 0; b < blocks; b++) {
             uint32_t tokens = min_of((b + 1) * team_rows(plan->config.d), rows) / plan->group;
-            uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) + seen_pages(&sequences[i].context, tokens);
+            uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) +
+                             seen_pages(&sequences[i].context, tokens);
             total += pages * plan->config.kv_heads;
             largest = pages > largest ? pages : largest;
         }
@@ -486,7 +520,8 @@ static void long_items_first(Array<Item> *items)
 }
 
 /* Lists of the step: who sees what together. */
-static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool whole)
+static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                       bool whole)
 {
     for (size_t i = 0; i < n; i++)
         if (whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) {
@@ -494,7 +529,8 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
             if (!add_whole(plan, &sequences[i]))
                 return false;
         }
-    for (size_t i = 0; i < n; i++) { /* an anchor's leader may have left for whole items: the next one leads */
+    for (size_t i = 0; i < n;
+         i++) { /* an anchor's leader may have left for whole items: the next one leads */
         uint32_t l = plan->leader.at[i];
         if (l != NONE && l != i && plan->leader.at[l] == NONE)
             for (size_t k = i; k < n; k++)
@@ -506,20 +542,23 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
             return false;
     for (size_t i = 0; i < n; i++)
         if (!(whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) && sequences[i].context.n_pages &&
-            !add_list(plan, &sequences[i].context, sequences[i].tokens, sequences[i].first_token, false))
+            !add_list(plan, &sequences[i].context, sequences[i].tokens, sequences[i].first_token, false,
+                      false))
             return false;
     return true;
 }
 
-/* Page counts of team items and of single-warp items: fine where there is little work, so that all take part. */
+/* Page counts of team items and of single-warp items: fine where there is little work, so that all take part.
+ */
 static void choose_steps(const fp_cuda_attention *plan, uint32_t *team, uint32_t *small)
 {
     uint64_t team_spans = 0, small_spans = 0;
     for (size_t i = 0; i < plan->lists.n; i++)
         for (uint32_t b = 0; b < plan->lists.at[i].blocks; b++)
             (plan->lists.at[i].team ? team_spans : small_spans) +=
-                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), SPAN_PAGES) * plan->config.kv_heads;
-    *small = small_spans >= 3ull * plan->grid * WARPS ? CHUNK_PAGES : SPAN_PAGES;
+                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), SPAN_PAGES) *
+                plan->config.kv_heads;
+    *small = 5 * small_spans >= 6ull * plan->grid * WARPS ? CHUNK_PAGES : SPAN_PAGES;
     *team = SPAN_PAGES;
     while (*team < 64 * CHUNK_PAGES && team_spans * SPAN_PAGES / *team >= 16ull * plan->grid)
         *team *= 4;
@@ -529,7 +568,8 @@ static void choose_steps(const fp_cuda_attention *plan, uint32_t *team, uint32_t
         *team = fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES];
 }
 
-static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t small_step, uint32_t fine_eighths)
+static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t small_step,
+                        uint32_t fine_eighths)
 {
     uint32_t done = 0;
     for (size_t i = 0; i < plan->lists.n; i++) {
@@ -538,7 +578,8 @@ static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t sm
         list->stream_at = (uint32_t)plan->streams.n; /* made a word offset when placed */
         done += list->blocks;
         for (uint32_t b = 0; b < list->blocks; b++) {
-            uint32_t pages = block_pages(plan, list, b), step = list->team ? team_step : small_step, fine = pages;
+            uint32_t pages = block_pages(plan, list, b), step = list->team ? team_step : small_step,
+                     fine = pages;
             /* the last eighth of long work in spans, taken last, so that all warps end together */
             if (!list->team && step > SPAN_PAGES)
                 fine = min_of(ceil_div(pages - pages * fine_eighths / 8, CHUNK_PAGES) * CHUNK_PAGES, pages);
@@ -549,8 +590,10 @@ static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t sm
     return true;
 }
 
-/* One record for each token whose outputs are merged from states. Lists are in the order make_lists made them. */
-static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool whole)
+/* One record for each token whose outputs are merged from states. Lists are in the order make_lists made
+ * them. */
+static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                        bool whole)
 {
     size_t anchors = 0, list = 0;
     for (size_t i = 0; i < n; i++)
@@ -602,7 +645,8 @@ static uint32_t choose_team_ctas(const fp_cuda_attention *plan)
     if (small_pages == 0 || items == 0)
         return min_of(plan->grid, items ? items : 1);
     /* a page takes a team 3 to 5 µs and an item some more to begin; the memory moves 2,800 bytes a ns */
-    double item_us = 6 + 4.0 * (double)pages / items, small_us = (double)small_pages * plan->config.d * 128 / 2.8e6;
+    double item_us = 6 + 4.0 * (double)pages / items,
+           small_us = (double)small_pages * plan->config.d * 128 / 2.8e6;
     double target = 0.5 * small_us > item_us ? 0.5 * small_us : item_us;
     uint32_t n = (uint32_t)(item_us * items / target + 0.99);
     return min_of(min_of(n, items), plan->grid);
@@ -637,16 +681,19 @@ static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t 
     h.small_static = h.team_items == 0;
     h.team_ctas = choose_team_ctas(plan);
     h.merge_tokens = (uint32_t)plan->merges.n;
-    h.merge_narrow = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32) <= plan->grid * WARPS;
+    uint64_t narrow_tasks = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32);
+    h.merge_narrow = narrow_tasks <= plan->grid * WARPS || !plan->wide_merge;
     h.team_at = place(plan, &word, plan->team);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
     h.fills_at = place(plan, &word, plan->fills);
     if (word > plan->plan_words || plan->used_rows > plan->state_rows)
-        return fp__fail(FP_LIMIT, "the work of this step needs %zu words and %zu state rows; there is room for %zu and %zu: "
-                                  "create attention with larger limits",
-                        word, plan->used_rows, plan->plan_words, plan->state_rows);
+        return fp__fail(
+            FP_LIMIT,
+            "the work of this step needs %zu words and %zu state rows; there is room for %zu and %zu: "
+            "create attention with larger limits",
+            word, plan->used_rows, plan->plan_words, plan->state_rows);
     memcpy(plan->staging, &h, sizeof h);
     CUDA_TRY(cudaMemcpyAsync(plan->device_plan, plan->staging, word * 4, cudaMemcpyHostToDevice, stream),
              "copying attention's plan");
@@ -655,8 +702,8 @@ static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t 
     return FP_OK;
 }
 
-fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
-                                 void *stream)
+fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
+                                 size_t n, void *stream)
 {
     FP_TRY(check_step(plan, sequences, n));
     if (plan->planned)
@@ -671,7 +718,8 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     uint32_t team_step, small_step;
     choose_steps(plan, &team_step, &small_step);
     size_t whole_items = plan->team.n;
-    uint32_t fine_eighths = fp__cuda_attention_tuning[FP__TUNE_FINE] ? fp__cuda_attention_tuning[FP__TUNE_FINE] - 1 : 0;
+    uint32_t fine_eighths =
+        fp__cuda_attention_tuning[FP__TUNE_FINE] ? fp__cuda_attention_tuning[FP__TUNE_FINE] - 1 : 0;
     for (;;) {
         plan->team.n = whole_items;
         plan->small.n = plan->streams.n = 0;

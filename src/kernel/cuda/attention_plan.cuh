@@ -1,19 +1,21 @@
-/* What the host plan and the attention kernel agree on. All of it is one buffer in device memory; the parts are
- * word offsets in the header. Work is planned for KV head 0 and repeated for each KV head: unit u of a list is
- * entry u / HK for KV head u % HK. */
+/* What the host plan and the attention kernel agree on. All of it is one buffer in device memory; the parts
+ * are word offsets in the header. Work is planned for KV head 0 and repeated for each KV head: unit u of a
+ * list is entry u / HK for KV head u % HK. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #include <stdint.h>
 
-namespace fp {
-namespace attn {
+namespace fp
+{
+namespace attn
+{
 
 constexpr int WARPS = 8, PAGE = 64, SPAN_PAGES = 4, CHUNK_PAGES = 16;
 constexpr uint32_t NONE = 0xffffffffu;
 
-/* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of rows
- * over one segment and one KV head; `small` streams have up to 8 rows and are worked on by single warps, `team`
- * streams have up to 64·tiles rows and are worked on by all warps of a CTA. */
+/* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of
+ * rows over one segment and one KV head; `small` streams have up to 8 rows and are worked on by single warps,
+ * `team` streams have up to 64·tiles rows and are worked on by all warps of a CTA. */
 constexpr int SMALL_ROWS = 8;
 
 /* Row tiles of 8 that one warp of a team holds. */
@@ -23,9 +25,10 @@ constexpr __host__ __device__ int team_tiles(int d)
 }
 
 struct Header {
-    uint32_t team_items, team_ctas, small_items, small_static; /* items of one KV head; CTAs that start with team items;
-                                                                  static: the first item of a warp is fixed */
-    uint32_t merge_tokens, merge_narrow;                       /* narrow: a merge task is 32 channels, else 128 */
+    uint32_t team_items, team_ctas, small_items,
+        small_static;                    /* items of one KV head; CTAs that start with team items;
+                                            static: the first item of a warp is fixed */
+    uint32_t merge_tokens, merge_narrow; /* narrow: a merge task is 32 channels, else 128 */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at, done_at; /* word offsets */
 };
 
@@ -33,7 +36,8 @@ struct Header {
 struct Control {
     uint32_t team_taken, small_taken, epoch, pad;
 };
-/* The buffer begins: header, control, single-warp items. done[streams·HK] (header.done_at) counts what arrived. */
+/* The buffer begins: header, control, single-warp items. done[streams·HK] (header.done_at) counts what
+ * arrived. */
 constexpr uint32_t HEADER_WORDS = 16, CONTROL_WORDS = 16, SMALL_AT = HEADER_WORDS + CONTROL_WORDS;
 
 /* 32 words of a work item; one is loaded by a warp, word by lane. */
@@ -50,8 +54,8 @@ enum ItemWord {
     LIMIT,        /* causal pages: row i·G + g sees LIMIT + i tokens of the segment */
     TABLE,        /* offset of the segment's first page in pages and fills */
     MODE,
-    FILLS = 12,   /* 4 words: fill of each inline page; 0: causal */
-    INLINE = 16,  /* 16 words: page numbers of an inline item */
+    FILLS = 12,  /* 4 words: fill of each inline page; 0: causal */
+    INLINE = 16, /* 16 words: page numbers of an inline item */
     /* whole items: */
     ANCHOR_TABLE = 16,
     ANCHOR_PAGES,
@@ -60,18 +64,18 @@ enum ItemWord {
     ITEM_WORDS = 32
 };
 enum ItemFlags {
-    LISTED = 1,    /* tokens come from a list */
-    INLINED = 2,   /* at most 16 pages, given in the item */
-    WHOLE = 4      /* both segments from first to last page; writes outputs, no states */
+    LISTED = 1,  /* tokens come from a list */
+    INLINED = 2, /* at most 16 pages, given in the item */
+    WHOLE = 4    /* both segments from first to last page; writes outputs, no states */
 };
 
 /* How the outputs of one token are merged from states. */
 struct MergeSegment {
-    uint32_t done;                /* first stream's word of done[], KV head 0; NONE: empty segment */
-    uint32_t row;                 /* i·G of this token in the list */
-    uint32_t rows_per_stream;     /* streams of the list follow each other */
-    uint32_t blocks;              /* streams of the list; done[] word of (kv, block) is done + kv·blocks + block */
-    uint32_t stream_at;           /* offset of the list's MergeStream records */
+    uint32_t done;            /* first stream's word of done[], KV head 0; NONE: empty segment */
+    uint32_t row;             /* i·G of this token in the list */
+    uint32_t rows_per_stream; /* streams of the list follow each other */
+    uint32_t blocks;    /* streams of the list; done[] word of (kv, block) is done + kv·blocks + block */
+    uint32_t stream_at; /* offset of the list's MergeStream records */
     uint32_t pad[3];
 };
 struct MergeStream {
@@ -112,6 +116,9 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 {
     return 64 * d + 256;
 }
+
+/* Shared memory that a merge takes for one piece of 128 channels: factors, l and flags, o. */
+constexpr uint32_t MERGE_PIECE_BYTES = 16 + 8 + 512;
 
 typedef void (*Kernel)(Params);
 /* The kernel of a head size; nullptr if there is none. */

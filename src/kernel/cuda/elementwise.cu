@@ -4,7 +4,8 @@
 #include "kernel/cuda/quantise.cuh"
 #include "kernel/cuda/wtile.cuh"
 
-namespace fp {
+namespace fp
+{
 
 static __device__ __forceinline__ void note(uint32_t *error, uint32_t row, uint32_t code)
 {
@@ -12,7 +13,8 @@ static __device__ __forceinline__ void note(uint32_t *error, uint32_t row, uint3
 }
 
 /* Four inputs of a token into its activation tile; lanes are eight to a block of 32. */
-static __device__ __forceinline__ bool store_quad(float4 v, uint8_t *act, uint32_t token, uint32_t segments, uint32_t i)
+static __device__ __forceinline__ bool store_quad(float4 v, uint8_t *act, uint32_t token, uint32_t segments,
+                                                  uint32_t i)
 {
     quad_quants q;
     bool ok = quantise_quad(v, q);
@@ -27,12 +29,14 @@ static __device__ __forceinline__ bool store_quad(float4 v, uint8_t *act, uint32
     return ok;
 }
 
-/* One block per token; the row goes through shared memory so that the one warp which sums does not wait for L2. */
-__global__ void __launch_bounds__(512) norm_quantise_kernel(const float *x, const uint32_t *rows, const float *w,
-                                                            float eps, uint32_t width, uint32_t segments, uint8_t *act,
-                                                            uint32_t *error, uint32_t code)
+/* One block per token; the row goes through shared memory so that the one warp which sums does not wait for
+ * L2. */
+__global__ void __launch_bounds__(512)
+    norm_quantise_kernel(const float *x, const uint32_t *rows, const float *w, float eps, uint32_t width,
+                         uint32_t segments, uint8_t *act, uint32_t *error, uint32_t code)
 {
-    extern __shared__ float row[]; // [width], a multiple of 32; then the norm's weights, which need not be waited for
+    extern __shared__ float
+        row[]; // [width], a multiple of 32; then the norm's weights, which need not be waited for
     __shared__ float scale;
     __shared__ int good;
     uint32_t token = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -75,8 +79,9 @@ __global__ void __launch_bounds__(512) norm_quantise_kernel(const float *x, cons
 }
 
 /* Four inputs a thread. */
-__global__ void __launch_bounds__(128) quantise_kernel(const float *x, const float *up, size_t stride, uint32_t width,
-                                                       uint32_t segments, uint8_t *act, uint32_t *error, uint32_t code)
+__global__ void __launch_bounds__(128)
+    quantise_kernel(const float *x, const float *up, size_t stride, uint32_t width, uint32_t segments,
+                    uint8_t *act, uint32_t *error, uint32_t code)
 {
     uint32_t token = blockIdx.y, i = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
     launch_next();
@@ -122,8 +127,8 @@ template <int TYPE> static __device__ float weight_at(const uint8_t *unit, uint3
 }
 
 template <int TYPE>
-__global__ void embed_kernel(const uint8_t *data, uint32_t rows, uint32_t segments, const uint32_t *ids, uint32_t cols,
-                             float *x, uint32_t *error)
+__global__ void embed_kernel(const uint8_t *data, uint32_t rows, uint32_t segments, const uint32_t *ids,
+                             uint32_t cols, float *x, uint32_t *error)
 {
     uint32_t token = blockIdx.y, i = blockIdx.x * blockDim.x + threadIdx.x;
     launch_next();
@@ -142,7 +147,8 @@ __global__ void __launch_bounds__(128) norm_rope_kernel(float *qkv, size_t strid
                                                         fp__cuda_rope r, uint32_t *error, uint32_t code)
 {
     __shared__ float rows[4][512];
-    uint32_t token = blockIdx.y, lane = threadIdx.x % 32, head = blockIdx.x * 4 + threadIdx.x / 32, half = r.n_rot / 2;
+    uint32_t token = blockIdx.y, lane = threadIdx.x % 32, head = blockIdx.x * 4 + threadIdx.x / 32,
+             half = r.n_rot / 2;
     launch_next();
     wait_previous();
     if (head >= r.heads)
@@ -161,7 +167,8 @@ __global__ void __launch_bounds__(128) norm_rope_kernel(float *qkv, size_t strid
             row[i] = ok ? __fmul_rn(__fmul_rn(row[i], s), w[i]) : 0.0f;
     }
     __syncwarp();
-    const float *cos = r.cos + (size_t)positions[token] * half, *sin = r.sin + (size_t)positions[token] * half;
+    const float *cos = r.cos + (size_t)positions[token] * half,
+                *sin = r.sin + (size_t)positions[token] * half;
     for (uint32_t i = lane; i < half; i += 32) {
         uint32_t a = r.halves ? i : 2 * i, b = r.halves ? i + half : 2 * i + 1;
         float x0 = row[a], x1 = row[b];
@@ -186,8 +193,9 @@ struct argmax_state {
     uint32_t arrived, zero;
 };
 
-__global__ void __launch_bounds__(256) argmax_kernel(const float *logits, uint32_t vocabulary, const uint32_t *rows,
-                                                     uint32_t *ids, argmax_state *state, uint32_t *error, uint32_t code)
+__global__ void __launch_bounds__(256)
+    argmax_kernel(const float *logits, uint32_t vocabulary, const uint32_t *rows, uint32_t *ids,
+                  argmax_state *state, uint32_t *error, uint32_t code)
 {
     __shared__ unsigned long long best[8];
     uint32_t token = blockIdx.y;
@@ -243,11 +251,13 @@ extern "C" cudaError_t fp__cuda_ops_init(int device)
     known = s;
     FP_CUDA_TRY(linear_decode_init());
     FP_CUDA_TRY(linear_prefill_init());
-    return cudaFuncSetAttribute(norm_quantise_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 128 * 1024);
+    return cudaFuncSetAttribute(norm_quantise_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                128 * 1024);
 }
 
-extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
-                                       const float *residual, float *y, size_t y_stride, cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens,
+                                       const float *bias, const float *residual, float *y, size_t y_stride,
+                                       cudaStream_t stream)
 {
     if (tokens == 0)
         return cudaSuccess;
@@ -261,19 +271,20 @@ extern "C" cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *
     return linear_prefill(w, act, tokens, bias, residual, y, y_stride, stream);
 }
 
-extern "C" cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens,
-                                            const float *bias, const float *residual, float *y, size_t y_stride,
-                                            cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w,
+                                            uint32_t tokens, const float *bias, const float *residual,
+                                            float *y, size_t y_stride, cudaStream_t stream)
 {
     if (in->width == 0 || (in->width + 255) / 256 != w->segments)
         return cudaErrorInvalidValue;
     if (in->norm && in->stride != in->width)
         return cudaErrorInvalidValue;
     if (in->norm)
-        FP_CUDA_TRY(fp__cuda_norm_quantise(in->x, NULL, in->norm, in->eps, tokens, in->width, in->act, in->error,
-                                           in->code, stream));
+        FP_CUDA_TRY(fp__cuda_norm_quantise(in->x, NULL, in->norm, in->eps, tokens, in->width, in->act,
+                                           in->error, in->code, stream));
     else
-        FP_CUDA_TRY(fp__cuda_quantise(in->x, NULL, in->stride, tokens, in->width, in->act, in->error, in->code, stream));
+        FP_CUDA_TRY(fp__cuda_quantise(in->x, NULL, in->stride, tokens, in->width, in->act, in->error,
+                                      in->code, stream));
     return fp__cuda_linear(w, in->act, tokens, bias, residual, y, y_stride, stream);
 }
 
@@ -285,8 +296,8 @@ extern "C" cudaError_t fp__cuda_norm_quantise(const float *x, const uint32_t *ro
         return cudaErrorInvalidValue;
     if (tokens == 0)
         return cudaSuccess;
-    return launch(norm_quantise_kernel, dim3(tokens), dim3(512), (size_t)width * 8, stream, x, rows, w, eps, width,
-                  (width + 255) / 256, act, error, code);
+    return launch(norm_quantise_kernel, dim3(tokens), dim3(512), (size_t)width * 8, stream, x, rows, w, eps,
+                  width, (width + 255) / 256, act, error, code);
 }
 
 extern "C" cudaError_t fp__cuda_quantise(const float *x, const float *up, size_t stride, uint32_t tokens,
@@ -298,12 +309,12 @@ extern "C" cudaError_t fp__cuda_quantise(const float *x, const float *up, size_t
     if (tokens == 0)
         return cudaSuccess;
     uint32_t segments = (width + 255) / 256;
-    return launch(quantise_kernel, dim3((segments + 1) / 2, tokens), dim3(128), 0, stream, x, up, stride, width, segments, act,
-                  error, code);
+    return launch(quantise_kernel, dim3((segments + 1) / 2, tokens), dim3(128), 0, stream, x, up, stride,
+                  width, segments, act, error, code);
 }
 
-extern "C" cudaError_t fp__cuda_embed(const fp__cuda_weight *w, const uint32_t *ids, uint32_t tokens, uint32_t cols,
-                                      float *x, uint32_t *error, cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_embed(const fp__cuda_weight *w, const uint32_t *ids, uint32_t tokens,
+                                      uint32_t cols, float *x, uint32_t *error, cudaStream_t stream)
 {
     if (w->gated || tokens > 65535 || (cols + 255) / 256 != w->segments)
         return cudaErrorInvalidValue;
@@ -313,8 +324,8 @@ extern "C" cudaError_t fp__cuda_embed(const fp__cuda_weight *w, const uint32_t *
     switch (w->type) {
 #define CASE(type)                                                                                           \
     case type:                                                                                               \
-        return launch(embed_kernel<type>, grid, dim3(128), 0, stream, w->data, w->rows, w->segments, ids, cols, x,  \
-                      error);
+        return launch(embed_kernel<type>, grid, dim3(128), 0, stream, w->data, w->rows, w->segments, ids,    \
+                      cols, x, error);
         FP_EACH_TYPE(CASE)
 #undef CASE
     default:
@@ -322,19 +333,21 @@ extern "C" cudaError_t fp__cuda_embed(const fp__cuda_weight *w, const uint32_t *
     }
 }
 
-extern "C" cudaError_t fp__cuda_norm_rope(float *qkv, size_t stride, const uint32_t *positions, uint32_t tokens,
-                                          const fp__cuda_rope *r, uint32_t *error, uint32_t code, cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_norm_rope(float *qkv, size_t stride, const uint32_t *positions,
+                                          uint32_t tokens, const fp__cuda_rope *r, uint32_t *error,
+                                          uint32_t code, cudaStream_t stream)
 {
     if (r->d == 0 || r->d > 512 || r->n_rot > r->d || r->n_rot % 2 != 0 || tokens > 65535)
         return cudaErrorInvalidValue;
     if (tokens == 0 || r->heads == 0)
         return cudaSuccess;
-    return launch(norm_rope_kernel, dim3((r->heads + 3) / 4, tokens), dim3(128), 0, stream, qkv, stride, positions, *r,
-                  error, code);
+    return launch(norm_rope_kernel, dim3((r->heads + 3) / 4, tokens), dim3(128), 0, stream, qkv, stride,
+                  positions, *r, error, code);
 }
 
-extern "C" cudaError_t fp__cuda_argmax(const float *logits, uint32_t tokens, uint32_t vocabulary, const uint32_t *rows,
-                                       uint32_t *ids, void *state, uint32_t *error, uint32_t code, cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_argmax(const float *logits, uint32_t tokens, uint32_t vocabulary,
+                                       const uint32_t *rows, uint32_t *ids, void *state, uint32_t *error,
+                                       uint32_t code, cudaStream_t stream)
 {
     if (vocabulary == 0 || tokens > 65535)
         return cudaErrorInvalidValue;

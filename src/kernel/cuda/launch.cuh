@@ -5,7 +5,8 @@
 #include "kernel/cuda/pipe.cuh"
 #include <cuda_runtime.h>
 
-namespace fp {
+namespace fp
+{
 
 struct device_sizes {
     int multiprocessors, shared_bytes, major; /* shared_bytes: the most one block may have */
@@ -19,8 +20,8 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
 template <typename... Params, typename... Args>
-static cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
-                          Args... args)
+static cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,
+                          cudaStream_t stream, Args... args)
 {
     cudaLaunchAttribute overlap = {};
     overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;

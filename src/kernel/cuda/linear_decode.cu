@@ -1,17 +1,18 @@
 /* §4 for few tokens: weights stream through shared memory once, at memory speed.
  *
- * One block per multiprocessor walks over row tiles; its warps deal out the (row tile, segment) units among themselves in
- * turn, each with its own ring of copies in flight that never waits for the others. Few bytes are enough in flight; a
- * deeper ring takes bandwidth from the kernel before, which this one waits for, and shared memory from the L1 cache, where the
- * activations are. A warp multiplies a unit with
- * all tokens (one m16n8k32 is one block of 16 rows × 8 tokens) and leaves 16 × T segment sums in shared memory; when a row
+ * One block per multiprocessor walks over row tiles; its warps deal out the (row tile, segment) units among
+ * themselves in turn, each with its own ring of copies in flight that never waits for the others. Few bytes
+ * are enough in flight; a deeper ring takes bandwidth from the kernel before, which this one waits for, and
+ * shared memory from the L1 cache, where the activations are. A warp multiplies a unit with all tokens (one
+ * m16n8k32 is one block of 16 rows × 8 tokens) and leaves 16 × T segment sums in shared memory; when a row
  * tile's segments are there, one thread per output adds them in order. Two buffers of sums, so that nobody
  * waits for the adding. The ring starts before the previous kernel has ended: weights depend on nothing. */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/wtile.cuh"
 
-namespace fp {
+namespace fp
+{
 
 struct decode_args {
     const uint8_t *weights, *act;
@@ -23,8 +24,9 @@ struct decode_args {
 
 /* Sums of one unit for up to 8·NT tokens. */
 template <int TYPE, int NT>
-static __device__ __forceinline__ void unit_sums(const uint8_t *unit, const uint8_t *act, size_t act_tile_stride,
-                                                 uint32_t tokens, int lane, float (&seg)[NT][4])
+static __device__ __forceinline__ void unit_sums(const uint8_t *unit, const uint8_t *act,
+                                                 size_t act_tile_stride, uint32_t tokens, int lane,
+                                                 float (&seg)[NT][4])
 {
     using W = wtile<TYPE>;
     int g = lane / 4, c = lane % 4;
@@ -87,7 +89,8 @@ static __device__ __forceinline__ void add_segments(const decode_args &a, const 
     }
 }
 
-template <int TYPE, int NT> __global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ decode_args a)
+template <int TYPE, int NT>
+__global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ decode_args a)
 {
     using W = wtile<TYPE>;
     extern __shared__ __align__(128) uint8_t shared[];
@@ -98,7 +101,8 @@ template <int TYPE, int NT> __global__ void __launch_bounds__(512, 1) decode_ker
     uint32_t sums_floats = a.segments * a.tokens * 16;
     uint64_t *bars = (uint64_t *)(sums + a.buffers * sums_floats) + warp * a.stages;
     uint32_t tiles = blockIdx.x < a.tiles ? (a.tiles - blockIdx.x - 1) / gridDim.x + 1 : 0;
-    uint32_t units = tiles * a.segments; /* unit u: segment u % segments of tile blockIdx.x + u / segments · gridDim.x */
+    uint32_t units =
+        tiles * a.segments; /* unit u: segment u % segments of tile blockIdx.x + u / segments · gridDim.x */
 
     launch_next();
     if (lane == 0)
@@ -116,7 +120,8 @@ template <int TYPE, int NT> __global__ void __launch_bounds__(512, 1) decode_ker
             size_t tile = blockIdx.x + (size_t)fetch_tile * gridDim.x;
             fill_begin(bars + fetch_stage, W::BYTES, lane);
             fill_copy(ring + fetch_stage * W::BYTES,
-                      a.weights + (tile * a.segments + fetch_segment) * W::BYTES, W::BYTES, bars + fetch_stage, lane, 0);
+                      a.weights + (tile * a.segments + fetch_segment) * W::BYTES, W::BYTES,
+                      bars + fetch_stage, lane, 0);
             fill_end(bars + fetch_stage);
         }
         fetch += warps;
@@ -127,15 +132,16 @@ template <int TYPE, int NT> __global__ void __launch_bounds__(512, 1) decode_ker
         fetch_next();
     wait_previous();
 
-    uint32_t stage = 0, parity = 0, segment = warp; /* segment of the next unit, counted from the present tile */
+    uint32_t stage = 0, parity = 0,
+             segment = warp; /* segment of the next unit, counted from the present tile */
     size_t act_stride = (size_t)a.segments * FP__DEVICE_ACT_BYTES;
     for (uint32_t i = 0; i < tiles; i++) {
         float *tile_sums = sums + (a.buffers == 2 ? i & 1 : 0) * sums_floats;
         for (; segment < a.segments; segment += warps) {
             float seg[NT][4];
             barrier_wait(bars + stage, parity);
-            unit_sums<TYPE, NT>(ring + stage * W::BYTES, a.act + (size_t)segment * FP__DEVICE_ACT_BYTES, act_stride,
-                                a.tokens, lane, seg);
+            unit_sums<TYPE, NT>(ring + stage * W::BYTES, a.act + (size_t)segment * FP__DEVICE_ACT_BYTES,
+                                act_stride, a.tokens, lane, seg);
             __syncwarp();
             fetch_next();
             if (++stage == a.stages) {
@@ -167,8 +173,8 @@ struct decode_plan {
     size_t shared;
 };
 
-/* Copies in flight and buffers of sums within `limit` bytes: as many warps as leave room for two copies each; false if
- * not even 8 do. */
+/* Copies in flight and buffers of sums within `limit` bytes: as many warps as leave room for two copies each;
+ * false if not even 8 do. */
 static bool plan_decode(const fp__cuda_weight *w, uint32_t unit_bytes, uint32_t tokens, decode_plan *p)
 {
     size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 96 * 1024;
@@ -195,7 +201,8 @@ static cudaError_t run_decode(const decode_args &a, const decode_plan &p, cudaSt
     return launch(decode_kernel<TYPE, NT>, grid, dim3(32 * p.warps), p.shared, stream, a);
 }
 
-template <int TYPE> static cudaError_t run_decode_type(decode_args a, const fp__cuda_weight *w, cudaStream_t stream)
+template <int TYPE>
+static cudaError_t run_decode_type(decode_args a, const fp__cuda_weight *w, cudaStream_t stream)
 {
     /* as many tokens at once as leave room for two copies in flight per warp */
     uint32_t left = a.tokens, at_once = left < 32 ? left : 32;
@@ -228,7 +235,7 @@ template <int TYPE> static cudaError_t run_decode_type(decode_args a, const fp__
 cudaError_t linear_decode(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                           const float *residual, float *y, size_t y_stride, cudaStream_t stream)
 {
-    decode_args a = {w->data,  act,      bias,        residual, y, y_stride, w->rows,
+    decode_args a = {w->data,  act,         bias,   residual, y, y_stride,          w->rows,
                      w->tiles, w->segments, tokens, 0,        0, (uint32_t)w->gated};
     switch (w->type) {
 #define CASE(type)                                                                                           \
@@ -245,9 +252,12 @@ cudaError_t linear_decode_init()
 {
     int bytes = sizes().shared_bytes;
 #define RAISE(type)                                                                                          \
-    FP_CUDA_TRY(cudaFuncSetAttribute(decode_kernel<type, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)); \
-    FP_CUDA_TRY(cudaFuncSetAttribute(decode_kernel<type, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes)); \
-    FP_CUDA_TRY(cudaFuncSetAttribute(decode_kernel<type, 4>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    FP_CUDA_TRY(                                                                                             \
+        cudaFuncSetAttribute(decode_kernel<type, 1>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));   \
+    FP_CUDA_TRY(                                                                                             \
+        cudaFuncSetAttribute(decode_kernel<type, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));   \
+    FP_CUDA_TRY(                                                                                             \
+        cudaFuncSetAttribute(decode_kernel<type, 4>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
     FP_EACH_TYPE(RAISE)
 #undef RAISE
     return cudaSuccess;

@@ -1,15 +1,17 @@
-/* §4 for many tokens: int8 matrix instructions, one per block of 32 inputs of 16 rows × 8 tokens, and then three
- * binary32 operations per output (integer to float, the product of the scales, fma); those bound the speed, not the
- * matrix unit.
+/* §4 for many tokens: int8 matrix instructions, one per block of 32 inputs of 16 rows × 8 tokens, and then
+ * three binary32 operations per output (integer to float, the product of the scales, fma); those bound the
+ * speed, not the matrix unit.
  *
- * A block of WM × WN warps computes 32·WM rows × 32·WN tokens (128 × 64; two blocks a multiprocessor). Per segment a stage of shared memory receives the
- * row tiles' units (still packed: a warp unpacks its fragments in registers) and the tokens' activation tiles, all of
- * them contiguous copies. A stage is refilled one segment later than it was used, when all warps are likely past it. */
+ * A block of WM × WN warps computes 32·WM rows × 32·WN tokens (128 × 64; two blocks a multiprocessor). Per
+ * segment a stage of shared memory receives the row tiles' units (still packed: a warp unpacks its fragments
+ * in registers) and the tokens' activation tiles, all of them contiguous copies. A stage is refilled one
+ * segment later than it was used, when all warps are likely past it. */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/wtile.cuh"
 
-namespace fp {
+namespace fp
+{
 
 struct prefill_args {
     const uint8_t *weights, *act;
@@ -21,15 +23,18 @@ struct prefill_args {
 
 template <int TYPE, int WM, int WN> struct prefill_shape {
     static constexpr int ROW_TILES = 2 * WM, TOKEN_TILES = 4 * WN, THREADS = 32 * WM * WN;
-    static constexpr int A_BYTES = ROW_TILES * wtile<TYPE>::BYTES, B_BYTES = TOKEN_TILES * FP__DEVICE_ACT_BYTES;
+    static constexpr int A_BYTES = ROW_TILES * wtile<TYPE>::BYTES,
+                         B_BYTES = TOKEN_TILES * FP__DEVICE_ACT_BYTES;
     static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
-    static constexpr int STAGES = 112 * 1024 / STAGE_BYTES > 4 ? 4 : 112 * 1024 / STAGE_BYTES; /* two blocks fit */
+    static constexpr int STAGES =
+        112 * 1024 / STAGE_BYTES > 4 ? 4 : 112 * 1024 / STAGE_BYTES; /* two blocks fit */
     static_assert(STAGES >= 2, "no room for two stages");
 };
 
 template <int TYPE, int WM, int WN>
-static __device__ __forceinline__ void fill_stage(const prefill_args &a, uint8_t *stage, uint64_t *full, uint32_t tile0,
-                                                  uint32_t token_tile0, uint32_t segment, int lane)
+static __device__ __forceinline__ void fill_stage(const prefill_args &a, uint8_t *stage, uint64_t *full,
+                                                  uint32_t tile0, uint32_t token_tile0, uint32_t segment,
+                                                  int lane)
 {
     using S = prefill_shape<TYPE, WM, WN>;
     constexpr uint32_t UNIT = wtile<TYPE>::BYTES;
@@ -39,24 +44,27 @@ static __device__ __forceinline__ void fill_stage(const prefill_args &a, uint8_t
     /* one lane per copy; tiles past the end repeat the last one, and their results are dropped */
     if (lane < S::ROW_TILES) {
         uint32_t tile = min(tile0 + lane, a.tiles - 1);
-        fill_copy(stage + lane * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full, lane, lane);
+        fill_copy(stage + lane * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full,
+                  lane, lane);
     } else if (lane < S::ROW_TILES + S::TOKEN_TILES) {
         int i = lane - S::ROW_TILES;
         uint32_t tile = min(token_tile0 + i, token_tiles - 1);
         fill_copy(stage + S::A_BYTES + i * FP__DEVICE_ACT_BYTES,
-                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES, full, lane,
-                  lane);
+                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES,
+                  full, lane, lane);
     }
     static_assert(S::ROW_TILES + S::TOKEN_TILES <= 32, "a lane per copy");
 #else
     for (int i = 0; i < S::ROW_TILES; i++) {
         uint32_t tile = min(tile0 + i, a.tiles - 1);
-        fill_copy(stage + i * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full, lane, 0);
+        fill_copy(stage + i * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full,
+                  lane, 0);
     }
     for (int i = 0; i < S::TOKEN_TILES; i++) {
         uint32_t tile = min(token_tile0 + i, token_tiles - 1);
         fill_copy(stage + S::A_BYTES + i * FP__DEVICE_ACT_BYTES,
-                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES, full, lane, 0);
+                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES,
+                  full, lane, 0);
     }
 #endif
     fill_end(full);
@@ -76,9 +84,10 @@ static __device__ __forceinline__ void segment_sums(const uint8_t *units, const 
         typename W::pair w[2];
         load_pair<TYPE>(units, p, lane, w[0]);
         load_pair<TYPE>(units + W::BYTES, p, lane, w[1]);
-        const uint8_t *quants = acts + p * 512 + lane * 16, *scales = acts + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8;
-        /* steps of two matrix instructions: token tile k / 2, block k % 2, both row tiles; those of step k + 1 are
-         * under way while the results of step k are added */
+        const uint8_t *quants = acts + p * 512 + lane * 16,
+                      *scales = acts + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8;
+        /* steps of two matrix instructions: token tile k / 2, block k % 2, both row tiles; those of step k +
+         * 1 are under way while the results of step k are added */
         block_sums<TYPE> t[2][2];
         uint4 x = *(const uint4 *)quants;
         block_mma<TYPE>(t[0][0], w[0].a[0], make_uint2(x.x, x.y));
@@ -104,8 +113,8 @@ static __device__ __forceinline__ void segment_sums(const uint8_t *units, const 
     }
 }
 
-static __device__ __forceinline__ void store_outputs(const prefill_args &a, const float (&y)[2][4][4], uint32_t tile0,
-                                                     uint32_t token0, int lane)
+static __device__ __forceinline__ void store_outputs(const prefill_args &a, const float (&y)[2][4][4],
+                                                     uint32_t tile0, uint32_t token0, int lane)
 {
 #pragma unroll
     for (int m = 0; m < 2; m++)
@@ -138,7 +147,8 @@ static __device__ __forceinline__ void store_outputs(const prefill_args &a, cons
 }
 
 template <int TYPE, int WM, int WN>
-__global__ void __launch_bounds__(32 * WM *WN, 16 / (WM * WN)) prefill_kernel(const __grid_constant__ prefill_args a)
+__global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
+    prefill_kernel(const __grid_constant__ prefill_args a)
 {
     using S = prefill_shape<TYPE, WM, WN>;
     extern __shared__ __align__(128) uint8_t shared[];
@@ -167,20 +177,21 @@ __global__ void __launch_bounds__(32 * WM *WN, 16 / (WM * WN)) prefill_kernel(co
     for (uint32_t s = 0; s < a.segments; s++) {
         if (warp == 0 && s > 0 && s - 1 + S::STAGES < a.segments) {
             barrier_wait(empty + last_stage, last_parity);
-            fill_stage<TYPE, WM, WN>(a, shared + last_stage * S::STAGE_BYTES, full + last_stage, tile0, token_tile0,
-                                     s - 1 + S::STAGES, lane);
+            fill_stage<TYPE, WM, WN>(a, shared + last_stage * S::STAGE_BYTES, full + last_stage, tile0,
+                                     token_tile0, s - 1 + S::STAGES, lane);
         }
         barrier_wait(full + stage, parity);
         const uint8_t *base = shared + stage * S::STAGE_BYTES;
         float seg[2][4][4];
-        segment_sums<TYPE>(base + 2 * wm * wtile<TYPE>::BYTES, base + S::A_BYTES + 4 * wn * FP__DEVICE_ACT_BYTES, lane,
-                           seg);
+        segment_sums<TYPE>(base + 2 * wm * wtile<TYPE>::BYTES,
+                           base + S::A_BYTES + 4 * wn * FP__DEVICE_ACT_BYTES, lane, seg);
         __syncwarp();
         if (lane == 0)
             barrier_arrive(empty + stage);
 #pragma unroll
         for (int i = 0; i < 32; i++)
-            y[i / 16][i / 4 % 4][i % 4] = __fadd_rn(y[i / 16][i / 4 % 4][i % 4], seg[i / 16][i / 4 % 4][i % 4]);
+            y[i / 16][i / 4 % 4][i % 4] =
+                __fadd_rn(y[i / 16][i / 4 % 4][i % 4], seg[i / 16][i / 4 % 4][i % 4]);
         last_stage = stage;
         last_parity = parity;
         if (++stage == S::STAGES) {
@@ -194,14 +205,16 @@ __global__ void __launch_bounds__(32 * WM *WN, 16 / (WM * WN)) prefill_kernel(co
 template <int TYPE, int WM, int WN> static cudaError_t run_prefill(const prefill_args &a, cudaStream_t stream)
 {
     using S = prefill_shape<TYPE, WM, WN>;
-    dim3 grid((a.tokens + 8 * S::TOKEN_TILES - 1) / (8 * S::TOKEN_TILES), (a.tiles + S::ROW_TILES - 1) / S::ROW_TILES);
-    return launch(prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS), (size_t)S::STAGES * S::STAGE_BYTES, stream, a);
+    dim3 grid((a.tokens + 8 * S::TOKEN_TILES - 1) / (8 * S::TOKEN_TILES),
+              (a.tiles + S::ROW_TILES - 1) / S::ROW_TILES);
+    return launch(prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS), (size_t)S::STAGES * S::STAGE_BYTES,
+                  stream, a);
 }
 
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream)
 {
-    prefill_args a = {w->data,  act,      bias,        residual, y, y_stride, w->rows,
+    prefill_args a = {w->data,  act,         bias,   residual,          y, y_stride, w->rows,
                       w->tiles, w->segments, tokens, (uint32_t)w->gated};
     switch (w->type) {
 #define CASE(type)                                                                                           \
@@ -217,8 +230,9 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
 cudaError_t linear_prefill_init()
 {
 #define RAISE(type)                                                                                          \
-    FP_CUDA_TRY(cudaFuncSetAttribute(prefill_kernel<type, 4, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize, \
-                                     prefill_shape<type, 4, 2>::STAGES * prefill_shape<type, 4, 2>::STAGE_BYTES));
+    FP_CUDA_TRY(                                                                                             \
+        cudaFuncSetAttribute(prefill_kernel<type, 4, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize,        \
+                             prefill_shape<type, 4, 2>::STAGES *prefill_shape<type, 4, 2>::STAGE_BYTES));
     FP_EACH_TYPE(RAISE)
 #undef RAISE
     return cudaSuccess;

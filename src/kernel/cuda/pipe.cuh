@@ -1,11 +1,13 @@
-/* Copies from device memory to shared memory that run ahead, completing on mbarriers; and the ordering of dependent
- * launches. On sm_90 a copy is one bulk instruction of one lane, before that 16-byte cp.async of all lanes of a warp. */
+/* Copies from device memory to shared memory that run ahead, completing on mbarriers; and the ordering of
+ * dependent launches. On sm_90 a copy is one bulk instruction of one lane, before that 16-byte cp.async of
+ * all lanes of a warp. */
 #ifndef FP_KERNEL_CUDA_PIPE_CUH
 #define FP_KERNEL_CUDA_PIPE_CUH
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-namespace fp {
+namespace fp
+{
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define FP_BULK 1
@@ -45,10 +47,11 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t pari
     uint32_t done;
     do {
 #if FP_BULK
-        asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                     : "=r"(done)
-                     : "r"(smem_at(bar)), "r"(parity)
-                     : "memory");
+        asm volatile(
+            "{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+            : "=r"(done)
+            : "r"(smem_at(bar)), "r"(parity)
+            : "memory");
 #else
         asm volatile("{ .reg .b64 s; .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; "
                      "selp.u32 %0, 1, 0, p; }"
@@ -70,19 +73,22 @@ static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes,
     __syncwarp();
 #endif
 }
-/* Lane `by` of the warp issues the copy where the hardware has bulk copies. bytes: a multiple of 16, both ends aligned. */
-static __device__ __forceinline__ void fill_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar, int lane,
-                                                 int by)
+/* Lane `by` of the warp issues the copy where the hardware has bulk copies. bytes: a multiple of 16, both
+ * ends aligned. */
+static __device__ __forceinline__ void fill_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar,
+                                                 int lane, int by)
 {
 #if FP_BULK
     if (lane == by)
         asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(smem_at(to)),
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                smem_at(to)),
             "l"(from), "r"(bytes), "r"(smem_at(bar))
             : "memory");
 #else
     for (uint32_t i = 16 * lane; i < bytes; i += 512)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_at(to) + i), "l"((const char *)from + i)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_at(to) + i),
+                     "l"((const char *)from + i)
                      : "memory");
 #endif
 }
@@ -93,9 +99,10 @@ static __device__ __forceinline__ void fill_end(uint64_t *bar)
 #endif
 }
 
-/* Programmatic dependent launch: a kernel may start while the one before it still runs. Every kernel here calls
- * launch_next first and wait_previous before it reads or writes anything that another kernel writes or reads; so the
- * order is that of a plain stream, and only weights are read ahead. Without the launch attribute both do nothing. */
+/* Programmatic dependent launch: a kernel may start while the one before it still runs. Every kernel here
+ * calls launch_next first and wait_previous before it reads or writes anything that another kernel writes or
+ * reads; so the order is that of a plain stream, and only weights are read ahead. Without the launch
+ * attribute both do nothing. */
 static __device__ __forceinline__ void launch_next()
 {
 #if FP_BULK

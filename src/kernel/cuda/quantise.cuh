@@ -3,7 +3,8 @@
 #define FP_KERNEL_CUDA_QUANTISE_CUH
 #include "kernel/cuda/canon.cuh"
 
-namespace fp {
+namespace fp
+{
 
 static constexpr uint32_t ALL = 0xffffffffu;
 

@@ -1,10 +1,12 @@
-/* SHA-256 (FIPS 180-4) of slabs, and the RFC 6962 tree over a page group's slabs (cache/leaf.h has the layouts). One
- * thread hashes one slab: a page group of an 8B model has 256 of them, so a few pages fill the device, and the
- * threads are spread over the multiprocessors, one warp each, to take little from whatever decodes beside them. */
+/* SHA-256 (FIPS 180-4) of slabs, and the RFC 6962 tree over a page group's slabs (cache/leaf.h has the
+ * layouts). One thread hashes one slab: a page group of an 8B model has 256 of them, so a few pages fill the
+ * device, and the threads are spread over the multiprocessors, one warp each, to take little from whatever
+ * decodes beside them. */
 #include "kernel/cuda/launch.cuh"
 #include <string.h>
 
-namespace fp {
+namespace fp
+{
 
 static __constant__ uint32_t K[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
@@ -42,7 +44,8 @@ static __device__ __forceinline__ void compress(uint32_t (&h)[8], uint32_t (&w)[
             w[i % 16] += (rotate(x, 7) ^ rotate(x, 18) ^ x >> 3) + w[(i + 9) % 16] +
                          (rotate(y, 17) ^ rotate(y, 19) ^ y >> 10);
         }
-        uint32_t t = s + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[i] + w[i % 16];
+        uint32_t t =
+            s + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + K[i] + w[i % 16];
         uint32_t u = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));
         s = g, g = f, f = e, e = d + t, d = c, c = b, b = a, a = t + u;
     }
@@ -61,9 +64,9 @@ struct slab_prefix {
     uint32_t words[16]; /* big-endian words of the 64 bytes, layer and head zero */
 };
 
-__global__ void __launch_bounds__(32) slab_leaves_kernel(const uint8_t *const *groups, uint32_t slabs, uint32_t total,
-                                                         uint32_t kv_heads, uint32_t slab_bytes,
-                                                         const __grid_constant__ slab_prefix prefix, uint8_t *leaves)
+__global__ void __launch_bounds__(32)
+    slab_leaves_kernel(const uint8_t *const *groups, uint32_t slabs, uint32_t total, uint32_t kv_heads,
+                       uint32_t slab_bytes, const __grid_constant__ slab_prefix prefix, uint8_t *leaves)
 {
     uint32_t i = blockIdx.x * 32 + threadIdx.x;
     launch_next();
@@ -139,7 +142,8 @@ __global__ void __launch_bounds__(128) roots_kernel(const uint8_t *leaves, uint3
         level[i] = big_endian(in[i]);
     __syncthreads();
     for (uint32_t n = slabs; n > 1; n = (n + 1) / 2) {
-        /* in rounds, so that nobody overwrites what another still reads: outputs of a round lie below its inputs */
+        /* in rounds, so that nobody overwrites what another still reads: outputs of a round lie below its
+         * inputs */
         for (uint32_t first = 0; first < (n + 1) / 2; first += blockDim.x) {
             uint32_t i = first + threadIdx.x, out[8];
             bool have = i < (n + 1) / 2;
@@ -163,8 +167,8 @@ __global__ void __launch_bounds__(128) roots_kernel(const uint8_t *leaves, uint3
 
 using namespace fp;
 
-extern "C" cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, const uint8_t *const *groups, uint32_t n,
-                                            uint8_t *leaves, uint8_t *roots, cudaStream_t stream)
+extern "C" cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, const uint8_t *const *groups,
+                                            uint32_t n, uint8_t *leaves, uint8_t *roots, cudaStream_t stream)
 {
     uint32_t slabs = (uint32_t)g->layers * g->kv_heads, slab_bytes = 128u * g->d + 256;
     if (slabs == 0 || slabs > 4096 || g->d == 0 || n > 0xffffffffu / slabs)
@@ -191,6 +195,7 @@ extern "C" cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, con
         return cudaSuccess;
     size_t shared = (size_t)slabs * 32;
     if (shared > 48 * 1024)
-        FP_CUDA_TRY(cudaFuncSetAttribute(roots_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
+        FP_CUDA_TRY(
+            cudaFuncSetAttribute(roots_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared));
     return launch(roots_kernel, dim3(n), dim3(128), shared, stream, leaves, slabs, roots);
 }

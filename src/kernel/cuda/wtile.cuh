@@ -1,16 +1,19 @@
-/* A unit of packed weights (kernel/device_weight.h) to the operands of m16n8k32, and one block's arithmetic (§4).
+/* A unit of packed weights (kernel/device_weight.h) to the operands of m16n8k32, and one block's arithmetic
+ * (§4).
  *
- * Quants of 4, 5 and 6 bits are brought to bytes in their upper bits, as q·16, q·8, q·4: the cheapest unpacking that
- * keeps the sign. The power of two is taken back exactly and at no cost by the int → float conversion: the
- * accumulator starts at the bits of a binary32 whose unit in the last place is 2^-k, so that t·2^k added to those bits
- * is the number 1.5·2^(23-k) + t; subtracting the constant leaves (float)t. |t·2^k| ≤ 520,192 < 2^22 for all types. */
+ * Quants of 4, 5 and 6 bits are brought to bytes in their upper bits, as q·16, q·8, q·4: the cheapest
+ * unpacking that keeps the sign. The power of two is taken back exactly and at no cost by the int → float
+ * conversion: the accumulator starts at the bits of a binary32 whose unit in the last place is 2^-k, so that
+ * t·2^k added to those bits is the number 1.5·2^(23-k) + t; subtracting the constant leaves (float)t. |t·2^k|
+ * ≤ 520,192 < 2^22 for all types. */
 #ifndef FP_KERNEL_CUDA_WTILE_CUH
 #define FP_KERNEL_CUDA_WTILE_CUH
 #include "kernel/device_weight.h"
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-namespace fp {
+namespace fp
+{
 
 template <int TYPE> struct unit_shape;
 #define FP_UNIT_SHAPE(name, number, low, high, scale)                                                        \
@@ -19,7 +22,17 @@ template <int TYPE> struct unit_shape;
     };
 FP__DEVICE_TYPES(FP_UNIT_SHAPE)
 #undef FP_UNIT_SHAPE
-enum { T_F32 = 0, T_Q4_0 = 2, T_Q4_1 = 3, T_Q5_0 = 6, T_Q5_1 = 7, T_Q8_0 = 8, T_Q4_K = 12, T_Q5_K = 13, T_Q6_K = 14 };
+enum {
+    T_F32 = 0,
+    T_Q4_0 = 2,
+    T_Q4_1 = 3,
+    T_Q5_0 = 6,
+    T_Q5_1 = 7,
+    T_Q8_0 = 8,
+    T_Q4_K = 12,
+    T_Q5_K = 13,
+    T_Q6_K = 14
+};
 
 template <int TYPE> struct wtile {
     static constexpr int LOW = unit_shape<TYPE>::LOW, HIGH = unit_shape<TYPE>::HIGH;
@@ -61,7 +74,8 @@ static __host__ __device__ __forceinline__ float mul_exact(float a, float b)
 }
 
 template <int TYPE>
-static __host__ __device__ __forceinline__ void load_quants(const uint8_t *unit, int p, int lane, uint32_t (&a)[2][4])
+static __host__ __device__ __forceinline__ void load_quants(const uint8_t *unit, int p, int lane,
+                                                            uint32_t (&a)[2][4])
 {
     using W = wtile<TYPE>;
     if constexpr (W::LOW == 4096) {
@@ -164,10 +178,13 @@ static __host__ __device__ __forceinline__ void load_pair(const uint8_t *unit, i
     load_scales<TYPE>(unit, p, lane, o);
 }
 
-/* c = magic + A·B: a0 = (row g, inputs 4c..), b0 = (token g, inputs 4c..), c0, c1 = (row g, tokens 2c, 2c + 1). */
-template <int MAGIC_BITS> static __device__ __forceinline__ void mma_k32(int (&t)[4], const uint32_t (&a)[4], uint2 b)
+/* c = magic + A·B: a0 = (row g, inputs 4c..), b0 = (token g, inputs 4c..), c0, c1 = (row g, tokens 2c, 2c +
+ * 1). */
+template <int MAGIC_BITS>
+static __device__ __forceinline__ void mma_k32(int (&t)[4], const uint32_t (&a)[4], uint2 b)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%10,%10,%10,%10};"
         : "=r"(t[0]), "=r"(t[1]), "=r"(t[2]), "=r"(t[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(MAGIC_BITS));
 }
@@ -179,8 +196,9 @@ static __device__ __forceinline__ void mma_k16(int (&t)[4], uint32_t a0, uint32_
         : "r"(a0), "r"(a1), "r"(b), "r"(MAGIC_BITS));
 }
 
-/* The integer sums of one block of 16 rows × 8 tokens, and what they add to a segment: seg[0], seg[1] row g, seg[2],
- * seg[3] row g + 8; tokens 2c, 2c + 1. In two steps, so that a caller can have the next sums under way. */
+/* The integer sums of one block of 16 rows × 8 tokens, and what they add to a segment: seg[0], seg[1] row g,
+ * seg[2], seg[3] row g + 8; tokens 2c, 2c + 1. In two steps, so that a caller can have the next sums under
+ * way. */
 template <int TYPE> struct block_sums {
     int t[wtile<TYPE>::HALVES ? 2 : 1][4];
 };
@@ -197,7 +215,8 @@ static __device__ __forceinline__ void block_mma(block_sums<TYPE> &s, const uint
 }
 template <int TYPE>
 static __device__ __forceinline__ void block_add(float (&seg)[4], const block_sums<TYPE> &s,
-                                                 const typename wtile<TYPE>::pair &w, int b, float2 dx, float2 ds)
+                                                 const typename wtile<TYPE>::pair &w, int b, float2 dx,
+                                                 float2 ds)
 {
     using W = wtile<TYPE>;
 #pragma unroll
@@ -213,8 +232,8 @@ static __device__ __forceinline__ void block_add(float (&seg)[4], const block_su
     }
 }
 template <int TYPE>
-static __device__ __forceinline__ void block_fma(float (&seg)[4], const typename wtile<TYPE>::pair &w, int b, uint2 x,
-                                                 float2 dx, float2 ds)
+static __device__ __forceinline__ void block_fma(float (&seg)[4], const typename wtile<TYPE>::pair &w, int b,
+                                                 uint2 x, float2 dx, float2 ds)
 {
     block_sums<TYPE> s;
     block_mma<TYPE>(s, w.a[b], x);
