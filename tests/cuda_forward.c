@@ -1,12 +1,12 @@
-/* The forward pass on the GPU against the CPU's, bit for bit, and its speed. One program that can be carried to a machine
- * with a GPU.
+/* The forward pass on the GPU against the CPU's, bit for bit, and its speed. One program that can be carried
+ * to a machine with a GPU.
  *
- *   cuda_forward check             tiny random models of all kinds and an 8B shape of two layers
- *   cuda_forward model FILE        512 tokens of prompt and 256 greedy ones of a model
- *   cuda_forward bench [Q4_0|Q8_0] decode of an 8B shape of 32 layers; JSON lines
+ *   cuda_forward check [8b]        tiny random models of all kinds and an 8B shape of two layers (or that
+ * alone) cuda_forward model FILE        512 tokens of prompt and 256 greedy ones of a model cuda_forward
+ * bench [Q4_0|Q8_0] decode of an 8B shape of 32 layers; JSON lines
  *
- * Compared with memcmp: logits of the prompt's last token and of each decoded one, K/V bytes of all pages, greedy tokens,
- * the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
+ * Compared with memcmp: logits of the prompt's last token and of each decoded one, K/V bytes of all pages,
+ * greedy tokens, the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
 #include "cache/leaf.h"
 #include "gguf_writer.h"
 #include "merkle/sha256.h"
@@ -93,12 +93,19 @@ static void lab_open(lab *b, fp_model *model, size_t pages_per_sequence)
     const fp__hparams *hp = &model->hp;
     *b = (lab){.model = model, .pages_per_sequence = pages_per_sequence};
     OK(fp__team_create(0, &b->team));
-    size_t pages = ANCHOR_PAGES + MAX_SEQUENCES * pages_per_sequence, group = hp->layers * hp->kv_heads * fp__slab_bytes(hp->head_dim);
-    OK(fp__forward_create(model, b->team, (fp__forward_limits){CPU_TOKENS, MAX_SEQUENCES, ANCHOR_PAGES + pages_per_sequence, MAX_SEQUENCES}, &b->cpu));
+    size_t pages = ANCHOR_PAGES + MAX_SEQUENCES * pages_per_sequence,
+           group = hp->layers * hp->kv_heads * fp__slab_bytes(hp->head_dim);
+    OK(fp__forward_create(
+        model, b->team,
+        (fp__forward_limits){CPU_TOKENS, MAX_SEQUENCES, ANCHOR_PAGES + pages_per_sequence, MAX_SEQUENCES},
+        &b->cpu));
     OK(fp__cuda_model_create(model, b->team, (ANCHOR_PAGES + pages_per_sequence) * 64, &b->gpu_model));
     b->pool = (fp__cuda_pool){NULL, group, (uint32_t)pages};
     CUDA(cudaMalloc((void **)&b->pool.kv, pages * group));
-    OK(fp__cuda_forward_create(b->gpu_model, &b->pool, (fp__cuda_forward_limits){CPU_TOKENS, MAX_SEQUENCES, MAX_SEQUENCES, pages + MAX_SEQUENCES * ANCHOR_PAGES}, &b->gpu));
+    OK(fp__cuda_forward_create(b->gpu_model, &b->pool,
+                               (fp__cuda_forward_limits){CPU_TOKENS, MAX_SEQUENCES, MAX_SEQUENCES,
+                                                         pages + MAX_SEQUENCES * ANCHOR_PAGES},
+                               &b->gpu));
     gw_random r = {99};
     b->page = allocate(pages * 4);
     for (size_t i = 0; i < pages; i++)
@@ -161,11 +168,13 @@ typedef struct part {
     const uint32_t *ids;
 } part;
 
-/* Runs a step on the side that `r` belongs to; the last row's logits of part i go to logits[i] (or nowhere). */
-static void run_step(lab *b, const scenario *c, bool gpu, results *r, const part *parts, size_t n, float **logits,
-                     uint32_t **tokens)
+/* Runs a step on the side that `r` belongs to; the last row's logits of part i go to logits[i] (or nowhere).
+ */
+static void run_step(lab *b, const scenario *c, bool gpu, results *r, const part *parts, size_t n,
+                     float **logits, uint32_t **tokens)
 {
-    size_t V = b->model->hp.vocabulary, words = b->model->hp.layers * b->model->hp.heads, rows[MAX_SEQUENCES], row = 0, n_rows = 0;
+    size_t V = b->model->hp.vocabulary, words = b->model->hp.layers * b->model->hp.heads, rows[MAX_SEQUENCES],
+           row = 0, n_rows = 0;
     fp__forward_span cpu[MAX_SEQUENCES];
     fp__cuda_span dev[MAX_SEQUENCES];
     uint8_t *groups[MAX_SEQUENCES][256], *anchor[ANCHOR_PAGES], filled[ANCHOR_PAGES];
@@ -185,10 +194,28 @@ static void run_step(lab *b, const scenario *c, bool gpu, results *r, const part
         uint64_t *mass = bound && c->mass ? r->mass + p->sequence * words : NULL;
         fp__injection_mode mode = p->sequence < MAX_SEQUENCES ? c->mode[p->sequence] : (fp__injection_mode)0;
         const uint32_t *g = bound && c->g ? b->g : NULL;
-        cpu[i] = (fp__forward_span){p->ids, p->n, position, {(const uint8_t *const *)anchor, filled, bound ? anchor_pages : 0, bound ? anchor_pages : 0, 0},
-                                    {(const uint8_t *const *)groups[i], NULL, pages, 0, p->done}, groups[i], p->done, mode, g, mass};
-        dev[i] = (fp__cuda_span){p->ids, p->n, position, {b->page, filled, bound ? (uint32_t)anchor_pages : 0, bound ? (uint32_t)anchor_pages : 0, 0},
-                                 {page, NULL, (uint32_t)pages, 0, (uint32_t)p->done}, page, p->done, mode, g, mass};
+        cpu[i] = (fp__forward_span){
+            p->ids,
+            p->n,
+            position,
+            {(const uint8_t *const *)anchor, filled, bound ? anchor_pages : 0, bound ? anchor_pages : 0, 0},
+            {(const uint8_t *const *)groups[i], NULL, pages, 0, p->done},
+            groups[i],
+            p->done,
+            mode,
+            g,
+            mass};
+        dev[i] = (fp__cuda_span){
+            p->ids,
+            p->n,
+            position,
+            {b->page, filled, bound ? (uint32_t)anchor_pages : 0, bound ? (uint32_t)anchor_pages : 0, 0},
+            {page, NULL, (uint32_t)pages, 0, (uint32_t)p->done},
+            page,
+            p->done,
+            mode,
+            g,
+            mass};
         row += p->n;
         if (logits[i])
             rows[n_rows++] = row - 1;
@@ -214,7 +241,8 @@ static void run_step(lab *b, const scenario *c, bool gpu, results *r, const part
     free(out);
 }
 
-static void prefill(lab *b, const scenario *c, bool gpu, results *r, size_t sequence, size_t n, float *logits, uint32_t *token)
+static void prefill(lab *b, const scenario *c, bool gpu, results *r, size_t sequence, size_t n, float *logits,
+                    uint32_t *token)
 {
     gw_random random = {1000 + sequence};
     uint32_t *ids = allocate(n * 4);
@@ -282,7 +310,8 @@ static void report(lab *b, const scenario *c, const char *model)
     double times[2][2];
     times[0][0] = run(b, c, false, &cpu, &times[0][1]);
     times[1][0] = run(b, c, true, &gpu, &times[1][1]);
-    size_t rows = c->sequences * (c->decode + 1), V = b->model->hp.vocabulary, L = b->model->hp.layers, H = b->model->hp.heads;
+    size_t rows = c->sequences * (c->decode + 1), V = b->model->hp.vocabulary, L = b->model->hp.layers,
+           H = b->model->hp.heads;
     size_t first_row = 0;
     while (first_row < rows && memcmp(cpu.logits + first_row * V, gpu.logits + first_row * V, V * 4) == 0)
         first_row++;
@@ -294,11 +323,14 @@ static void report(lab *b, const scenario *c, const char *model)
     uint8_t roots[2][32];
     kv_root(b, &cpu, roots[0]);
     kv_root(b, &gpu, roots[1]);
-    printf("{\"check\": \"%s\", \"model\": \"%s\", \"logits\": %s, \"kv\": %s, \"kv_root_equal\": %s, \"tokens\": %s, \"mass\": %s, "
-           "\"mass_counted\": %s, \"rows\": %zu, \"kernels\": \"%s\", \"cpu_prefill_s\": %.3f, \"cpu_decode_s\": %.3f, \"gpu_prefill_s\": "
+    printf("{\"check\": \"%s\", \"model\": \"%s\", \"logits\": %s, \"kv\": %s, \"kv_root_equal\": %s, "
+           "\"tokens\": %s, \"mass\": %s, "
+           "\"mass_counted\": %s, \"rows\": %zu, \"kernels\": \"%s\", \"cpu_prefill_s\": %.3f, "
+           "\"cpu_decode_s\": %.3f, \"gpu_prefill_s\": "
            "%.3f, \"gpu_decode_s\": %.3f}\n",
-           c->name, model, logits ? "true" : "false", pool ? "true" : "false", memcmp(roots[0], roots[1], 32) ? "false" : "true",
-           tokens ? "true" : "false", mass ? "true" : "false", counted ? "true" : "false", rows, b->model->ops->name, times[0][0],
+           c->name, model, logits ? "true" : "false", pool ? "true" : "false",
+           memcmp(roots[0], roots[1], 32) ? "false" : "true", tokens ? "true" : "false",
+           mass ? "true" : "false", counted ? "true" : "false", rows, b->model->ops->name, times[0][0],
            times[0][1], times[1][0], times[1][1]);
     if (!logits)
         printf("  first row of logits that differs: %zu of %zu per sequence\n", first_row, c->decode + 1);
@@ -306,8 +338,9 @@ static void report(lab *b, const scenario *c, const char *model)
         for (size_t i = 0; i < b->pool.pages * b->pool.group_bytes; i++)
             if (cpu.pool[i] != gpu.pool[i]) {
                 size_t slab = fp__slab_bytes(b->model->hp.head_dim), at = i % b->pool.group_bytes;
-                printf("  first byte that differs: page group %zu, layer %zu, head %zu, byte %zu of %zu\n", i / b->pool.group_bytes,
-                       at / slab / b->model->hp.kv_heads, at / slab % b->model->hp.kv_heads, at % slab, slab);
+                printf("  first byte that differs: page group %zu, layer %zu, head %zu, byte %zu of %zu\n",
+                       i / b->pool.group_bytes, at / slab / b->model->hp.kv_heads,
+                       at / slab % b->model->hp.kv_heads, at % slab, slab);
                 break;
             }
     failures += !(logits && pool && tokens && mass);
@@ -329,14 +362,48 @@ static fp_model *open_random(const gw_model *m)
 
 static void check_model(const gw_model *m, const char *name, bool big)
 {
-    static const scenario plain = {.name = "one sequence", .sequences = 1, .decode = 12, .prompt = {200}, .cpu_chunk = 512, .gpu_chunk = 96};
-    static const scenario batch = {.name = "batch of 5", .sequences = 5, .decode = 20, .prompt = {64, 1, 130, 257, 33}, .cpu_chunk = 64, .gpu_chunk = 512};
-    static const scenario alone = {.name = "batch on the CPU, alone on the GPU", .sequences = 3, .decode = 8, .prompt = {63, 65, 300}, .cpu_chunk = 300, .gpu_chunk = 17, .gpu_alone = true};
-    static const scenario anchored = {.name = "shared anchor, three modes, one without", .sequences = 4, .decode = 10, .prompt = {70, 5, 129, 12}, .anchor = 100,
-                                      .anchored = {1, 1, 1, 0}, .mode = {(fp__injection_mode)0, (fp__injection_mode)1, (fp__injection_mode)2, (fp__injection_mode)0},
-                                      .g = true, .mass = true, .cpu_chunk = 512, .gpu_chunk = 50};
-    static const scenario large = {.name = "512 tokens of prompt", .sequences = 2, .decode = 6, .prompt = {512, 100}, .anchor = 100, .anchored = {1, 0},
-                                   .mode = {(fp__injection_mode)1}, .g = true, .mass = true, .cpu_chunk = 512, .gpu_chunk = 300};
+    static const scenario plain = {.name = "one sequence",
+                                   .sequences = 1,
+                                   .decode = 12,
+                                   .prompt = {200},
+                                   .cpu_chunk = 512,
+                                   .gpu_chunk = 96};
+    static const scenario batch = {.name = "batch of 5",
+                                   .sequences = 5,
+                                   .decode = 20,
+                                   .prompt = {64, 1, 130, 257, 33},
+                                   .cpu_chunk = 64,
+                                   .gpu_chunk = 512};
+    static const scenario alone = {.name = "batch on the CPU, alone on the GPU",
+                                   .sequences = 3,
+                                   .decode = 8,
+                                   .prompt = {63, 65, 300},
+                                   .cpu_chunk = 300,
+                                   .gpu_chunk = 17,
+                                   .gpu_alone = true};
+    static const scenario anchored = {
+        .name = "shared anchor, three modes, one without",
+        .sequences = 4,
+        .decode = 10,
+        .prompt = {70, 5, 129, 12},
+        .anchor = 100,
+        .anchored = {1, 1, 1, 0},
+        .mode = {(fp__injection_mode)0, (fp__injection_mode)1, (fp__injection_mode)2, (fp__injection_mode)0},
+        .g = true,
+        .mass = true,
+        .cpu_chunk = 512,
+        .gpu_chunk = 50};
+    static const scenario large = {.name = "512 tokens of prompt",
+                                   .sequences = 2,
+                                   .decode = 6,
+                                   .prompt = {512, 100},
+                                   .anchor = 100,
+                                   .anchored = {1, 0},
+                                   .mode = {(fp__injection_mode)1},
+                                   .g = true,
+                                   .mass = true,
+                                   .cpu_chunk = 512,
+                                   .gpu_chunk = 300};
     fp_model *model = open_random(m);
     lab b;
     lab_open(&b, model, 10);
@@ -355,7 +422,8 @@ static void check_model(const gw_model *m, const char *name, bool big)
 static gw_model shape_8b(uint32_t type, uint32_t layers, uint32_t V)
 {
     gw_model m = gw_model_default();
-    m.L = layers, m.C = 4096, m.H = 32, m.HK = 8, m.F = 14336, m.V = V, m.type = type, m.embd_type = type, m.rope_base = 500000, m.context = 131072;
+    m.L = layers, m.C = 4096, m.H = 32, m.HK = 8, m.F = 14336, m.V = V, m.type = type, m.embd_type = type,
+    m.rope_base = 500000, m.context = 131072;
     return m;
 }
 
@@ -375,7 +443,8 @@ static void check(bool shapes_only)
     };
     for (size_t i = shapes_only ? sizeof kinds / sizeof *kinds : 0; i < sizeof kinds / sizeof *kinds; i++) {
         gw_model m = gw_model_default();
-        m.arch = kinds[i].arch, m.d = kinds[i].d, m.H = kinds[i].H, m.HK = kinds[i].HK, m.C = kinds[i].C, m.F = kinds[i].F;
+        m.arch = kinds[i].arch, m.d = kinds[i].d, m.H = kinds[i].H, m.HK = kinds[i].HK, m.C = kinds[i].C,
+        m.F = kinds[i].F;
         m.type = kinds[i].type, m.embd_type = kinds[i].embd, m.tied = kinds[i].tied, m.seed = 7 + i;
         check_model(&m, kinds[i].name, false);
     }
@@ -386,9 +455,23 @@ static void check(bool shapes_only)
 
 static void check_file(const char *path)
 {
-    static const scenario s = {.name = "512 tokens of prompt, 256 decoded", .sequences = 1, .decode = 256, .prompt = {512}, .cpu_chunk = 512, .gpu_chunk = 512};
-    static const scenario t = {.name = "the same, other chunks, and a neighbour", .sequences = 2, .decode = 64, .prompt = {512, 77}, .anchor = 128, .anchored = {1, 1},
-                               .mode = {(fp__injection_mode)1, (fp__injection_mode)2}, .g = true, .mass = true, .cpu_chunk = 100, .gpu_chunk = 200};
+    static const scenario s = {.name = "512 tokens of prompt, 256 decoded",
+                               .sequences = 1,
+                               .decode = 256,
+                               .prompt = {512},
+                               .cpu_chunk = 512,
+                               .gpu_chunk = 512};
+    static const scenario t = {.name = "the same, other chunks, and a neighbour",
+                               .sequences = 2,
+                               .decode = 64,
+                               .prompt = {512, 77},
+                               .anchor = 128,
+                               .anchored = {1, 1},
+                               .mode = {(fp__injection_mode)1, (fp__injection_mode)2},
+                               .g = true,
+                               .mass = true,
+                               .cpu_chunk = 100,
+                               .gpu_chunk = 200};
     fp_model *model;
     OK(fp_model_open(path, NULL, &model));
     lab b;
@@ -426,7 +509,8 @@ static double copy_rate(void)
 
 static void duplicate(fp__cuda_weight *w)
 {
-    static const size_t unit[16] = {4608, 0, 2304, 2560, 0, 0, 2816, 3072, 4352, 0, 0, 0, 2368, 2880, 3360, 0};
+    static const size_t unit[16] = {4608, 0, 2304, 2560, 0,    0,    2816, 3072,
+                                    4352, 0, 0,    0,    2368, 2880, 3360, 0};
     size_t bytes = (size_t)w->tiles * w->segments * unit[w->type];
     void *p;
     CUDA(cudaMalloc(&p, bytes));
@@ -448,7 +532,8 @@ static void grow(fp__cuda_model *m, size_t layers)
         duplicate(&all[i].down);
     }
     /* per layer: (all - output matrix) / have */
-    size_t out_bytes = (size_t)m->output.tiles * m->output.segments * (m->output.type == FP__GGML_Q4_0 ? 2304 : 4352);
+    size_t out_bytes =
+        (size_t)m->output.tiles * m->output.segments * (m->output.type == FP__GGML_Q4_0 ? 2304 : 4352);
     m->step_bytes = out_bytes + (output - out_bytes) / have * layers;
     free(m->layers);
     m->layers = all;
@@ -469,10 +554,12 @@ static void fill_pool(const fp__cuda_pool *pool, size_t d)
             memcpy(host + s * slab + 128 * d + 2 * t, &v, 2);
         }
     size_t pages = pool->pages;
-    CUDA(cudaMemcpy(pool->kv, host, (pages < GROUPS ? pages : GROUPS) * pool->group_bytes, cudaMemcpyHostToDevice));
+    CUDA(cudaMemcpy(pool->kv, host, (pages < GROUPS ? pages : GROUPS) * pool->group_bytes,
+                    cudaMemcpyHostToDevice));
     for (size_t done = GROUPS; done < pages;) {
         size_t n = pages - done < done ? pages - done : done;
-        CUDA(cudaMemcpy(pool->kv + done * pool->group_bytes, pool->kv, n * pool->group_bytes, cudaMemcpyDeviceToDevice));
+        CUDA(cudaMemcpy(pool->kv + done * pool->group_bytes, pool->kv, n * pool->group_bytes,
+                        cudaMemcpyDeviceToDevice));
         done += n;
     }
     free(host);
@@ -484,13 +571,15 @@ static int compare_double(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool, size_t batch, size_t context, double rate)
+static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool, size_t batch,
+                         size_t context, double rate)
 {
     enum { STEPS = 24, REPEATS = 5 };
     size_t own = (context + STEPS * (REPEATS + 1) + 63) / 64 + 1;
     if (own * batch > pool->pages) {
-        printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"skipped\": \"%zu pages do not fit in %u\"}\n", type,
-               batch, context, own * batch, pool->pages);
+        printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"skipped\": "
+               "\"%zu pages do not fit in %u\"}\n",
+               type, batch, context, own * batch, pool->pages);
         return;
     }
     fp__cuda_forward *f;
@@ -501,15 +590,21 @@ static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_poo
     for (size_t i = 0; i < batch; i++)
         ids[i] = (uint32_t)(17 + 31 * i), rows[i] = i;
     for (size_t i = 0; i < own * batch; i++)
-        pages[i] = (uint32_t)((i % own) * batch + i / own); /* neighbours in a sequence are not neighbours in memory */
+        pages[i] = (uint32_t)((i % own) * batch +
+                              i / own); /* neighbours in a sequence are not neighbours in memory */
     double times[REPEATS];
     for (int repeat = -1; repeat < REPEATS; repeat++) {
         double start = now();
         for (size_t step = 0; step < STEPS; step++, position++) {
             for (size_t i = 0; i < batch; i++) {
                 uint32_t *own_pages = pages + i * own;
-                spans[i] = (fp__cuda_span){.ids = repeat < 0 && step == 0 ? &ids[i] : NULL, .tokens = 1, .position = position, .pages = own_pages, .slot = position};
-                spans[i].context = (fp_cuda_attention_segment){own_pages, NULL, (uint32_t)(position / 64 + 1), 0, (uint32_t)position};
+                spans[i] = (fp__cuda_span){.ids = repeat < 0 && step == 0 ? &ids[i] : NULL,
+                                           .tokens = 1,
+                                           .position = position,
+                                           .pages = own_pages,
+                                           .slot = position};
+                spans[i].context = (fp_cuda_attention_segment){own_pages, NULL, (uint32_t)(position / 64 + 1),
+                                                               0, (uint32_t)position};
             }
             OK(fp__cuda_forward_step(f, spans, batch, rows, batch));
         }
@@ -529,12 +624,16 @@ static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_poo
     CUDA(cudaEventRecord(e[1], stream));
     CUDA(cudaEventSynchronize(e[1]));
     CUDA(cudaEventElapsedTime(&ms, e[0], e[1]));
-    double kv = (double)batch * (double)position / 64 * (double)pool->group_bytes, bytes = (double)m->step_bytes + kv;
+    double kv = (double)batch * (double)position / 64 * (double)pool->group_bytes,
+           bytes = (double)m->step_bytes + kv;
     double floor_s = bytes / rate, median = times[REPEATS / 2];
-    printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"step_us\": %.1f, \"step_us_min\": %.1f, \"graph_us\": %.1f, "
-           "\"tokens_per_s\": %.1f, \"weight_MB\": %.0f, \"kv_MB\": %.0f, \"roofline_us\": %.1f, \"of_roofline\": %.3f, \"graph_of_roofline\": %.3f}\n",
-           type, batch, context, median * 1e6, times[0] * 1e6, (double)ms / 20 * 1e3, (double)batch / median, (double)m->step_bytes * 1e-6, kv * 1e-6,
-           floor_s * 1e6, floor_s / median, floor_s / ((double)ms / 20 * 1e-3));
+    printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"step_us\": %.1f, "
+           "\"step_us_min\": %.1f, \"graph_us\": %.1f, "
+           "\"tokens_per_s\": %.1f, \"weight_MB\": %.0f, \"kv_MB\": %.0f, \"roofline_us\": %.1f, "
+           "\"of_roofline\": %.3f, \"graph_of_roofline\": %.3f}\n",
+           type, batch, context, median * 1e6, times[0] * 1e6, (double)ms / 20 * 1e3, (double)batch / median,
+           (double)m->step_bytes * 1e-6, kv * 1e-6, floor_s * 1e6, floor_s / median,
+           floor_s / ((double)ms / 20 * 1e-3));
     fflush(stdout);
     CUDA(cudaEventDestroy(e[0]));
     CUDA(cudaEventDestroy(e[1]));
@@ -564,13 +663,16 @@ static void bench_prefill(fp__cuda_model *m, const char *type, const fp__cuda_po
         OK(fp__cuda_forward_wait(f, NULL));
         best = now() - start < best ? now() - start : best;
     }
-    printf("{\"bench\": \"prefill\", \"type\": \"%s\", \"tokens\": %d, \"ms\": %.2f, \"tokens_per_s\": %.0f}\n", type, T, best * 1e3, T / best);
+    printf(
+        "{\"bench\": \"prefill\", \"type\": \"%s\", \"tokens\": %d, \"ms\": %.2f, \"tokens_per_s\": %.0f}\n",
+        type, T, best * 1e3, T / best);
     fp__cuda_forward_destroy(f);
 }
 
 static void bench(uint32_t type, const char *name)
 {
-    static const size_t batches[] = {1, 1, 1, 8, 32, 32}, contexts[] = {4096, 32768, 102400, 32768, 4096, 32000};
+    static const size_t batches[] = {1, 1, 1, 8, 32, 32},
+                        contexts[] = {4096, 32768, 102400, 32768, 4096, 32000};
     gw_model gm = shape_8b(type, 2, 128256);
     fp_model *model = open_random(&gm);
     fp__team *team;
@@ -585,8 +687,9 @@ static void bench(uint32_t type, const char *name)
     CUDA(cudaMalloc((void **)&pool.kv, pool.pages * group));
     struct cudaDeviceProp properties;
     CUDA(cudaGetDeviceProperties(&properties, 0));
-    printf("{\"device\": \"%s\", \"copy_GBps\": %.0f, \"type\": \"%s\", \"pool_pages\": %u, \"page_group_bytes\": %zu}\n", properties.name, rate * 1e-9, name,
-           pool.pages, group);
+    printf("{\"device\": \"%s\", \"copy_GBps\": %.0f, \"type\": \"%s\", \"pool_pages\": %u, "
+           "\"page_group_bytes\": %zu}\n",
+           properties.name, rate * 1e-9, name, pool.pages, group);
     fill_pool(&pool, 128);
     for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
         bench_decode(m, name, &pool, batches[i], contexts[i], rate);
@@ -599,12 +702,18 @@ static void bench(uint32_t type, const char *name)
 int main(int argc, char **argv)
 {
     const char *what = argc > 1 ? argv[1] : "";
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+        printf("no GPU: skipped\n");
+        return 77;
+    }
     if (strcmp(what, "check") == 0)
         check(argc > 2);
     else if (strcmp(what, "model") == 0 && argc > 2)
         check_file(argv[2]);
     else if (strcmp(what, "bench") == 0)
-        bench(argc > 2 && strcmp(argv[2], "Q8_0") == 0 ? FP__GGML_Q8_0 : FP__GGML_Q4_0, argc > 2 ? argv[2] : "Q4_0");
+        bench(argc > 2 && strcmp(argv[2], "Q8_0") == 0 ? FP__GGML_Q8_0 : FP__GGML_Q4_0,
+              argc > 2 ? argv[2] : "Q4_0");
     else
         return printf("usage: cuda_forward check | model FILE | bench [Q4_0|Q8_0]\n"), 2;
     printf("{\"program\": \"%s\", \"failures\": %d}\n", what, failures);

@@ -1,12 +1,13 @@
-/* One warp per vector of d; element lane + 32·e is in register e, so the Walsh–Hadamard stages below 32 go across
- * lanes and the rest across registers. Norm and rotation pass through shared memory. */
+/* One warp per vector of d; element lane + 32·e is in register e, so the Walsh–Hadamard stages below 32 go
+ * across lanes and the rest across registers. Norm and rotation pass through shared memory. */
 #include "kernel/cuda/heads.h"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/quantise.cuh"
 
 #include <math.h>
 
-namespace fp {
+namespace fp
+{
 
 static constexpr uint32_t HEAD_WARPS = 4;
 
@@ -48,8 +49,9 @@ template <int E> static __device__ __forceinline__ uint32_t amax_bits(const floa
 
 /* §2 and §5 on one vector; false where the norm left the range (zeros then). */
 template <int E>
-static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, const float *w, uint32_t position,
-                                                     float *row, uint32_t lane, float (&x)[E])
+static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, const float *w,
+                                                     uint32_t position, float *row, uint32_t lane,
+                                                     float (&x)[E])
 {
     bool ok = true;
     if (w) {
@@ -82,7 +84,8 @@ static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, co
 }
 
 template <int E>
-static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, uint32_t lane, int8_t *hi, float *scale_at)
+static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, uint32_t lane, int8_t *hi,
+                                                   float *scale_at)
 {
     rotate(x, lane);
 #pragma unroll
@@ -106,8 +109,8 @@ static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, 
 
 /* x → int8 at out[j·stride], scale rounded up to bfloat16. */
 template <int E>
-static __device__ __forceinline__ bool write_kv(const float (&x)[E], uint32_t lane, int8_t *out, uint32_t stride,
-                                                uint16_t *scale)
+static __device__ __forceinline__ bool write_kv(const float (&x)[E], uint32_t lane, int8_t *out,
+                                                uint32_t stride, uint16_t *scale)
 {
     uint32_t amax = amax_bits(x), bits = 0;
     bool ok = amax < AMAX_LIMIT;
@@ -124,7 +127,8 @@ static __device__ __forceinline__ bool write_kv(const float (&x)[E], uint32_t la
     return ok;
 }
 
-template <int E> __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a, float factor)
+template <int E>
+__global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a, float factor)
 {
     constexpr uint32_t D = 32 * E;
     __shared__ float rows[HEAD_WARPS][D];
@@ -141,13 +145,15 @@ template <int E> __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel
     fp__cuda_token token = a.token[t];
     bool query = head < a.heads, value = head >= a.heads + a.kv_heads, norm_ok = true, ok;
     if (!value)
-        norm_ok = norm_and_turn(a, query ? a.q_norm : a.k_norm, token.position, rows[threadIdx.x / 32], lane, x);
+        norm_ok =
+            norm_and_turn(a, query ? a.q_norm : a.k_norm, token.position, rows[threadIdx.x / 32], lane, x);
     if (query) {
         size_t row = (size_t)t * a.heads + head;
         ok = write_query(x, factor, lane, a.q_planes + row * 2 * D, a.q_scales + row);
     } else {
         uint32_t kv_head = (head - a.heads) % a.kv_heads;
-        int8_t *slab = (int8_t *)(a.kv + token.page * a.group_bytes + a.layer_offset + kv_head * (128 * D + 256));
+        int8_t *slab =
+            (int8_t *)(a.kv + token.page * a.group_bytes + a.layer_offset + kv_head * (128 * D + 256));
         uint16_t *scales = (uint16_t *)(slab + 128 * D) + (value ? 64 : 0) + token.slot;
         if (!value)
             rotate(x, lane);
@@ -160,8 +166,8 @@ template <int E> __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel
         atomicMin(a.error + t, a.code + (query ? 1 : 2));
 }
 
-__global__ void mass_kernel(const float *alpha, const fp__cuda_token *token, uint32_t heads, unsigned long long *mass,
-                            size_t row_stride)
+__global__ void mass_kernel(const float *alpha, const fp__cuda_token *token, uint32_t heads,
+                            unsigned long long *mass, size_t row_stride)
 {
     launch_next();
     wait_previous();
@@ -207,10 +213,11 @@ extern "C" cudaError_t fp__cuda_prepare_heads(const fp__cuda_heads *a, uint32_t 
 }
 
 extern "C" cudaError_t fp__cuda_add_mass(const float *alpha, const fp__cuda_token *token, uint32_t tokens,
-                                         uint32_t heads, uint64_t *mass, size_t row_stride, cudaStream_t stream)
+                                         uint32_t heads, uint64_t *mass, size_t row_stride,
+                                         cudaStream_t stream)
 {
     if (tokens == 0)
         return cudaSuccess;
-    return launch(mass_kernel, dim3(tokens), dim3(64), 0, stream, alpha, token, heads, (unsigned long long *)mass,
-                  row_stride);
+    return launch(mass_kernel, dim3(tokens), dim3(64), 0, stream, alpha, token, heads,
+                  (unsigned long long *)mass, row_stride);
 }

@@ -1,6 +1,6 @@
-/* The host's side of a step: what changes from step to step (ids, places in the pages, attention's plan) goes to fixed
- * device buffers, so that the kernels of a step are a function of its number of tokens alone and can be replayed. Two
- * staging slots let the host prepare a step while the one before it runs. */
+/* The host's side of a step: what changes from step to step (ids, places in the pages, attention's plan) goes
+ * to fixed device buffers, so that the kernels of a step are a function of its number of tokens alone and can
+ * be replayed. Two staging slots let the host prepare a step while the one before it runs. */
 #include "model/cuda/forward_cuda.h"
 #include "kernel/cuda/heads.h"
 #include "model/cuda/try.h"
@@ -24,11 +24,11 @@ static const char *const place_names[PLACES] = {"attention norm", "attention inp
 
 /* A step that may still be running. */
 typedef struct slot {
-    fp__cuda_token *token; // pinned [T], then rows [R], then ids [T]
+    fp__cuda_token *token;        // pinned [T], then rows [R], then ids [T]
     uint32_t *rows, *ids, *error; // pinned; error [T] comes back
-    uint64_t *position;    // [S] first position of a span
-    size_t *tokens;        // [S]
-    size_t n;              /* spans; 0: nothing to look at */
+    uint64_t *position;           // [S] first position of a span
+    size_t *tokens;               // [S]
+    size_t n;                     /* spans; 0: nothing to look at */
     cudaEvent_t end;
 } slot;
 
@@ -96,7 +96,8 @@ static void layout(fp__cuda_forward *f)
     f->argmax = carve(d, &o, R * 16);
     f->gamma = carve(d, &o, hp->layers * S * hp->heads * 4);
     f->mass = carve(d, &o, S * hp->layers * hp->heads * 8);
-    f->act = carve(d, &o, fp__device_act_bytes(max_size(T, R), max_size(max_size(hp->width, Q), hp->ffn_width)));
+    f->act =
+        carve(d, &o, fp__device_act_bytes(max_size(T, R), max_size(max_size(hp->width, Q), hp->ffn_width)));
     f->memory_bytes = o;
     o = 0;
     for (size_t i = 0; i < 2; i++) {
@@ -139,12 +140,13 @@ static fp_status allocate(fp__cuda_forward *f)
     return fp_cuda_attention_create(&config, &f->attention);
 }
 
-fp_status fp__cuda_forward_create(const fp__cuda_model *m, const fp__cuda_pool *pool, fp__cuda_forward_limits limits,
-                                  fp__cuda_forward **out)
+fp_status fp__cuda_forward_create(const fp__cuda_model *m, const fp__cuda_pool *pool,
+                                  fp__cuda_forward_limits limits, fp__cuda_forward **out)
 {
     const fp__hparams *hp = &m->hp;
     if (limits.tokens == 0 || limits.tokens > 65535 || limits.sequences == 0 || limits.logits == 0)
-        return fp__fail(FP_USAGE, "forward pass on the GPU: steps have 1 to 65535 tokens, and room for logits");
+        return fp__fail(FP_USAGE,
+                        "forward pass on the GPU: steps have 1 to 65535 tokens, and room for logits");
     if (pool->group_bytes != hp->layers * hp->kv_heads * fp__slab_bytes(hp->head_dim))
         return fp__fail(FP_USAGE, "forward pass on the GPU: the pool's pages are of another model");
     fp__cuda_forward *f = calloc(1, sizeof *f);
@@ -188,8 +190,9 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
 
 /* ---- the kernels of a step ----------------------------------------------------------------------------- */
 
-static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t code, const fp__cuda_weight *w,
-                               uint32_t T, const float *bias, float *y, size_t stride)
+static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t code,
+                               const fp__cuda_weight *w, uint32_t T, const float *bias, float *y,
+                               size_t stride)
 {
     uint32_t C = (uint32_t)f->m->hp.width;
     fp__cuda_input in = {f->x, C, norm, f->m->hp.norm_epsilon, C, f->act, f->error, code};
@@ -245,8 +248,9 @@ static fp_status attention_half(fp__cuda_forward *f, size_t i, uint32_t T)
                                        .alpha = f->want_mass ? f->alpha : NULL};
     FP_TRY(fp_cuda_attention_run(f->attention, &args, f->stream));
     if (f->want_mass)
-        FP_CUDA(fp__cuda_add_mass(f->alpha, f->token, T, (uint32_t)H, f->mass + i * H, hp->layers * H, f->stream),
-                "the anchor's mass");
+        FP_CUDA(
+            fp__cuda_add_mass(f->alpha, f->token, T, (uint32_t)H, f->mass + i * H, hp->layers * H, f->stream),
+            "the anchor's mass");
     FP_CUDA(residual_linear(f, f->attn, H * d, code + AT_ATTN_OUTPUT, &l->wo, T), "the attention's output");
     return FP_OK;
 }
@@ -262,7 +266,8 @@ static fp_status ffn_half(fp__cuda_forward *f, size_t i, uint32_t T)
         return FP_OK;
     }
     FP_CUDA(norm_linear(f, l->ffn_norm, code + AT_FFN_NORM, &l->up, T, NULL, f->up, F), "the FFN");
-    FP_CUDA(fp__cuda_quantise(f->hidden, f->up, F, T, (uint32_t)F, f->act, f->error, code + AT_FFN_HIDDEN, f->stream),
+    FP_CUDA(fp__cuda_quantise(f->hidden, f->up, F, T, (uint32_t)F, f->act, f->error, code + AT_FFN_HIDDEN,
+                              f->stream),
             "the FFN");
     FP_CUDA(fp__cuda_linear(&l->down, f->act, T, NULL, f->x, f->x, f->m->hp.width, f->stream), "the FFN");
     return FP_OK;
@@ -277,16 +282,19 @@ static fp_status output(fp__cuda_forward *f, uint32_t n_rows, bool each)
     if (n_rows == 0)
         return FP_OK;
     if (each) {
-        FP_CUDA(norm_linear(f, f->m->output_norm, code + AT_OUTPUT_NORM, &f->m->output, n_rows, NULL, f->logits, V),
+        FP_CUDA(norm_linear(f, f->m->output_norm, code + AT_OUTPUT_NORM, &f->m->output, n_rows, NULL,
+                            f->logits, V),
                 "the logits");
     } else {
-        FP_CUDA(fp__cuda_norm_quantise(f->x, rows, f->m->output_norm, hp->norm_epsilon, n_rows, C, f->act, f->error,
-                                       code + AT_OUTPUT_NORM, f->stream),
+        FP_CUDA(fp__cuda_norm_quantise(f->x, rows, f->m->output_norm, hp->norm_epsilon, n_rows, C, f->act,
+                                       f->error, code + AT_OUTPUT_NORM, f->stream),
                 "the logits");
-        FP_CUDA(fp__cuda_linear(&f->m->output, f->act, n_rows, NULL, NULL, f->logits, V, f->stream), "the logits");
+        FP_CUDA(fp__cuda_linear(&f->m->output, f->act, n_rows, NULL, NULL, f->logits, V, f->stream),
+                "the logits");
     }
-    FP_CUDA(fp__cuda_argmax(f->logits, n_rows, V, rows, f->ids, f->argmax, f->error, code + AT_LOGITS, f->stream),
-            "the greedy choice");
+    FP_CUDA(
+        fp__cuda_argmax(f->logits, n_rows, V, rows, f->ids, f->argmax, f->error, code + AT_LOGITS, f->stream),
+        "the greedy choice");
     return FP_OK;
 }
 
@@ -353,7 +361,8 @@ static fp_status check_span(const fp__cuda_forward *f, const fp__cuda_span *s, s
                             f->m->hp.vocabulary);
     for (size_t p = s->slot / FP__PAGE_TOKENS; p <= (s->slot + s->tokens - 1) / FP__PAGE_TOKENS; p++)
         if (s->pages[p] >= f->pool.pages)
-            return fp__fail(FP_USAGE, "page %u is outside of the GPU's pool (%u)", s->pages[p], f->pool.pages);
+            return fp__fail(FP_USAGE, "page %u is outside of the GPU's pool (%u)", s->pages[p],
+                            f->pool.pages);
     const fp_cuda_attention_segment *segments[2] = {&s->anchor, &s->context};
     for (size_t k = 0; k < 2; k++)
         for (size_t p = 0; p < segments[k]->n_pages; p++)
@@ -371,7 +380,8 @@ static fp_status set_gamma(fp__cuda_forward *f, const fp__cuda_span *spans, size
     for (size_t i = 0; i < n; i++)
         for (size_t l = 0; l < L; l++)
             for (size_t h = 0; h < H; h++) {
-                uint32_t g = spans[i].g ? spans[i].g[l * H + h] : 0, *to = &f->gamma_host[(l * S + i) * H + h];
+                uint32_t g = spans[i].g ? spans[i].g[l * H + h] : 0,
+                         *to = &f->gamma_host[(l * S + i) * H + h];
                 if (*to == g)
                     continue;
                 if (!changed)
@@ -385,7 +395,8 @@ static fp_status set_gamma(fp__cuda_forward *f, const fp__cuda_span *spans, size
     return FP_OK;
 }
 
-/* Fills the slot and attention's sequences; *tokens of the step, *own_ids: no span continues on the device. */
+/* Fills the slot and attention's sequences; *tokens of the step, *own_ids: no span continues on the device.
+ */
 static fp_status lay_out(fp__cuda_forward *f, slot *s, const fp__cuda_span *spans, size_t n, size_t *tokens,
                          bool *own_ids)
 {
@@ -400,13 +411,14 @@ static fp_status lay_out(fp__cuda_forward *f, slot *s, const fp__cuda_span *span
         bool mass = span->mass && span->anchor.n_pages > 0;
         for (size_t t = 0; t < span->tokens; t++) {
             size_t at = span->slot + t;
-            s->token[T + t] = (fp__cuda_token){(uint32_t)(span->position + t), span->pages[at / FP__PAGE_TOKENS],
-                                               (uint32_t)(at % FP__PAGE_TOKENS), mass ? (uint32_t)i : FP__CUDA_NO_MASS};
+            s->token[T + t] =
+                (fp__cuda_token){(uint32_t)(span->position + t), span->pages[at / FP__PAGE_TOKENS],
+                                 (uint32_t)(at % FP__PAGE_TOKENS), mass ? (uint32_t)i : FP__CUDA_NO_MASS};
             if (span->ids)
                 s->ids[T + t] = span->ids[t];
         }
-        f->sequences[i] = (fp_cuda_attention_sequence){
-            (uint32_t)T, (uint32_t)span->tokens, span->anchor, span->context, (uint32_t)span->mode, (uint32_t)i};
+        f->sequences[i] = (fp_cuda_attention_sequence){(uint32_t)T,   (uint32_t)span->tokens, span->anchor,
+                                                       span->context, (uint32_t)span->mode,   (uint32_t)i};
         f->mass_out[i] = mass ? span->mass : NULL;
         f->want_mass = f->want_mass || mass;
         s->position[i] = span->position;
@@ -422,11 +434,14 @@ static fp_status copy_in(fp__cuda_forward *f, const slot *s, size_t T, size_t n_
     FP_CUDA(cudaMemcpyAsync(f->token, s->token, T * sizeof *s->token, cudaMemcpyHostToDevice, f->stream),
             "the copy of a step");
     if (own_ids)
-        FP_CUDA(cudaMemcpyAsync(f->ids, s->ids, T * 4, cudaMemcpyHostToDevice, f->stream), "the copy of a step");
+        FP_CUDA(cudaMemcpyAsync(f->ids, s->ids, T * 4, cudaMemcpyHostToDevice, f->stream),
+                "the copy of a step");
     if (!each && n_rows > 0)
-        FP_CUDA(cudaMemcpyAsync(f->rows, s->rows, n_rows * 4, cudaMemcpyHostToDevice, f->stream), "the copy of a step");
+        FP_CUDA(cudaMemcpyAsync(f->rows, s->rows, n_rows * 4, cudaMemcpyHostToDevice, f->stream),
+                "the copy of a step");
     if (f->want_mass)
-        FP_CUDA(cudaMemsetAsync(f->mass, 0, f->limits.sequences * f->m->hp.layers * f->m->hp.heads * 8, f->stream),
+        FP_CUDA(cudaMemsetAsync(f->mass, 0, f->limits.sequences * f->m->hp.layers * f->m->hp.heads * 8,
+                                f->stream),
                 "the anchor's mass");
     return FP_OK;
 }
@@ -469,10 +484,11 @@ fp_status fp__cuda_forward_step(fp__cuda_forward *f, const fp__cuda_span *spans,
     FP_TRY(set_gamma(f, spans, n));
     FP_TRY(copy_in(f, s, T, n_rows, each, own_ids));
     FP_TRY(start(f, n, (uint32_t)T, (uint32_t)n_rows, each));
-    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream), "the errors of a step");
+    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
+            "the errors of a step");
     if (f->want_mass)
-        FP_CUDA(cudaMemcpyAsync(f->mass_host, f->mass, n * f->m->hp.layers * f->m->hp.heads * 8, cudaMemcpyDeviceToHost,
-                                f->stream),
+        FP_CUDA(cudaMemcpyAsync(f->mass_host, f->mass, n * f->m->hp.layers * f->m->hp.heads * 8,
+                                cudaMemcpyDeviceToHost, f->stream),
                 "the anchor's mass");
     FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
     s->n = n;

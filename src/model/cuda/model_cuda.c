@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* One matrix on its way: stored rows of up to two tensors that go to the same tiles, or one after the other. */
+/* One matrix on its way: stored rows of up to two tensors that go to the same tiles, or one after the other.
+ */
 typedef struct part {
     const uint8_t *stored;
     size_t rows, first;
@@ -83,8 +84,12 @@ static fp_status upload_packed(fp__cuda_model *m, fp__team *team, packing *p, fp
     else
         status = upload(m, p->data, p->shape.bytes, &to);
     free(p->data);
-    *out = (fp__cuda_weight){p->shape.type, p->shape.gated, (uint32_t)p->shape.rows, (uint32_t)p->shape.tiles,
-                             (uint32_t)p->shape.segments, to};
+    *out = (fp__cuda_weight){p->shape.type,
+                             p->shape.gated,
+                             (uint32_t)p->shape.rows,
+                             (uint32_t)p->shape.tiles,
+                             (uint32_t)p->shape.segments,
+                             to};
     m->step_bytes += p->shape.bytes;
     return status;
 }
@@ -113,7 +118,8 @@ static const char *layer_name(char name[64], size_t i, const char *suffix)
     return name;
 }
 
-static fp_status upload_qkv(fp__cuda_model *m, fp__team *team, const fp_model *model, size_t i, fp__cuda_layer *out)
+static fp_status upload_qkv(fp__cuda_model *m, fp__team *team, const fp_model *model, size_t i,
+                            fp__cuda_layer *out)
 {
     const fp__layer *l = &model->layers[i];
     const fp__weight *w[3] = {&l->wq, &l->wk, &l->wv};
@@ -194,7 +200,8 @@ static void rope_run(void *arg, size_t thread, size_t threads)
     rope_work *w = arg;
     size_t begin, end, half = w->plan->n_rot / 2;
     fp__team_split(w->positions, 1, thread, threads, &begin, &end);
-    fp_status status = fp__rope_rows(w->plan, begin, end - begin, w->cos + begin * half, w->sin + begin * half);
+    fp_status status =
+        fp__rope_rows(w->plan, begin, end - begin, w->cos + begin * half, w->sin + begin * half);
     if (status != FP_OK)
         atomic_store(&w->failed, (int)status);
 }
@@ -210,8 +217,8 @@ static fp_status upload_rope(fp__cuda_model *m, fp__team *team, const fp_model *
     if (status == FP_OK) {
         fp__team_run(team, rope_run, &w);
         if (atomic_load(&w.failed) != FP_OK)
-            status = fp__fail((fp_status)atomic_load(&w.failed), "%zu positions are more than the rotary table has",
-                              positions);
+            status = fp__fail((fp_status)atomic_load(&w.failed),
+                              "%zu positions are more than the rotary table has", positions);
     }
     if (status == FP_OK)
         status = upload_floats(m, w.cos, n, &m->rope_cos);
@@ -249,10 +256,11 @@ fp_status fp__cuda_model_create(const fp_model *model, fp__team *team, size_t po
     if (!model->has_weights)
         return fp__fail(FP_USAGE, "the model was opened without its weights");
     if ((d != 64 && d != 96 && d != 128 && d != 256) || hp->heads / hp->kv_heads > 16)
-        return fp__fail(FP_UNSUPPORTED,
-                        "the GPU knows heads of 64, 96, 128 and 256 in groups of up to 16, not %zu heads of %zu over %zu "
-                        "KV heads; use the CPU",
-                        hp->heads, d, hp->kv_heads);
+        return fp__fail(
+            FP_UNSUPPORTED,
+            "the GPU knows heads of 64, 96, 128 and 256 in groups of up to 16, not %zu heads of %zu over %zu "
+            "KV heads; use the CPU",
+            hp->heads, d, hp->kv_heads);
     fp__cuda_model *m = calloc(1, sizeof *m);
     fp__cuda_layer *layers = calloc(hp->layers, sizeof *layers);
     if (!m || !layers) {
