@@ -15,8 +15,7 @@ fi
 ninja -C "$out/host" fp_objects >/dev/null
 for source in src/kernel/cuda/*.cu; do
     object=$out/$(basename "$source" .cu).o
-    if [ ! -e "$object" ] || [ -n "$(find src/kernel/cuda include/fieldprint/cuda_attention.h "$source" -newer "$object" \
-        -name "${FIELDPRINT_NEWER:-*}" | head -1)" ]; then
+    if [ ! -e "$object" ] || [ -n "$(find src/kernel include/fieldprint/cuda_attention.h -newer "$object" -type f | head -1)" ]; then
         # shellcheck disable=SC2086
         nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude $arch -c "$source" -o "$object"
     fi
