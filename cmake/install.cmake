@@ -26,7 +26,11 @@ if(FP_CLI)
 endif()
 install(TARGETS fieldprint_shared fieldprint_static LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
-install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(FP_HAS_CUDA)
+  install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+else() # no GPU kernels in the library: their interface is not installed
+  install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN "cuda_*" EXCLUDE)
+endif()
 # The prefix is found from where the file is, so that --prefix and DESTDIR move it.
 file(RELATIVE_PATH FP_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
 configure_file(${CMAKE_SOURCE_DIR}/cmake/fieldprint.pc.in ${CMAKE_BINARY_DIR}/fieldprint.pc @ONLY)

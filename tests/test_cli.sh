@@ -413,7 +413,7 @@ fi
 rm -rf ws && cp -r ws.good ws
 "$program" run -m a.gguf -a library -p x --ignore-eog --ctx 32768 >output 2>error </dev/null &
 pid=$!
-for _ in $(seq 200); do
+for _ in $(seq 3000); do # a slow machine takes its time
     [ ! -s output ] || break
     sleep 0.02
 done

@@ -170,7 +170,7 @@ fp_status fp__json_uint(const json_t *object, const char *where, const char *key
 fp_status fp__json_hex_text(const char *text, const char *where, void *out, size_t n)
 {
     size_t size = text == NULL ? 0 : strlen(text);
-    if (size != 2 * n || strspn(text, "0123456789abcdef") != size)
+    if (text == NULL || size != 2 * n || strspn(text, "0123456789abcdef") != size)
         return fp__fail(FP_FORMAT, "%s: not %zu lower-case hexadecimal digits", where, 2 * n);
     return fp__hex_decode(text, size, out, n);
 }

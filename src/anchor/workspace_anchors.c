@@ -142,14 +142,15 @@ static fp_status check_not_raised(fp_workspace *w, const fp_statement *wanted)
         raised = fp__workspace_load_statement(w, files.ids[i], NULL, held) == FP_OK &&
                  (held->lineage_count > 0 || held->type == FP_LABEL_EXTERNAL) && held->type < wanted->type &&
                  memcmp(held->document_sha256, wanted->document_sha256, 32) == 0;
-    if (status == FP_OK && raised)
+    if (status == FP_OK && raised) {
         status = fp__registry_endorsed(w->registry, wanted->document_sha256, (uint64_t)time(NULL), &endorsed);
-    if (status == FP_NOT_FOUND || (status == FP_OK && raised && endorsed < wanted->type))
-        status =
-            fp__fail(FP_DENIED,
-                     "label-too-low: this document is held here as %s; to make it %s have it "
-                     "endorsed: fieldprint event endorse FILE --label %s",
-                     fp_label_name(held->type), fp_label_name(wanted->type), fp_label_name(wanted->type));
+        if (status == FP_NOT_FOUND || (status == FP_OK && endorsed < wanted->type))
+            status =
+                fp__fail(FP_DENIED,
+                         "label-too-low: this document is held here as %s; to make it %s have it "
+                         "endorsed: fieldprint event endorse FILE --label %s",
+                         fp_label_name(held->type), fp_label_name(wanted->type), fp_label_name(wanted->type));
+    }
     free(files.ids);
     free(held);
     return status;
@@ -409,7 +410,7 @@ static fp_status fill_from_statement(fp_workspace *w, bool logged, fp_anchor_row
                                      fp_statement *statement)
 {
     fp__dsse dsse = {0};
-    fp__signers signers;
+    fp__signers signers = {0};
     fp__buf path = {0};
     uint32_t needed = 0;
     fp_status status = fp__workspace_load_statement(w, row->id, &dsse, statement);

@@ -119,6 +119,7 @@ static fp_status ask_gate(audit *a, bool running, fp_gate_result *out)
     static const uint8_t none[32];
     const fp__receipt *r = &a->r;
     char deployment[FP__DEPLOYMENT_MAX + 1] = "";
+    *out = (fp_gate_result){0};
     if (memcmp(r->override_id, none, 32) != 0) {
         fp_status status = fp__registry_override_deployment(a->history, r->override_id, deployment);
         if (status != FP_OK && (status != FP_NOT_FOUND || running))

@@ -36,6 +36,8 @@ static fp_status take_rows(fp_engine *e, fp__sampler *sampler, scored *batch, si
 
 static fp_status score_batch(fp_engine *e, fp__sampler *sampler, scored *batch, size_t n, size_t first)
 {
+    if (n == 0)
+        return FP_OK;
     size_t share = e->chunk_tokens / n > 0 ? e->chunk_tokens / n : 1;
     for (;;) {
         fp__feed feeds[64];

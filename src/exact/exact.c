@@ -1,4 +1,5 @@
 #include "exact/exact.h"
+#include "core/error.h"
 
 uint32_t fp__exact_amax_bits(const float *x, size_t n)
 {
@@ -218,6 +219,7 @@ static float segment(const fp__wblock *w, const fp__qblock *x, size_t blocks)
     for (size_t b = 0; b < blocks; b++) {
         int32_t t[2] = {0, 0}, sum = 0;
         for (size_t j = 0; j < FP__BLOCK; j++) {
+            /* cppcheck-suppress uninitvar ; fp__exact_dot has decoded the blocks that are read */
             t[w[b].halves ? j / 16 : 0] += (int32_t)w[b].q[j] * x[b].q[j];
             sum += x[b].q[j];
         }
@@ -245,7 +247,7 @@ float fp__exact_dot(int type, const uint8_t *row, size_t cols, const fp__qblock 
         size_t n = cols / FP__BLOCK - b < FP__SEGMENT_BLOCKS ? cols / FP__BLOCK - b : FP__SEGMENT_BLOCKS;
         fp__wblock w[FP__SEGMENT_BLOCKS];
         for (size_t i = 0; i < n; i++)
-            (void)fp__exact_decode_block(type, row, b + i, &w[i]); /* refused at load, never here */
+            FP_CHECK(fp__exact_decode_block(type, row, b + i, &w[i])); /* refused at load, never here */
         y = y + segment(w, x + b, n);
     }
     return y;

@@ -124,8 +124,9 @@ fp_status fp__rope_plan_init(double base, size_t n_rot, fp__rope_layout layout, 
     plan->base = base;
     plan->has_factors = factors != NULL;
     dd log_base = dd_log(base);
-    for (size_t i = 0; i < n_rot / 2; i++) {
-        dd f = dd_exp(dd_div(dd_scale(log_base, -(double)i), (double)(n_rot / 2)));
+    const size_t half = n_rot / 2; /* n_rot is even */
+    for (size_t i = 0; i < half; i++) {
+        dd f = dd_exp(dd_div(dd_scale(log_base, -(double)i), (double)half));
         if (!rounds_surely(f))
             return fp__fail(FP_UNSUPPORTED,
                             "rotary frequency %zu of base %.17g lies too close to the middle "

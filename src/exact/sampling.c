@@ -351,7 +351,9 @@ static size_t draw_from_all(fp__sampler *s, const float *x, float max, float sca
     uint64_t total = cut || least == 0 ? sum_all(s, x, max, scale) : 0;
     /* w ≥ least needs 2^z ≥ least/2^32 but for rounding: two binades below is safe */
     float z_least = least ? (float)(63 - __builtin_clzll(least) - ONE_BITS - 2) : Z_NOTHING;
-    for (float z = -2.0f;; z = z * 2.0f) {
+    float z = -1.0f;
+    for (;;) {
+        z = 2.0f * z;
         if (!cut && least)
             z = z_least;
         bool last = z <= Z_NOTHING;

@@ -306,7 +306,7 @@ static void make_units(fp__attn_plan *plan, const fp__attn_sequence *sequences, 
 }
 
 /* Puts one span of a unit at the end of the work list of `thread`; false if there is no room. */
-static bool add_span(fp__attn_plan *plan, size_t unit, uint8_t segment, size_t span, size_t thread)
+static bool add_span(fp__attn_plan *plan, size_t unit, size_t segment, size_t span, size_t thread)
 {
     struct unit *u = &plan->units[unit];
     struct piece *last = u->pieces ? &plan->pieces[plan->n_pieces - 1] : NULL;
@@ -320,7 +320,7 @@ static bool add_span(fp__attn_plan *plan, size_t unit, uint8_t segment, size_t s
     if (plan->n_pieces == plan->max_pieces || plan->n_states + floats > plan->max_states)
         return false;
     plan->pieces[plan->n_pieces++] = (struct piece){.unit = (uint32_t)unit,
-                                                    .segment = segment,
+                                                    .segment = (uint8_t)segment,
                                                     .starts_chunk = starts_chunk,
                                                     .span = span,
                                                     .spans = 1,
@@ -340,7 +340,7 @@ static bool make_pieces(fp__attn_plan *plan, size_t total)
         struct unit *u = &plan->units[i];
         u->first_piece = plan->n_pieces;
         u->pieces = 0;
-        for (uint8_t segment = ANCHOR; segment <= CONTEXT; segment++)
+        for (size_t segment = ANCHOR; segment <= CONTEXT; segment++)
             for (size_t p = 0; p < u->pages[segment]; p += FP__SPAN_PAGES) {
                 size_t left = u->pages[segment] - p, pages = left < FP__SPAN_PAGES ? left : FP__SPAN_PAGES;
                 size_t cost = pages * unit_page_cost(plan, u);

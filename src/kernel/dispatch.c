@@ -13,6 +13,14 @@ typedef struct candidate {
 
 enum { CANDIDATES_MAX = 4 };
 
+#if defined(__x86_64__)
+#define KERNEL_NAMES "ref, avx2 or avx512"
+#elif defined(__aarch64__)
+#define KERNEL_NAMES "ref or neon"
+#else
+#define KERNEL_NAMES "ref"
+#endif
+
 /* Slowest first. */
 static size_t candidates(candidate out[CANDIDATES_MAX])
 {
@@ -69,16 +77,8 @@ fp_status fp__kernel_ops_get(const fp__kernel_ops **out)
 {
     pthread_once(&chosen_once, choose);
     if (chosen_status == FP_USAGE)
-        return fp__fail(FP_USAGE,
-                        "FIELDPRINT_KERNELS=%s is not a set of kernels of this build: "
-#if defined(__x86_64__)
-                        "use ref, avx2 or avx512",
-#elif defined(__aarch64__)
-                        "use ref or neon",
-#else
-                        "use ref",
-#endif
-                        asked);
+        return fp__fail(FP_USAGE, "FIELDPRINT_KERNELS=%s is not a set of kernels of this build: use %s",
+                        asked, KERNEL_NAMES);
     if (chosen_status == FP_UNSUPPORTED)
         return fp__fail(FP_UNSUPPORTED,
                         "FIELDPRINT_KERNELS=%s: this machine (%s) cannot run them; unset it to "

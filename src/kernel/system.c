@@ -11,7 +11,8 @@ fp_status fp_system_info_get(fp_system_info *out)
     FP_TRY(fp__kernel_ops_get(&ops));
     size_t used = 0;
     for (size_t i = 0; fp__kernel_ops_at(i) && used < sizeof available; i++)
-        used += (size_t)snprintf(available + used, sizeof available - used, "%s%s", i ? " " : "", fp__kernel_ops_at(i)->name);
+        used += (size_t)snprintf(available + used, sizeof available - used, "%s%s", i ? " " : "",
+                                 fp__kernel_ops_at(i)->name);
     *out = (fp_system_info){.processor = fp__cpu_get()->name,
                             .cores = fp__cpu_get()->cores,
                             .sha_instructions = fp__cpu_get()->sha,

@@ -107,7 +107,7 @@ static fp_status parse_key(const char *text, size_t size, const char *plus, fp__
                           key.data[0]);
     else if (status == FP_OK && key.size != 33)
         status = fp__fail(FP_FORMAT, "the key has %zu bytes; a type and an Ed25519 key are 33", key.size);
-    fp__note_key made;
+    fp__note_key made = {0};
     if (status == FP_OK)
         status = fp__note_key_make(name, key.data[0], key.data + 1, &made);
     fp__buf_free(&key);

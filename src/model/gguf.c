@@ -1,5 +1,6 @@
 #include "model/gguf.h"
 #include "core/file.h"
+#include <float.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -538,7 +539,7 @@ fp_status fp__gguf_get_f32(const fp__gguf *g, const char *key, float *out)
     double v;
     memcpy(&v, &bits, 8);
     /* compared as numbers: a NaN fails too; the range test keeps the conversion defined */
-    if (!(v >= -0x1.fffffep127 && v <= 0x1.fffffep127) || (double)(float)v < v || (double)(float)v > v)
+    if (!(v >= -(double)FLT_MAX && v <= (double)FLT_MAX) || (double)(float)v < v || (double)(float)v > v)
         return fp__fail(FP_FORMAT, "GGUF: key '%s' does not fit in 32 bits", key);
     *out = (float)v;
     return FP_OK;

@@ -364,6 +364,7 @@ static fp_status pack_all(loader *ld, size_t threads)
     size_t items = 0;
     for (size_t i = 0; i < ld->n_matrices; i++)
         items += (ld->matrices[i].weight->groups + PACK_GROUPS - 1) / PACK_GROUPS;
+    FP_CHECK(items > 0); /* each layer has matrices, and a model has a layer */
     ld->item_matrix = malloc(items * sizeof *ld->item_matrix);
     ld->item_group = malloc(items * sizeof *ld->item_group);
     if (!ld->item_matrix || !ld->item_group)

@@ -124,6 +124,8 @@ static fp_status append_whole_word(encoder *e, const uint8_t *word, size_t size,
 
 static fp_status encode_word(encoder *e, const uint8_t *word, size_t size)
 {
+    if (size == 0)
+        return FP_OK;
     if (fp__pretokenizer_ignores_merges(e->tok->pre)) {
         bool done = false;
         FP_TRY(append_whole_word(e, word, size, &done));

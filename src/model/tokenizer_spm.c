@@ -75,6 +75,8 @@ static fp_status append_link(const encoder *e, const link *l, fp__ids *out)
 static fp_status encode_escaped(encoder *e, size_t size, fp__ids *out)
 {
     uint32_t n = 0;
+    if (size == 0)
+        return FP_OK;
     e->links = malloc(size * sizeof *e->links);
     if (!e->links)
         return fp__fail(FP_NO_MEMORY, "no memory for a text of %zu bytes", size);

@@ -167,6 +167,7 @@ INLINE void panel_block(int type, size_t halves, size_t tokens, const planes *p,
             __m256 dw[2], mw;
             load_scales(type, p[c].scale, (first_half + c) % 2 * LANES, i, dw, &mw);
             for (size_t n = 0; n < tokens; n++) {
+                /* cppcheck-suppress uninitvar ; the first chain sets t, and there is one: runs > 0 */
                 __m256i dot = t[c * tokens + n];
                 if (s.bias != 0 && s.bias != 128)
                     dot = _mm256_add_epi32(dot, bias_of(s, x, slot + n, half));

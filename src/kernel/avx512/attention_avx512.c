@@ -167,7 +167,8 @@ INLINE bool kv_write(const float *k, const float *v, size_t d, uint8_t *slab, si
         x[g] = _mm512_maskz_loadu_ps((__mmask16)(left >= LANES ? 0xffffu : (1u << left) - 1), v + g * LANES);
     }
     ok &= quantise_kv(x, vectors, bytes, s_k + 128);
-    for (size_t j = 0; j < d; j++)
+    for (size_t j = 0; j < d; j++) /* all d were stored, in whole vectors */
+        /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign) */
         to[j * FP__PAGE_TOKENS] = (uint8_t)bytes[j];
     return ok;
 }

@@ -9,6 +9,6 @@ void fp__kv_write_avx512(const float *k, const float *v, size_t d, uint8_t *slab
 void fp__attn_span_avx512(const fp__attn_rows *q, const uint8_t *const *slabs, const uint8_t *visible,
                           size_t pages, fp__attn_states out);
 void fp__attn_merge_avx512(size_t rows, size_t d, fp__attn_states into, fp__attn_states from);
-float fp__attn_mix_avx512(fp__attn_states anchor, fp__attn_states context, fp__injection_mode mode, uint32_t g,
-                          size_t d, float *out);
+float fp__attn_mix_avx512(fp__attn_states anchor, fp__attn_states context, fp__injection_mode mode,
+                          uint32_t g, size_t d, float *out);
 #endif

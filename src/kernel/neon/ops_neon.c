@@ -1,5 +1,5 @@
-#include "kernel/neon/attention_neon.h"
 #include "kernel/linear.h"
+#include "kernel/neon/attention_neon.h"
 #include "kernel/neon/elementwise_neon.h"
 #include "kernel/ref/ref.h"
 
