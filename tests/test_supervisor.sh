@@ -106,11 +106,11 @@ in_flight stopped -a "$two"
 check 0 'entry' anchor revoke "$two" --why 'wrong hours'
 code=0
 wait "$runner" || code=$?
-[ "$code" = 1 ] && grep -q 'revoked' stopped.error || {
+if [ "$code" != 1 ] || ! grep -q 'revoked' stopped.error; then
     failures=$((failures + 1))
     echo "FAILED: the running answer was not stopped (exit code $code)"
     cat stopped.error
-}
+fi
 receipt=$(sed -n 's/^receipt: *//p' stopped.error)
 check 0 'VALID-FULL' audit "$receipt" --transcript "${receipt%.dsse.json}.transcript.json" --trust ws/trust.json -m model.gguf
 check 0 'anchor_revoked' receipt show "$receipt"

@@ -14,10 +14,12 @@
 
 /* ---- logs by URL ---- */
 
+enum fault { SOUND, STATUS_500, REDIRECT, TOO_LONG, HANG_UP, FLIP_BYTE };
+
 struct site {
     char dir[128];
     const char *break_path; /* this path misbehaves: */
-    enum { SOUND, STATUS_500, REDIRECT, TOO_LONG, HANG_UP, FLIP_BYTE } how;
+    enum fault how;
 };
 
 static void serve_site(void *arg, const http_request *request, http_answer *answer)
@@ -87,7 +89,7 @@ static void test_remote_log(void **state)
 
     static const struct {
         const char *name, *path;
-        int how;
+        enum fault how;
         fp_status status;
         const char *word;
     } table[] = {
@@ -392,8 +394,8 @@ static void test_ask(void **state)
     w.forced = 0;
     static const char *const answers[] = {
         "", "nothing\n",
-        "\xe2\x80\x94 w1.example "
-        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n",
+        ("\xe2\x80\x94 w1.example "
+         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n"),
         "more text\n\n\xe2\x80\x94 w1.example AAAAAAAAAAAAAAAAAAAA\n"};
     for (size_t i = 0; i < COUNT(answers); i++) {
         w.answer = answers[i];

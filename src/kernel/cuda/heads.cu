@@ -1,0 +1,223 @@
+/* One warp per vector of d; element lane + 32·e is in register e, so the Walsh–Hadamard stages below 32 go
+ * across lanes and the rest across registers. Norm and rotation pass through shared memory. */
+#include "kernel/cuda/heads.h"
+#include "kernel/cuda/launch.cuh"
+#include "kernel/cuda/quantise.cuh"
+
+#include <math.h>
+
+namespace fp
+{
+
+static constexpr uint32_t HEAD_WARPS = 4;
+
+/* x ← WHT(σ·x) */
+template <int E> static __device__ __forceinline__ void rotate(float (&x)[E], uint32_t lane)
+{
+    constexpr int H = (32 * E) & -(32 * E);
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        uint32_t j = lane + 32 * e;
+        x[e] = __popc(j & (j >> 1)) & 1 ? -x[e] : x[e];
+    }
+#pragma unroll
+    for (int s = 1; s < 32; s *= 2)
+#pragma unroll
+        for (int e = 0; e < E; e++) {
+            float other = __shfl_xor_sync(ALL, x[e], s);
+            x[e] = lane & s ? __fsub_rn(other, x[e]) : __fadd_rn(x[e], other);
+        }
+#pragma unroll
+    for (int s = 1; s < H / 32; s *= 2)
+#pragma unroll
+        for (int e = 0; e < E; e++)
+            if (!(e & s)) {
+                float a = x[e], b = x[e + s];
+                x[e] = __fadd_rn(a, b);
+                x[e + s] = __fsub_rn(a, b);
+            }
+}
+
+template <int E> static __device__ __forceinline__ uint32_t amax_bits(const float (&x)[E])
+{
+    uint32_t most = 0;
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        most = max(most, __float_as_uint(x[e]) & 0x7fffffffu);
+    return __reduce_max_sync(ALL, most);
+}
+
+/* §2 and §5 on one vector; false where the norm left the range (zeros then). */
+template <int E>
+static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, const float *w,
+                                                     uint32_t position, float *row, uint32_t lane,
+                                                     float (&x)[E])
+{
+    bool ok = true;
+    if (w) {
+        float sum = 0.0f, r;
+#pragma unroll
+        for (int e = 0; e < E; e++)
+            sum = __fmaf_rn(x[e], x[e], sum);
+        ok = norm_scale(fold(sum), 32 * E, a.eps, &r);
+#pragma unroll
+        for (int e = 0; e < E; e++)
+            x[e] = ok ? __fmul_rn(__fmul_rn(x[e], r), w[lane + 32 * e]) : 0.0f;
+    }
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        row[lane + 32 * e] = x[e];
+    __syncwarp();
+    uint32_t half = a.n_rot / 2;
+    const float *cos = a.cos + (size_t)position * half, *sin = a.sin + (size_t)position * half;
+    for (uint32_t i = lane; i < half; i += 32) {
+        uint32_t p = a.halves ? i : 2 * i, q = a.halves ? i + half : 2 * i + 1;
+        float x0 = row[p], x1 = row[q], c = cos[i], s = sin[i];
+        row[p] = __fmaf_rn(-x1, s, __fmul_rn(x0, c));
+        row[q] = __fmaf_rn(x0, s, __fmul_rn(x1, c));
+    }
+    __syncwarp();
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        x[e] = row[lane + 32 * e];
+    return ok;
+}
+
+template <int E>
+static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, uint32_t lane, int8_t *hi,
+                                                   float *scale_at)
+{
+    rotate(x, lane);
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        x[e] = __fmul_rn(x[e], factor);
+    uint32_t amax = amax_bits(x);
+    bool zero = amax >= AMAX_LIMIT || amax < AMAX_FLOOR;
+    float scale = zero ? 0.0f : __fdiv_rn(__uint_as_float(amax), 32512.0f);
+    float inverse = zero ? 0.0f : __fdiv_rn(1.0f, scale);
+    if (lane == 0)
+        *scale_at = scale;
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        int n = zero ? 0 : __float2int_rn(__fmul_rn(x[e], inverse));
+        int h = (n + 128) >> 8;
+        hi[lane + 32 * e] = (int8_t)h;
+        hi[32 * E + lane + 32 * e] = (int8_t)(n - 256 * h);
+    }
+    return amax < AMAX_LIMIT;
+}
+
+/* x → int8 at out[j·stride], scale rounded up to bfloat16. */
+template <int E>
+static __device__ __forceinline__ bool write_kv(const float (&x)[E], uint32_t lane, int8_t *out,
+                                                uint32_t stride, uint16_t *scale)
+{
+    uint32_t amax = amax_bits(x), bits = 0;
+    bool ok = amax < AMAX_LIMIT;
+    if (ok && amax >= AMAX_FLOOR)
+        bits = (__float_as_uint(__fdiv_rn(__uint_as_float(amax), 127.0f)) + 0xffffu) & 0xffff0000u;
+    float inverse = bits ? __fdiv_rn(1.0f, __uint_as_float(bits)) : 0.0f;
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+        int n = bits ? __float2int_rn(__fmul_rn(x[e], inverse)) : 0;
+        out[(lane + 32 * e) * stride] = (int8_t)max(-127, min(127, n));
+    }
+    if (lane == 0)
+        *scale = (uint16_t)(bits >> 16);
+    return ok;
+}
+
+template <int E>
+__global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a, float factor)
+{
+    constexpr uint32_t D = 32 * E;
+    __shared__ float rows[HEAD_WARPS][D];
+    uint32_t lane = threadIdx.x % 32, head = blockIdx.x * HEAD_WARPS + threadIdx.x / 32, t = blockIdx.y;
+    launch_next();
+    wait_previous();
+    if (head >= a.heads + 2 * a.kv_heads)
+        return;
+    const float *from = a.qkv + ((size_t)t * (a.heads + 2 * a.kv_heads) + head) * D;
+    float x[E];
+#pragma unroll
+    for (int e = 0; e < E; e++)
+        x[e] = from[lane + 32 * e];
+    fp__cuda_token token = a.token[t];
+    bool query = head < a.heads, value = head >= a.heads + a.kv_heads, norm_ok = true, ok;
+    if (!value)
+        norm_ok =
+            norm_and_turn(a, query ? a.q_norm : a.k_norm, token.position, rows[threadIdx.x / 32], lane, x);
+    if (query) {
+        size_t row = (size_t)t * a.heads + head;
+        ok = write_query(x, factor, lane, a.q_planes + row * 2 * D, a.q_scales + row);
+    } else {
+        uint32_t kv_head = (head - a.heads) % a.kv_heads;
+        int8_t *slab =
+            (int8_t *)(a.kv + token.page * a.group_bytes + a.layer_offset + kv_head * (128 * D + 256));
+        uint16_t *scales = (uint16_t *)(slab + 128 * D) + (value ? 64 : 0) + token.slot;
+        if (!value)
+            rotate(x, lane);
+        ok = value ? write_kv(x, lane, slab + 64 * D + token.slot, 64, scales)
+                   : write_kv(x, lane, slab + token.slot * D, 1, scales);
+    }
+    if (lane == 0 && !norm_ok)
+        atomicMin(a.error + t, a.code);
+    if (lane == 0 && !ok)
+        atomicMin(a.error + t, a.code + (query ? 1 : 2));
+}
+
+__global__ void mass_kernel(const float *alpha, const fp__cuda_token *token, uint32_t heads,
+                            unsigned long long *mass, size_t row_stride)
+{
+    launch_next();
+    wait_previous();
+    uint32_t row = token[blockIdx.x].mass_row;
+    if (row == FP__CUDA_NO_MASS)
+        return;
+    for (uint32_t h = threadIdx.x; h < heads; h += blockDim.x) {
+        float x = __fmul_rn(alpha[(size_t)blockIdx.x * heads + h], 0x1p24f);
+        atomicAdd(mass + row * row_stride + h, (unsigned long long)__float2ll_rn(x));
+    }
+}
+
+template <int E> static cudaError_t start(const fp__cuda_heads *a, uint32_t tokens, cudaStream_t stream)
+{
+    constexpr int D = 32 * E, H = D & -D;
+    float factor = (float)(0x1.71547652b82fep+0 / sqrt((double)D) / (double)H);
+    dim3 grid((a->heads + 2 * a->kv_heads + HEAD_WARPS - 1) / HEAD_WARPS, tokens);
+    return launch(heads_kernel<E>, grid, dim3(HEAD_WARPS * 32), 0, stream, *a, factor);
+}
+
+} // namespace fp
+
+using namespace fp;
+
+extern "C" cudaError_t fp__cuda_prepare_heads(const fp__cuda_heads *a, uint32_t tokens, cudaStream_t stream)
+{
+    if (a->n_rot > a->d || a->n_rot % 2 != 0 || tokens > 65535)
+        return cudaErrorInvalidValue;
+    if (tokens == 0)
+        return cudaSuccess;
+    switch (a->d) {
+    case 64:
+        return start<2>(a, tokens, stream);
+    case 96:
+        return start<3>(a, tokens, stream);
+    case 128:
+        return start<4>(a, tokens, stream);
+    case 256:
+        return start<8>(a, tokens, stream);
+    default:
+        return cudaErrorInvalidValue;
+    }
+}
+
+extern "C" cudaError_t fp__cuda_add_mass(const float *alpha, const fp__cuda_token *token, uint32_t tokens,
+                                         uint32_t heads, uint64_t *mass, size_t row_stride,
+                                         cudaStream_t stream)
+{
+    if (tokens == 0)
+        return cudaSuccess;
+    return launch(mass_kernel, dim3(tokens), dim3(64), 0, stream, alpha, token, heads,
+                  (unsigned long long *)mass, row_stride);
+}
