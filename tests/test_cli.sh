@@ -41,7 +41,7 @@ check() {
     checks=$((checks + 1))
     "$program" "$@" >output 2>error </dev/null || code=$?
     [ "$code" = "$wanted" ] || fail "exit code $code, not $wanted: fieldprint $*"
-    cat output error | tr -d '\0' | grep -q -e "$word" || fail "does not say \"$word\": fieldprint $*"
+    cat output error | tr -d '\0' | grep -e "$word" >/dev/null || fail "does not say \"$word\": fieldprint $*"
     sound "$*"
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the library, compiles examples/main_job.c against it through pkg-config, shared and static, and runs it. Also:
 # the shared library exports what the public headers declare, and nothing else.
-set -euo pipefail
+set -euo pipefail  # no "grep -q" behind a pipe: it would end the writer early
 build=${FIELDPRINT_BUILD:?the build folder}
 model=${FIELDPRINT_MODEL:-$HOME/.cache/fieldprint/SmolLM2-135M-Instruct.Q4_1.gguf}
 folder=$(mktemp -d "${TMPDIR:-/tmp}/fieldprint-example.XXXXXX")
@@ -29,7 +29,7 @@ sed 's|/\*.*\*/||' "${headers[@]}" | tr '\n' ' ' | grep -o 'FP_API [^;(]*(' | gr
     tr -d '(' | sort >"$folder/declared"
 diff "$folder/declared" "$folder/exported" || die "declared in the headers (<) and exported (>) differ"
 [ "$(wc -l <"$folder/declared")" -gt 50 ] || die "too few functions were found in the headers"
-readelf -d "$build/libfieldprint.so" | grep -q 'soname: \[libfieldprint\.so\.[0-9]' || die "no versioned soname"
+readelf -d "$build/libfieldprint.so" | grep 'soname: \[libfieldprint\.so\.[0-9]' >/dev/null || die "no versioned soname"
 
 # ---- install, compile ----
 cmake --install "$build" --prefix "$folder/usr" >/dev/null
@@ -44,8 +44,8 @@ read -ra static <<<"$(pkg-config --cflags --libs fieldprint "${needs[@]}") -lpth
 cc "${warnings[@]}" examples/main_job.c -o "$folder/shared" "${shared[@]}"
 cc "${warnings[@]}" examples/main_job.c -o "$folder/static" "${static[@]/-lfieldprint/-l:libfieldprint.a}"
 export LD_LIBRARY_PATH=$library
-ldd "$folder/shared" | grep -q libfieldprint || die "the shared one does not use the shared library"
-if ldd "$folder/static" | grep -q libfieldprint; then die "the static one uses the shared library"; fi
+ldd "$folder/shared" | grep libfieldprint >/dev/null || die "the shared one does not use the shared library"
+if ldd "$folder/static" | grep libfieldprint >/dev/null; then die "the static one uses the shared library"; fi
 
 # A C++ program may include the headers too.
 if command -v c++ >/dev/null; then

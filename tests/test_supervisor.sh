@@ -24,7 +24,7 @@ check() {
     shift 2
     checks=$((checks + 1))
     "$program" "$@" >output 2>error </dev/null || code=$?
-    if [ "$code" != "$wanted" ] || ! cat output error | grep -q -e "$word"; then
+    if [ "$code" != "$wanted" ] || ! cat output error | grep -e "$word" >/dev/null; then
         failures=$((failures + 1))
         echo "FAILED: exit code $code (wanted $wanted), word \"$word\": fieldprint $*"
         sed 's/^/    /' output error | head -20
