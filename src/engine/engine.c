@@ -202,7 +202,6 @@ static void drop_reserved(fp_session *s)
 static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
 {
     size_t mass = e->model->hp.layers * e->model->hp.heads, wanted = 0, row = 0, bad = SIZE_MAX;
-    const float *logits;
     memset(e->step_mass, 0, n * mass * sizeof *e->step_mass);
     for (size_t i = 0; i < n; i++) {
         fp_session *s = e->stepping[i];
@@ -213,7 +212,7 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         if (done + counts[i] == s->ids.size)
             e->rows[wanted++] = row - 1;
     }
-    fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, &logits, &bad);
+    fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, NULL, &bad);
     if (status != FP_OK) {
         bool one = status == FP_NUMERIC && bad < n;
         if (one) /* the others do this step again without it, and get the same bits */
@@ -234,7 +233,7 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         if (status != FP_OK)
             fp__session_fail(s, status);
         else if (samples)
-            fp__session_sample(s, logits + taken * e->model->hp.vocabulary);
+            fp__session_sample(s, taken);
         taken += samples;
         if (fp__kvseq_sealed(s->context) != sealed)
             fp__session_boundary(s);

@@ -116,8 +116,9 @@ fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, 
                                fp__turn **out) FP_WARN_UNUSED;
 /* Context tokens of the pending messages (appended to ids), with first/count of their turns set. */
 fp_status fp__session_render(fp_session *s, fp__ids *ids) FP_WARN_UNUSED;
-/* Takes the logits that follow the last context token: samples, appends, ends the answer where it ends. */
-void fp__session_sample(fp_session *s, const float *logits);
+/* Samples from the i-th of the rows whose logits the forward pass gave last, which follows the last context
+ * token: appends the token, ends the answer where it ends. */
+void fp__session_sample(fp_session *s, size_t i);
 /* Ends the answer: what was held back becomes part of its text, unless a stop string ended it. */
 void fp__session_end(fp_session *s, fp_finish finish);
 /* Appends the tokens of a turn to ids, as its transcript has them (untrusted: FP_INVALID); of an answer that
