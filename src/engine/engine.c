@@ -2,10 +2,11 @@
 #include "engine/engine.h"
 #include "core/arena.h"
 #include "merkle/sha256.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { DEFAULT_CONTEXT = 8192, DEFAULT_CHUNK = 512, MAX_CHUNK = 8192, ANCHOR_PAGES = 256 };
+enum { DEFAULT_CONTEXT = 8192, DEFAULT_CHUNK = 512, MAX_CHUNK = 8192 };
 
 uint64_t fp__now_ns(void)
 {
@@ -37,7 +38,7 @@ void fp__engine_progress(const fp_engine *engine, double done)
 static fp_status check_positions(const fp_engine *e)
 {
     float c[FP__ROPE_DIM_MAX / 2], s[FP__ROPE_DIM_MAX / 2];
-    size_t last = e->context_tokens + (size_t)ANCHOR_PAGES * FP__PAGE_TOKENS;
+    size_t last = e->context_tokens + (size_t)FP__ANCHOR_PAGES * FP__PAGE_TOKENS;
     return fp__rope_rows(&e->model->rope, last, 1, c, s);
 }
 
@@ -66,13 +67,14 @@ static fp_status create(fp_engine *e, const fp_engine_options *o)
         return fp__fail(FP_NO_MEMORY, "engine: no memory for %zu sessions", e->max_sessions);
     FP_TRY(fp__team_create(o->threads, &e->team));
     size_t logits = e->max_sessions > FP__LOGIT_ROWS ? e->max_sessions : FP__LOGIT_ROWS;
-    fp__forward_limits limits = {tokens, e->max_sessions, pages + ANCHOR_PAGES, logits};
+    fp__forward_limits limits = {tokens, e->max_sessions, pages + FP__ANCHOR_PAGES, logits};
     FP_TRY(fp__forward_create(e->model, e->team, limits, &e->forward));
     fp__page_geometry geometry = {hp->layers, hp->kv_heads, hp->head_dim, {0}};
     memcpy(geometry.model, e->model->digest, 32);
-    FP_TRY(fp__pool_create(&geometry, e->max_sessions * pages + ANCHOR_PAGES, NULL, &e->pool));
+    FP_TRY(fp__pool_create(&geometry, e->max_sessions * pages + FP__ANCHOR_PAGES + FP__QUARANTINE_MAX, NULL, &e->pool));
     size_t workers = o->hash_threads == 0 ? 1 : o->hash_threads == SIZE_MAX ? 0 : o->hash_threads;
-    return fp__hasher_create(workers, &e->hasher);
+    FP_TRY(fp__hasher_create(workers, &e->hasher));
+    return fp__validation_create(e, o);
 }
 
 fp_status fp_engine_create(const fp_model *model, const fp_engine_options *options, fp_engine **out)
@@ -98,6 +100,7 @@ void fp_engine_destroy(fp_engine *e)
 {
     if (!e)
         return;
+    fp__validation_destroy(e);
     fp__hasher_destroy(e->hasher);
     fp__pool_destroy(e->pool);
     fp__forward_destroy(e->forward);
@@ -177,26 +180,33 @@ static size_t choose(fp_engine *e)
     for (int prefill = 0; prefill < 2; prefill++)
         for (size_t i = 0; i < e->max_sessions; i++) {
             fp_session *s = e->sessions[i];
-            if (!s || !fp__session_active(s))
+            if (!s || !fp__session_active(s) || fp__session_ended(s))
                 continue;
-            size_t waiting = s->ids.size - fp__kvseq_tokens(s->context);
+            size_t waiting = s->ids.size - fp__kvseq_tokens(s->context), most = e->chunk_tokens;
             if ((waiting > 1) != prefill || budget == 0)
                 continue;
-            e->counts[n] = waiting < budget ? waiting : budget;
-            if (e->counts[n] > e->chunk_tokens)
-                e->counts[n] = e->chunk_tokens;
+            most = most < budget ? most : budget;
+            most = fp__checks_allow(s, waiting, most);
+            if (most == 0)
+                continue;
+            e->counts[n] = most;
             budget -= e->counts[n];
             e->stepping[n++] = s;
         }
     return n;
 }
 
-/* Drops what the step reserved. */
+/* Drops what the step reserved. That may find that the open page was changed. */
 static void drop_reserved(fp_session *s)
 {
     fp_status status = fp__kvseq_truncate(s->context, fp__kvseq_tokens(s->context));
-    if (status != FP_OK)
+    if (status == FP_MISMATCH && fp__session_active(s)) {
+        char why[400];
+        snprintf(why, sizeof why, "%s", fp_error_detail());
+        fp__rollback_dropped(s, why);
+    } else if (status != FP_OK) {
         fp__session_fail(s, status);
+    }
 }
 
 static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
@@ -215,12 +225,18 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
     fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, NULL, &bad);
     if (status != FP_OK) {
         bool one = status == FP_NUMERIC && bad < n;
-        if (one) /* the others do this step again without it, and get the same bits */
-            fp__session_fail(e->stepping[bad], status);
+        char why[512];
+        snprintf(why, sizeof why, "%s", fp_error_detail());
         for (size_t i = 0; i < n; i++)
             drop_reserved(e->stepping[i]);
-        return one ? FP_OK : status;
+        if (!one)
+            return fp__fail(status, "%s", why);
+        /* the others do this step again without it, and get the same bits; so does it after a fault */
+        if (!fp__validation_doubts(e->stepping[bad]))
+            fp__session_fail(e->stepping[bad], fp__fail(status, "%s", why));
+        return FP_OK;
     }
+    fp__fault_here(e, &e->checks, FP__FAULT_WRITTEN);
     for (size_t i = 0, taken = 0; i < n; i++) {
         fp_session *s = e->stepping[i];
         size_t done = fp__kvseq_tokens(s->context);
@@ -235,15 +251,24 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         else if (samples)
             fp__session_sample(s, taken);
         taken += samples;
+        fp__checks_step(s, counts[i]);
         if (fp__kvseq_sealed(s->context) != sealed)
             fp__session_boundary(s);
     }
+    fp__fault_here(e, &e->checks, FP__FAULT_COMMITTED);
     return FP_OK;
 }
 
 fp_status fp_engine_step(fp_engine *e, size_t *active)
 {
+    fp__fault_here(e, &e->checks, FP__FAULT_STEP);
+    fp__validation_meet(e);
     size_t n = choose(e), kept = 0;
+    if (n == 0)
+        fp__validation_help(e);
+    for (size_t i = 0; i < n; i++)
+        if (fp__validation_bad_tables(e->stepping[i]))
+            n = 0; /* what went back begins the next step anew */
     for (size_t i = 0; i < n; i++) {
         fp_status status = fp__kvseq_reserve(e->stepping[i]->context, e->counts[i]);
         if (status != FP_OK) {
