@@ -56,8 +56,8 @@ typedef struct fp_engine_options {
     void *progress_context;
     const volatile int *cancel; /* when it becomes nonzero, long calls return FP_CANCELLED; may be NULL */
     fp_validation validation;
-    uint32_t replay_65536;  /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
-    size_t window_pages;    /* most pages of a session that are sealed and not yet checked; 0: 8 */
+    uint32_t replay_65536;             /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
+    size_t window_pages;               /* most pages of a session that are sealed and not yet checked; 0: 8 */
     uint64_t scrub_page_bytes_per_s;   /* of K/V pages; 0: 32 MiB */
     uint64_t scrub_weight_bytes_per_s; /* of packed weights; 0: 64 MiB */
 } fp_engine_options;
@@ -184,8 +184,8 @@ typedef struct fp_generate_options {
      * (an answer that ends with this text anyway is not cancelled). */
     int (*on_text)(void *context, const char *text, size_t size);
     void *on_text_context;
-    /* A check found that text was wrong which had left: all but the first keep_bytes of what on_text was given
-     * is withdrawn; on_text goes on from there. With on_text's context; may be NULL. */
+    /* A check found that text was wrong which had left: all but the first keep_bytes of what on_text was
+     * given is withdrawn; on_text goes on from there. With on_text's context; may be NULL. */
     void (*on_retract)(void *context, size_t keep_bytes, const char *reason);
     /* [n_holds] strings at which something acts (a tool call): from the first of them on, text leaves only
      * when it is verified, whatever the release. */

@@ -621,8 +621,7 @@ typedef struct scrub_job {
 } scrub_job;
 
 /* A sealed page's slab leaves now against those that were committed, and what its page leaf says. */
-static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves,
-                         fp__kv_check *out)
+static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, fp__kv_check *out)
 {
     const page_entry *page = &seq->page[p];
     const fp__group *group = page->group;

@@ -71,7 +71,8 @@ static fp_status create(fp_engine *e, const fp_engine_options *o)
     FP_TRY(fp__forward_create(e->model, e->team, limits, &e->forward));
     fp__page_geometry geometry = {hp->layers, hp->kv_heads, hp->head_dim, {0}};
     memcpy(geometry.model, e->model->digest, 32);
-    FP_TRY(fp__pool_create(&geometry, e->max_sessions * pages + FP__ANCHOR_PAGES + FP__QUARANTINE_MAX, NULL, &e->pool));
+    FP_TRY(fp__pool_create(&geometry, e->max_sessions * pages + FP__ANCHOR_PAGES + FP__QUARANTINE_MAX, NULL,
+                           &e->pool));
     size_t workers = o->hash_threads == 0 ? 1 : o->hash_threads == SIZE_MAX ? 0 : o->hash_threads;
     FP_TRY(fp__hasher_create(workers, &e->hasher));
     return fp__validation_create(e, o);

@@ -156,7 +156,8 @@ fp_status fp__session_commit(fp_session *s, const uint32_t *ids, size_t n) FP_WA
 fp_status fp__session_add_labelled(fp_session *s, fp_role role, fp_label label, const char *text,
                                    size_t size) FP_WARN_UNUSED;
 
-static inline bool fp__session_ended(const fp_session *s) /* generated to its end; its checks may be missing */
+static inline bool
+fp__session_ended(const fp_session *s) /* generated to its end; its checks may be missing */
 {
     return s->answer.finish != FP_FINISH_NONE;
 }
@@ -174,7 +175,8 @@ void fp__session_boundary(fp_session *s);
 /* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */
 fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
                                size_t n, fp__ids *out, size_t *counts) FP_WARN_UNUSED;
-/* The pages of a set from its artifact, or compiled anew; verified against the K/V head that the log names. */
+/* The pages of a set from its artifact, or compiled anew; verified against the K/V head that the log names.
+ */
 fp_status fp__anchors_reload(fp_anchors *anchors, bool compile) FP_WARN_UNUSED;
 /* Prefill of a set into a new anchor sequence. */
 fp_status fp__anchors_prefill(fp_engine *engine, const fp__ids *ids, const size_t *counts,

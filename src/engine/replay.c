@@ -181,8 +181,8 @@ static fp_status compare_page(unit *u, size_t p)
     size_t bytes = fp__slab_bytes(g->d), slab = 0;
     while (memcmp(r->scratch + slab * bytes, theirs + slab * bytes, bytes) == 0)
         slab++;
-    return fp__fail(FP_MISMATCH, "context page %zu, layer %zu, head %zu is not what %s kernels compute again", p,
-                    slab / g->kv_heads, slab % g->kv_heads, r->model->ops->name);
+    return fp__fail(FP_MISMATCH, "context page %zu, layer %zu, head %zu is not what %s kernels compute again",
+                    p, slab / g->kv_heads, slab % g->kv_heads, r->model->ops->name);
 }
 
 /* The tokens that were sampled from rows [begin, begin + n). */
@@ -200,8 +200,8 @@ static fp_status compare_tokens(unit *u, size_t begin, size_t n)
     for (size_t j = 0; j < k; j++) {
         size_t at = begin + rows[j] + 1, back = u->repeat_last, history = back == 0 || back > at ? at : back;
         uint32_t id;
-        FP_TRY(fp__sample(r->sampler, &u->sampling, logits + j * r->model->hp.vocabulary, u->ids + at - history,
-                          history, u->position + at, 0, &id));
+        FP_TRY(fp__sample(r->sampler, &u->sampling, logits + j * r->model->hp.vocabulary,
+                          u->ids + at - history, history, u->position + at, 0, &id));
         if (id != u->ids[at])
             return fp__fail(FP_MISMATCH, "position %llu: %s kernels give token %u, not %u",
                             (unsigned long long)(u->position + at), r->model->ops->name, id, u->ids[at]);
@@ -302,7 +302,8 @@ fp_status fp__replay_submit(fp__replay *r, fp_session *s, size_t from, size_t to
         u->mode = (fp__injection_mode)s->anchors->gate.injection.mode;
         u->g = s->anchors->g;
     }
-    if (!u->ids || !u->context || (mass_to && !u->mass) || (s->anchors && (!u->anchors || !u->anchor_filled))) {
+    if (!u->ids || !u->context || (mass_to && !u->mass) ||
+        (s->anchors && (!u->anchors || !u->anchor_filled))) {
         free_unit(u);
         return fp__fail(FP_NO_MEMORY, "replay: no memory");
     }

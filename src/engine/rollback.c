@@ -1,9 +1,9 @@
 /* The one place where something goes back.
  *
  * A failed page takes with it every token and page that depends on it, in each sequence that has it. What is
- * dropped is zeroed when it is used again, and computed anew; that gives the same bits, as nothing but inputs,
- * seed and position decides them. Tokens that had left are compared once the replay is verified, not before,
- * and withdrawn if they differ. */
+ * dropped is zeroed when it is used again, and computed anew; that gives the same bits, as nothing but
+ * inputs, seed and position decides them. Tokens that had left are compared once the replay is verified, not
+ * before, and withdrawn if they differ. */
 #include "anchor/workspace_inside.h"
 #include "engine/engine.h"
 #include "merkle/sha256.h"
@@ -75,7 +75,8 @@ static void retract(fp_session *s, size_t keep)
     while (keep > 0 && (a->left.data[keep] & 0xC0) == 0x80) /* whole characters */
         keep--;
     if (c->retractions == FP__RETRACTIONS_MAX) {
-        fp_status status = fp__fail(FP_MISMATCH, "more than %d retractions in one answer", FP__RETRACTIONS_MAX);
+        fp_status status =
+            fp__fail(FP_MISMATCH, "more than %d retractions in one answer", FP__RETRACTIONS_MAX);
         fp__session_fail(s, status);
         return;
     }
@@ -116,20 +117,6 @@ void fp__rollback_compare(fp_session *s, size_t bytes, bool complete)
 
 /* ---- going back ---- */
 
-/* The sequence ends with an error. Of what has left, the verified beginning stays. */
-static void give_up(fp_session *s, const char *what)
-{
-    fp__checks *c = &s->checks;
-    fp__answer *a = &s->answer;
-    const fp__buf *text = &s->turns[a->turn].text;
-    size_t stays = common_bytes(&a->left, text, c->verified_bytes);
-    if (a->left.size > stays) {
-        retract(s, stays);
-        c->standing = FP_STANDING_RETRACTED;
-    }
-    fp__session_fail(s, fp__fail(FP_MISMATCH, "%s", what));
-}
-
 /* The session as it was at boundary b, with the first `keep` tokens known. Checks that are under way must
  * have been voided; marks are lowered. */
 static void restore(fp_session *s, size_t b, size_t keep)
@@ -158,7 +145,28 @@ static void restore(fp_session *s, size_t b, size_t keep)
     c->stalled = false;
 }
 
-/* Back to the last boundary at or before `tokens` that can be gone back to; `dropped`: a page was, already. */
+/* The sequence ends with an error. What was verified stays, of tokens [0, tokens) at most; of what has left
+ * the rest is withdrawn. */
+static void give_up(fp_session *s, size_t tokens, const char *what)
+{
+    fp__checks *c = &s->checks;
+    fp__answer *a = &s->answer;
+    fp__turn *turn = &s->turns[a->turn];
+    size_t b = (tokens < c->verified ? tokens : c->verified) / TOKENS;
+    while (b > 0 && !c->boundary[b].here)
+        b--;
+    restore(s, b, b * TOKENS + 1 > turn->first ? b * TOKENS + 1 : turn->first);
+    fp_status status = fp__detok_flush(&a->detok, &turn->text);
+    size_t stays = status == FP_OK ? common_bytes(&a->left, &turn->text, a->left.size) : 0;
+    if (a->left.size > stays) {
+        c->standing = FP_STANDING_RETRACTED;
+        retract(s, stays);
+    }
+    fp__session_fail(s, fp__fail(FP_MISMATCH, "%s", what));
+}
+
+/* Back to the last boundary at or before `tokens` that can be gone back to; `dropped`: a page was, already.
+ */
 static void back_to(fp_session *s, size_t tokens, bool dropped)
 {
     fp__checks *c = &s->checks;
@@ -174,8 +182,10 @@ static void back_to(fp_session *s, size_t tokens, bool dropped)
     e->checks.count.rollbacks++;
     c->doubtful = true;
     if (c->replayed + (c->high - tokens) > 2 * c->high) {
-        give_up(s, "a fault came back so often that computing it again would take more than twice the answer; the "
-                   "device may be failing");
+        give_up(
+            s, tokens,
+            "a fault came back so often that computing it again would take more than twice the answer; the "
+            "device may be failing");
         return;
     }
     e->checks.count.tokens_replayed += done - tokens;
@@ -226,7 +236,7 @@ static void fail_page(fp_session *s, size_t page, bool dropped, const char *what
     snprintf(why, sizeof why, "page %zu failed its checks %d times (%s)", page, FP__FAILURES_MAX, what);
     set_reason(c, why);
     drop_units(s, page * TOKENS);
-    give_up(s, why);
+    give_up(s, page * TOKENS, why);
 }
 
 void fp__rollback_page(fp_session *s, size_t page, const char *what)
@@ -276,7 +286,7 @@ void fp__rollback_anchors(fp_anchors *a, size_t page, const char *what)
         }
         set_reason(&s->checks, why);
         drop_units(s, 0);
-        give_up(s, why);
+        give_up(s, 0, why);
     }
 }
 
@@ -292,9 +302,11 @@ void fp__rollback_weights(fp_engine *e, size_t item)
         if (!s || !fp__session_active(s))
             continue;
         if (status == FP_OK)
-            go_back(s, s->checks.weights_ok, false, "packed weights in memory changed; they were packed again");
+            go_back(s, s->checks.weights_ok, false,
+                    "packed weights in memory changed; they were packed again");
         else
-            give_up(s, "packed weights in memory changed, and the model's file does not give them again");
+            give_up(s, s->checks.weights_ok,
+                    "packed weights in memory changed, and the model's file does not give them again");
     }
 }
 
@@ -304,7 +316,8 @@ void fp__rollback_held(fp_session *s)
 {
     fp__checks *c = &s->checks;
     size_t first = s->turns[s->answer.turn].first, b = c->at / TOKENS;
-    while (b > 0 && (!c->boundary[b].here || b * TOKENS > c->verified || c->boundary[b].safe > s->answer.left.size))
+    while (b > 0 &&
+           (!c->boundary[b].here || b * TOKENS > c->verified || c->boundary[b].safe > s->answer.left.size))
         b--;
     bool nothing = s->answer.left.size == 0 || b * TOKENS + 1 <= first;
     size_t keep = nothing ? first : b * TOKENS + 1, tokens = b * TOKENS;

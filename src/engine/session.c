@@ -497,7 +497,8 @@ static size_t before_marks(const fp__buf *text, size_t from, char *const *marks,
         const uint8_t *at = memmem(text->data + from, text->size - from, marks[i], length);
         if (at && (size_t)(at - text->data) < *found)
             *found = (size_t)(at - text->data);
-        for (size_t tail = length - 1; tail > 0; tail--) /* the longest tail of the text that begins the mark */
+        for (size_t tail = length - 1; tail > 0;
+             tail--) /* the longest tail of the text that begins the mark */
             if (tail <= text->size - from && memcmp(text->data + text->size - tail, marks[i], tail) == 0) {
                 safe = text->size - tail < safe ? text->size - tail : safe;
                 break;

@@ -87,16 +87,16 @@ static void run_item(fp__round *r, size_t item)
 {
     if (item < r->context_items) {
         size_t first = item * r->batch, left = r->context_pages - first;
-        check_pages(r, FP__FOUND_CONTEXT, r->context, r->context_first + first, left < r->batch ? left : r->batch,
-                    r->context_sealed);
+        check_pages(r, FP__FOUND_CONTEXT, r->context, r->context_first + first,
+                    left < r->batch ? left : r->batch, r->context_sealed);
         return;
     }
     item -= r->context_items;
     size_t anchor_items = (r->anchor_pages + r->batch - 1) / r->batch;
     if (item < anchor_items) {
         size_t first = item * r->batch, left = r->anchor_pages - first;
-        check_pages(r, FP__FOUND_ANCHOR, r->anchors, r->anchor_first + first, left < r->batch ? left : r->batch,
-                    r->anchor_sealed);
+        check_pages(r, FP__FOUND_ANCHOR, r->anchors, r->anchor_first + first,
+                    left < r->batch ? left : r->batch, r->anchor_sealed);
         return;
     }
     item = item - anchor_items + r->weight_first;
@@ -255,7 +255,8 @@ void fp__checks_begin(fp_session *s)
     memset(c->failures, 0, c->pages_max + 1);
     c->verified = c->round_ok = c->weights_ok = c->weights_pass = tokens;
     c->at = tokens / TOKENS * TOKENS;
-    c->replay_from = c->replay_ok = c->at; /* a page that an earlier answer began is computed again as a whole */
+    c->replay_from = c->replay_ok =
+        c->at; /* a page that an earlier answer began is computed again as a whole */
     if (!c->boundary[c->at / TOKENS].here) {
         size_t b = c->at / TOKENS;
         while (b > 0 && !c->boundary[b].here)
@@ -316,7 +317,8 @@ static void replay_until(fp_session *s, size_t to)
 void fp__checks_step(fp_session *s, size_t count)
 {
     fp__checks *c = &s->checks;
-    size_t tokens = fp__kvseq_tokens(s->context), n = s->engine->model->hp.layers * s->engine->model->hp.heads;
+    size_t tokens = fp__kvseq_tokens(s->context),
+           n = s->engine->model->hp.layers * s->engine->model->hp.heads;
     size_t before = tokens - count;
     if (before < c->high)
         c->replayed += (tokens < c->high ? tokens : c->high) - before;
@@ -344,7 +346,8 @@ static size_t unverified_pages(fp_session *s)
 size_t fp__checks_allow(fp_session *s, size_t waiting, size_t limit)
 {
     fp__checks *c = &s->checks;
-    size_t done = fp__kvseq_tokens(s->context), unverified = unverified_pages(s), window = s->engine->checks.window;
+    size_t done = fp__kvseq_tokens(s->context), unverified = unverified_pages(s),
+           window = s->engine->checks.window;
     size_t pages = unverified < window ? window - unverified : 0; /* that may be sealed */
     size_t most = (done / TOKENS + pages + 1) * TOKENS - 1 - done;
     if (most == 0) {
@@ -404,7 +407,8 @@ bool fp__validation_bad_tables(fp_session *s)
         size_t anchor = fp__kvseq_bad_entry(s->anchors->seq);
         if (anchor != SIZE_MAX) {
             s->engine->checks.count.failures++;
-            fp__rollback_anchors(s->anchors, anchor, "the block table of the anchors does not map to their pages");
+            fp__rollback_anchors(s->anchors, anchor,
+                                 "the block table of the anchors does not map to their pages");
             return true;
         }
     }
@@ -569,7 +573,8 @@ static void meet_session(fp_session *s)
     if (fp__session_active(s))
         advance(s, unhashed);
     size_t wanted = fp__session_ended(s) ? fp__kvseq_tokens(s->context) : c->at;
-    if (fp__session_active(s) && uses_rounds(s) && !c->round.in_flight && unhashed == 0 && c->round_ok < wanted) {
+    if (fp__session_active(s) && uses_rounds(s) && !c->round.in_flight && unhashed == 0 &&
+        c->round_ok < wanted) {
         status = fp__kvseq_poll(s->context, &unhashed, NULL); /* not gone back meanwhile */
         if (status == FP_OK && unhashed == 0)
             start_round(s, false);
@@ -616,9 +621,11 @@ static void scrub_pages(fp_engine *e)
         fp_session *s;
         fp_anchors *anchors;
         const fp__kvseq *seq = scrub_target(e, v->target, &s, &anchors);
-        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0, pages = anchors ? fp__kvseq_pages(seq) : sealed, unhashed = 0;
+        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0, pages = anchors ? fp__kvseq_pages(seq) : sealed,
+               unhashed = 0;
         bool rests = s && !anchors && !fp__session_active(s); /* a failure is found when it goes on */
-        if (seq && !anchors && (fp__kvseq_poll(s->context, &unhashed, NULL) != FP_OK || unhashed > 0 || rests))
+        if (seq && !anchors &&
+            (fp__kvseq_poll(s->context, &unhashed, NULL) != FP_OK || unhashed > 0 || rests))
             pages = 0;
         if (v->target_page >= pages) {
             next_target(e);

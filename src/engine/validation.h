@@ -64,22 +64,22 @@ typedef struct fp__replay_unit fp__replay_unit;
 /* Of a session. */
 typedef struct fp__checks {
     size_t pages_max;
-    fp__boundary *boundary; /* [pages_max + 1] */
-    uint64_t *mass;         /* [pages_max + 1][L][H] at each boundary; NULL: no anchors */
-    uint8_t *failures;      /* [pages_max] of this answer */
-    size_t at;              /* last boundary that a step ended at, in tokens */
-    size_t verified;        /* tokens whose pages passed [verified] */
-    size_t verified_bytes;  /* of the text: what these allow to leave */
-    size_t round_ok;        /* mark of the last round that found nothing */
+    fp__boundary *boundary;          /* [pages_max + 1] */
+    uint64_t *mass;                  /* [pages_max + 1][L][H] at each boundary; NULL: no anchors */
+    uint8_t *failures;               /* [pages_max] of this answer */
+    size_t at;                       /* last boundary that a step ended at, in tokens */
+    size_t verified;                 /* tokens whose pages passed [verified] */
+    size_t verified_bytes;           /* of the text: what these allow to leave */
+    size_t round_ok;                 /* mark of the last round that found nothing */
     size_t weights_ok, weights_pass; /* tokens committed when the last clean pass over the weights, the one
                                         under way, began */
-    size_t replay_from, replay_ok;   /* tokens that were given to re-execution; that passed or were left out */
+    size_t replay_from, replay_ok; /* tokens that were given to re-execution; that passed or were left out */
     fp__replay_unit *units, *last_unit;
-    size_t replaying_pages;          /* in these */
+    size_t replaying_pages; /* in these */
     fp__round round;
     bool stalled;
-    bool doubtful;   /* went back in this answer: what has left is compared with what is verified */
-    size_t retried;  /* committed tokens at which a step failed once; SIZE_MAX: none */
+    bool doubtful;         /* went back in this answer: what has left is compared with what is verified */
+    size_t retried;        /* committed tokens at which a step failed once; SIZE_MAX: none */
     size_t high, replayed; /* most tokens there ever were; tokens computed again [high, replayed] */
     uint32_t failed, rollbacks; /* of this answer */
     size_t retractions;
@@ -100,8 +100,8 @@ typedef struct fp__validation {
     uint64_t page_rate, weight_rate; /* bytes/s */
     fp__integrity *weights;          /* NULL: never checked (made when first needed) */
     fp__replay *replay;
-    fp__round pages, weight_round;   /* the scrub's */
-    size_t target, target_page;      /* where the scrub of pages goes on: anchors or context of a session */
+    fp__round pages, weight_round; /* the scrub's */
+    size_t target, target_page;    /* where the scrub of pages goes on: anchors or context of a session */
     size_t next_weight;
     uint64_t last_ns, page_pass_start, weight_pass_start;
     uint64_t page_debt, weight_debt; /* bytes that are due, times 10^9 */
@@ -129,7 +129,8 @@ void fp__checks_destroy(fp_session *s);
 void fp__checks_begin(fp_session *s);
 /* A step of `count` tokens was committed: notes the boundary if it ends at one. */
 void fp__checks_step(fp_session *s, size_t count);
-/* How many tokens of `waiting`, at most `limit` ≥ 1, the session may commit in the next step; 0: it is stalled. */
+/* How many tokens of `waiting`, at most `limit` ≥ 1, the session may commit in the next step; 0: it is
+ * stalled. */
 size_t fp__checks_allow(fp_session *s, size_t waiting, size_t limit);
 
 /* Between two steps: reports are taken, failures go back, what is verified leaves, answers settle, checks
@@ -164,8 +165,8 @@ fp_status fp__retractions_log(fp_session *s, fp_workspace *workspace) FP_WARN_UN
 /* ---- replay.c ---- */
 fp_status fp__replay_create(fp_engine *engine, fp__replay **out) FP_WARN_UNUSED;
 void fp__replay_destroy(fp__replay *replay); /* NULL is fine */
-/* Gives committed tokens [from, to) of a context to re-execution: `from` a multiple of 64, `to` too or the end
- * of a turn; mass_from (NULL: zeros) and mass_to: [L][H] sums at both ends, or both NULL. Nothing of the
+/* Gives committed tokens [from, to) of a context to re-execution: `from` a multiple of 64, `to` too or the
+ * end of a turn; mass_from (NULL: zeros) and mass_to: [L][H] sums at both ends, or both NULL. Nothing of the
  * session is looked at later. */
 fp_status fp__replay_submit(fp__replay *replay, fp_session *s, size_t from, size_t to,
                             const uint64_t *mass_from, const uint64_t *mass_to,

@@ -166,7 +166,8 @@ bool fp__integrity_check(const fp__integrity *in, size_t item)
 /* ---- repair ---- */
 
 /* Packs those groups of a matrix again that have bytes in [begin, end) of the packed ones. */
-static fp_status repack(const fp_model *m, const fp__weight *weight, const char *name, size_t begin, size_t end)
+static fp_status repack(const fp_model *m, const fp__weight *weight, const char *name, size_t begin,
+                        size_t end)
 {
     fp__weight w = *weight;
     size_t first = (size_t)(w.data - m->packed), bytes = w.groups * w.group_bytes;
@@ -190,7 +191,7 @@ static fp_status repack_range(const fp_model *m, size_t begin, size_t end)
         const struct {
             const char *name;
             const fp__weight *w;
-        } all[] = {{"attn_q", &l->wq},     {"attn_k", &l->wk},     {"attn_v", &l->wv},   {"attn_output", &l->wo},
+        } all[] = {{"attn_q", &l->wq},     {"attn_k", &l->wk}, {"attn_v", &l->wv},    {"attn_output", &l->wo},
                    {"ffn_gate", &l->gate}, {"ffn_up", &l->up}, {"ffn_down", &l->down}};
         for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
             snprintf(name, sizeof name, "blk.%zu.%s.weight", i, all[k].name);
