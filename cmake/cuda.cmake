@@ -24,8 +24,8 @@ if(FP_HAS_CUDA AND FP_CUDA_SOURCES)
   # Canonical arithmetic: no contraction, correctly rounded division and square root, subnormals kept
   target_compile_options(fp_cuda PRIVATE -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Xcompiler=-fvisibility=hidden,-Wall)
   set_target_properties(fp_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON)
-  # The forward pass on the GPU is C on the host's side.
-  file(GLOB FP_CUDA_HOST_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/model/cuda/*.c)
+  # The page store and the forward pass on the GPU are C on the host's side.
+  file(GLOB FP_CUDA_HOST_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cache/cuda/*.c ${CMAKE_SOURCE_DIR}/src/model/cuda/*.c)
   add_library(fp_cuda_host OBJECT ${FP_CUDA_HOST_SOURCES})
   target_include_directories(fp_cuda_host SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(fp_cuda_host PRIVATE fp_flags)

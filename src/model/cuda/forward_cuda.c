@@ -3,7 +3,7 @@
  * be replayed. Two staging slots let the host prepare a step while the one before it runs. */
 #include "model/cuda/forward_cuda.h"
 #include "kernel/cuda/heads.h"
-#include "model/cuda/try.h"
+#include "kernel/cuda/try.h"
 #include <stdlib.h>
 
 /* Places of model/forward.c: an error code is layer·PLACES + place. */
@@ -38,7 +38,7 @@ struct fp__cuda_forward {
     fp__cuda_forward_limits limits;
     fp_cuda_attention *attention;
     fp_cuda_attention_sequence *sequences; // [S]
-    cudaStream_t stream;
+    cudaStream_t stream, capture; /* capture: graphs are made there, as others may use `stream` meanwhile */
     cudaGraphExec_t (*graphs)[2]; // [S + 1][wants mass]
     cudaGraphExec_t last_graph;
     void *memory, *pinned;
@@ -122,6 +122,7 @@ static fp_status allocate(fp__cuda_forward *f)
     memset(f->pinned, 0, f->pinned_bytes);
     FP_CUDA(cudaMemset(f->memory, 0, f->memory_bytes), "scratch memory of the forward pass");
     FP_CUDA(cudaStreamCreateWithFlags(&f->stream, cudaStreamNonBlocking), "a stream");
+    FP_CUDA(cudaStreamCreateWithFlags(&f->capture, cudaStreamNonBlocking), "a stream");
     for (size_t i = 0; i < 2; i++)
         FP_CUDA(cudaEventCreateWithFlags(&f->slots[i].end, cudaEventDisableTiming), "an event");
     FP_CUDA(cudaDeviceSynchronize(), "scratch memory of the forward pass");
@@ -178,6 +179,8 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
         if (f->slots[i].end)
             (void)cudaEventDestroy(f->slots[i].end);
     fp_cuda_attention_destroy(f->attention);
+    if (f->capture)
+        (void)cudaStreamDestroy(f->capture);
     if (f->stream)
         (void)cudaStreamDestroy(f->stream);
     (void)cudaFree(f->memory);
@@ -312,9 +315,12 @@ static fp_status enqueue(fp__cuda_forward *f, uint32_t T, uint32_t n_rows, bool 
 static fp_status make_graph(fp__cuda_forward *f, uint32_t T, cudaGraphExec_t *out)
 {
     cudaGraph_t graph = NULL;
-    FP_CUDA(cudaStreamBeginCapture(f->stream, cudaStreamCaptureModeRelaxed), "the capture of a step");
+    cudaStream_t stream = f->stream;
+    FP_CUDA(cudaStreamBeginCapture(f->capture, cudaStreamCaptureModeRelaxed), "the capture of a step");
+    f->stream = f->capture;
     fp_status status = enqueue(f, T, T, true);
-    cudaError_t e = cudaStreamEndCapture(f->stream, &graph);
+    f->stream = stream;
+    cudaError_t e = cudaStreamEndCapture(f->capture, &graph);
     if (status == FP_OK)
         status = fp__cuda_status(e, "the capture of a step");
     if (status == FP_OK)
