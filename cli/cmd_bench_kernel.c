@@ -4,17 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEVICE_OPTION                                                                                        \
-    {                                                                                                        \
-        "device", 0, "NAME", "cpu, cuda or cuda:N (default: $FIELDPRINT_DEVICE, else cpu)"                   \
-    }
 #define THREADS_OPTION                                                                                       \
     {                                                                                                        \
         "threads", 't', "N", "threads (default: one per core)"                                               \
     }
 
 static const cli_option attention_options[] = {
-    DEVICE_OPTION,
+    CLI_DEVICE_OPTION,
     {"batch", 0, "N", "sequences (default 1)"},
     {"context", 0, "N", "tokens of each sequence (default 8192)"},
     {"tokens", 0, "N", "query tokens of each sequence, the last of its context (default 1: decode)"},
@@ -31,7 +27,7 @@ static const cli_option attention_options[] = {
     CLI_END,
 };
 static const cli_option hash_options[] = {
-    DEVICE_OPTION,
+    CLI_DEVICE_OPTION,
     {"pages", 0, "N", "page groups hashed at a time (default 32)"},
     {"layers", 0, "N", "layers (default 32)"},
     {"kv-heads", 0, "N", "KV heads (default 8)"},

@@ -30,7 +30,7 @@ typedef struct fp_bench_times {
 /* Attention of one layer: `batch` sequences of `tokens` query tokens each at the end of `context` tokens (the
  * query tokens counted in), which also attend to `anchor` tokens. */
 typedef struct fp_bench_attention_options {
-    const char *device; /* "cpu" (NULL), "cuda", "cuda:N" */
+    const char *device; /* "cpu" (NULL), "cuda", "cuda:N", "auto" */
     size_t threads;     /* CPU; 0: one per usable core */
     uint32_t heads, kv_heads, d;
     uint32_t batch, tokens, context, anchor;
@@ -54,7 +54,7 @@ FP_API fp_status fp_bench_attention(const fp_bench_attention_options *options,
 
 /* Leaves and roots of page groups. */
 typedef struct fp_bench_hash_options {
-    const char *device; /* "cpu" (NULL), "cuda", "cuda:N" */
+    const char *device; /* "cpu" (NULL), "cuda", "cuda:N", "auto" */
     size_t threads;     /* CPU */
     uint32_t layers, kv_heads, d;
     uint32_t pages; /* hashed together */

@@ -4,6 +4,7 @@
 #include "fieldprint/anchor.h"
 #include "fieldprint/audit.h"
 #include "fieldprint/bench.h"
+#include "fieldprint/device.h"
 #include "fieldprint/engine.h"
 #include "fieldprint/key.h"
 #include "fieldprint/ledger.h"

@@ -2,6 +2,7 @@
 #include "engine/bench.h"
 #include "core/cpu.h"
 #include "engine/engine.h"
+#include "model/device.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -80,29 +81,13 @@ static fp_status cpu_copy_rate(fp__team *team, double *gb_s)
     return status;
 }
 
-fp_status fp__bench_device(const char *text, int *gpu)
-{
-    *gpu = -1;
-    if (!text || strcmp(text, "cpu") == 0)
-        return FP_OK;
-    *gpu = 0;
-    if (strcmp(text, "cuda") == 0)
-        return FP_OK;
-    const char *digits = text + 5;
-    if (strncmp(text, "cuda:", 5) != 0 || !*digits || strlen(digits) > 4 ||
-        strspn(digits, "0123456789") != strlen(digits))
-        return fp__fail(FP_USAGE, "\"%.40s\" is no device: cpu, cuda or cuda:N", text);
-    *gpu = atoi(digits);
-    return FP_OK;
-}
-
 fp_status fp_bench_machine_get(const char *device, size_t threads, fp_bench_machine *out)
 {
     *out = (fp_bench_machine){.device = "cpu"};
     const fp__kernel_ops *ops;
     fp__team *team;
     int gpu;
-    FP_TRY(fp__bench_device(device, &gpu));
+    FP_TRY(fp__device_parse(device, &gpu));
     if (gpu >= 0)
         return fp__bench_cuda_machine(gpu, out);
     FP_TRY(fp__kernel_ops_get(&ops));

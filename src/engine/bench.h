@@ -8,8 +8,6 @@
 
 enum { FP__BENCH_MAX_RUNS = 1000, FP__BENCH_CONTENT_BYTES = 48 << 20 };
 
-/* Number of a GPU, or -1: the CPU. */
-fp_status fp__bench_device(const char *text, int *gpu) FP_WARN_UNUSED;
 uint64_t fp__bench_random(uint64_t *state); /* splitmix64 */
 /* Sorts times (µs) and fills the summary. */
 void fp__bench_summary(double *us, uint32_t n, fp_bench_times *out);

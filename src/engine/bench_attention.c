@@ -2,6 +2,7 @@
  * definition), then the times. */
 #include "engine/bench.h"
 #include "engine/engine.h"
+#include "model/device.h"
 #include <stdlib.h>
 
 enum { MAX_LAYERS = 40, CHECKED_TOKEN_READS = 1 << 22 /* of the scalar definition: well under a second */ };
@@ -248,7 +249,7 @@ static fp_status time_cpu(lab *l, fp_bench_attention_result *out)
 static fp_status measure(lab *l, fp_bench_attention_result *out)
 {
     const fp_bench_attention_options *o = &l->b.o;
-    FP_TRY(fp__bench_device(o->device, &l->gpu));
+    FP_TRY(fp__device_parse(o->device, &l->gpu));
     FP_TRY(fp__team_create(o->threads, &l->team));
     FP_TRY(make_inputs(l));
     size_t each = l->b.anchor_pages + l->b.context_pages;

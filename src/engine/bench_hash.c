@@ -2,6 +2,7 @@
 #include "engine/bench.h"
 #include "engine/engine.h"
 #include "merkle/tree.h"
+#include "model/device.h"
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -80,7 +81,7 @@ static fp_status measure(lab *l, fp_bench_hash_result *out)
     const fp_bench_hash_options *o = &l->b.o;
     uint64_t random = 3;
     int gpu;
-    FP_TRY(fp__bench_device(o->device, &gpu));
+    FP_TRY(fp__device_parse(o->device, &gpu));
     l->b.geometry = (fp__page_geometry){.layers = o->layers, .kv_heads = o->kv_heads, .d = o->d};
     FP_TRY(fp__page_geometry_check(&l->b.geometry));
     if (o->pages == 0 || o->pages > 1 << 20 || o->runs == 0 || o->runs > FP__BENCH_MAX_RUNS)

@@ -2,7 +2,7 @@
 #include "engine/bench.h"
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/cuda_ops.h"
-#include "model/cuda/try.h"
+#include "kernel/cuda/try.h"
 #include <stdio.h>
 #include <stdlib.h>
 
