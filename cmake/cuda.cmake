@@ -32,5 +32,5 @@ if(FP_HAS_CUDA)
   target_include_directories(fp_cuda_host SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_link_libraries(fp_cuda_host PRIVATE fp_flags)
   set_target_properties(fp_cuda_host PROPERTIES POSITION_INDEPENDENT_CODE ON)
-  list(REMOVE_ITEM FP_SOURCES ${CMAKE_SOURCE_DIR}/src/model/no_cuda.c) # model/cuda/gpu.c has these functions
+  list(REMOVE_ITEM FP_SOURCES ${CMAKE_SOURCE_DIR}/src/model/no_cuda.c ${CMAKE_SOURCE_DIR}/src/engine/bench_no_cuda.c) # cuda/*.c have these functions
 endif()
