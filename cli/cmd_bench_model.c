@@ -1,4 +1,5 @@
-/* fieldprint bench model: decoding and prefill of a whole model at a wanted depth and batch, on any device. */
+/* fieldprint bench model: decoding and prefill of a whole model at a wanted depth and batch, on any device.
+ */
 #include "commands.h"
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,8 @@ static const cli_option options[] = {
     {"prefill", 0, "N", "tokens of a prompt to time (default 0: none)"},
     {"chunk", 0, "N", "prompt tokens per step (default 512, on a GPU 2048)"},
     {"validation", 0, "NAME",
-     "of the pages that decoding fills: none, async (default: as the engine does it), async-cpu, sync-page or "
+     "of the pages that decoding fills: none, async (default: as the engine does it), async-cpu, sync-page "
+     "or "
      "sync-token"},
     {"runs", 0, "N", "repetitions; medians are told (default 3)"},
     {"threads", 't', "N", "threads (default: one per core)"},
@@ -53,7 +55,8 @@ static fp_status open_model(const cli_args *args, size_t threads, fp_model **out
 
 static json_t *times_json(const fp_bench_times *t)
 {
-    return json_pack("{s:i, s:f, s:f}", "runs", (int)t->runs, "median_us", t->median_us, "least_us", t->least_us);
+    return json_pack("{s:i, s:f, s:f}", "runs", (int)t->runs, "median_us", t->median_us, "least_us",
+                     t->least_us);
 }
 
 static int print_json(const fp_model *model, const fp_bench_machine *m, const fp_bench_model_options *o,
@@ -62,29 +65,32 @@ static int print_json(const fp_model *model, const fp_bench_machine *m, const fp
     fp_model_info info;
     fp_model_info_get(model, &info);
     json_t *object = json_pack(
-        "{s:s, s:s, s:o, s:{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:i, s:s, s:I, s:I}", "bench",
-        "model", "version", fp_version(), "machine", cli_bench_machine(m), "model", "name", info.name,
-        "architecture", info.architecture, "types", fp_model_types(model), "layers", (int)info.layers, "width",
-        (int)info.width, "heads", (int)info.heads, "kv_heads", (int)info.kv_heads, "head_dim", (int)info.head_dim,
-        "ffn_width", (int)info.ffn_width, "vocabulary", (int)info.vocabulary, "batch", (int)o->batch, "context",
-        (int)o->context, "anchor", (int)o->anchor, "validation", validations[o->validation], "words_checked",
-        (json_int_t)r->words_checked, "kv_bytes", (json_int_t)r->kv_bytes);
+        "{s:s, s:s, s:o, s:{s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i}, s:i, s:i, s:i, s:s, s:I, s:I}",
+        "bench", "model", "version", fp_version(), "machine", cli_bench_machine(m), "model", "name",
+        info.name, "architecture", info.architecture, "types", fp_model_types(model), "layers",
+        (int)info.layers, "width", (int)info.width, "heads", (int)info.heads, "kv_heads", (int)info.kv_heads,
+        "head_dim", (int)info.head_dim, "ffn_width", (int)info.ffn_width, "vocabulary", (int)info.vocabulary,
+        "batch", (int)o->batch, "context", (int)o->context, "anchor", (int)o->anchor, "validation",
+        validations[o->validation], "words_checked", (json_int_t)r->words_checked, "kv_bytes",
+        (json_int_t)r->kv_bytes);
     if (!object)
         return cli_print_json(object);
     if (o->steps) {
         double bytes = (double)(r->weight_bytes + r->kv_step_bytes);
-        json_object_set_new(
-            object, "decode",
-            json_pack("{s:i, s:o, s:f, s:I, s:I, s:f, s:f, s:I, s:I}", "steps", (int)o->steps, "step",
-                      times_json(&r->step), "tokens_per_s", r->decode_tokens_per_s, "weight_bytes",
-                      (json_int_t)r->weight_bytes, "kv_step_bytes", (json_int_t)r->kv_step_bytes, "gb_s",
-                      bytes / r->step.median_us / 1e3, "of_copy", bytes / r->step.median_us / 1e3 / m->copy_gb_s,
-                      "hashed_bytes", (json_int_t)r->hashed_bytes, "copied_bytes", (json_int_t)r->copied_bytes));
+        json_object_set_new(object, "decode",
+                            json_pack("{s:i, s:o, s:f, s:I, s:I, s:f, s:f, s:I, s:I}", "steps", (int)o->steps,
+                                      "step", times_json(&r->step), "tokens_per_s", r->decode_tokens_per_s,
+                                      "weight_bytes", (json_int_t)r->weight_bytes, "kv_step_bytes",
+                                      (json_int_t)r->kv_step_bytes, "gb_s", bytes / r->step.median_us / 1e3,
+                                      "of_copy", bytes / r->step.median_us / 1e3 / m->copy_gb_s,
+                                      "hashed_bytes", (json_int_t)r->hashed_bytes, "copied_bytes",
+                                      (json_int_t)r->copied_bytes));
     }
     if (o->prefill)
         json_object_set_new(object, "prefill",
-                            json_pack("{s:i, s:i, s:o, s:f}", "tokens", (int)o->prefill, "chunk", (int)r->chunk,
-                                      "prompt", times_json(&r->prompt), "tokens_per_s", r->prefill_tokens_per_s));
+                            json_pack("{s:i, s:i, s:o, s:f}", "tokens", (int)o->prefill, "chunk",
+                                      (int)r->chunk, "prompt", times_json(&r->prompt), "tokens_per_s",
+                                      r->prefill_tokens_per_s));
     return cli_print_json(object);
 }
 
@@ -105,14 +111,17 @@ static int print_table(const fp_model *model, const fp_bench_machine *m, const f
         printf(", validation %s: %.1f tokens/s, %.1f µs a step (least %.1f, %u runs of %u steps)\n",
                validations[o->validation], r->decode_tokens_per_s, r->step.median_us, r->step.least_us,
                r->step.runs, o->steps);
-        printf("         reads %.1f MB of weights and %.1f MB of K/V a step: %.1f GB/s, %.1f %% of the copy rate\n",
-               (double)r->weight_bytes / 1e6, (double)r->kv_step_bytes / 1e6, gb_s, 100 * gb_s / m->copy_gb_s);
+        printf("         reads %.1f MB of weights and %.1f MB of K/V a step: %.1f GB/s, %.1f %% of the copy "
+               "rate\n",
+               (double)r->weight_bytes / 1e6, (double)r->kv_step_bytes / 1e6, gb_s,
+               100 * gb_s / m->copy_gb_s);
         if (r->hashed_bytes)
             printf("         hashed %.1f MB in a run, %.1f MB of them copied to the host\n",
                    (double)r->hashed_bytes / 1e6, (double)r->copied_bytes / 1e6);
     }
     if (o->prefill)
-        printf("prefill  %u tokens in steps of %u: %.1f tokens/s\n", o->prefill, r->chunk, r->prefill_tokens_per_s);
+        printf("prefill  %u tokens in steps of %u: %.1f tokens/s\n", o->prefill, r->chunk,
+               r->prefill_tokens_per_s);
     return 0;
 }
 
@@ -151,9 +160,12 @@ const cli_command cli_command_bench_model = {
     0,
     0,
     "how fast a model decodes at a depth and batch, with pages validated in different ways",
-    "Runs the model's steps on a device, with made-up K/V before them, so that no prompt has to be computed first. A "
-    "short prompt is compared with the CPU, every bit of its logits and K/V, before anything is timed. Without --model "
-    "the weights are random, of a shape.\n\n--validation compares ways to hash the pages that decoding fills; the time "
+    "Runs the model's steps on a device, with made-up K/V before them, so that no prompt has to be computed "
+    "first. A "
+    "short prompt is compared with the CPU, every bit of its logits and K/V, before anything is timed. "
+    "Without --model "
+    "the weights are random, of a shape.\n\n--validation compares ways to hash the pages that decoding "
+    "fills; the time "
     "ends when the last hash is there.",
     options,
     bench_main,
