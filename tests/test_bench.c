@@ -142,7 +142,7 @@ static void models_are_measured(void **state)
         fp_bench_shape shape;
         fp_model *model;
         assert_int_equal(fp_bench_shape_get("tiny", &shape), FP_OK);
-        shape.type = types[i], shape.layers = 2, shape.head_dim = 32 << i;
+        shape.type = types[i], shape.layers = 2, shape.head_dim = 32u << i;
         assert_int_equal(fp_bench_model_create(&shape, 2, &model), FP_OK);
         uint64_t Q = 4ull * shape.head_dim,
                  weights = 320 * 256 + 2 * (Q * 256 * 2 + Q / 2 * 256 * 2 + 3 * 512 * 256);
