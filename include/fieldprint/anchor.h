@@ -166,8 +166,8 @@ typedef struct fp_gate_result {
     uint8_t salt[32];
     uint8_t token_ids_digest[32];
     uint32_t tokens, pages;
-    uint64_t compile_index;  /* of the compile event in the log */
-    bool bypassed;           /* a bypass override replaced a refusal */
+    uint64_t compile_index; /* of the compile event in the log */
+    bool bypassed;          /* a bypass override replaced a refusal */
     /* Overrides in force for the set: the halts that refuse it, the bypasses that let it pass or could. */
     uint32_t overrides_count;
     uint8_t overrides[FP_GATE_OVERRIDES_MAX][32];

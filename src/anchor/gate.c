@@ -160,7 +160,8 @@ static void check_quorum(struct decision *d, const fp__quorum *quorum, const cha
     if (d->gate->note == NULL || !fp__quorum_time(d->gate->note, d->gate->trust, quorum, &seconds))
         refuse(d, FP_GATE_STALE_CHECKPOINT, NULL,
                "the %s asks for %u witnesses' cosignatures, which are not there", whose, quorum->threshold);
-    else if (limit > 0 && !d->gate->history && (seconds > d->now ? seconds - d->now : d->now - seconds) > limit)
+    else if (limit > 0 && !d->gate->history &&
+             (seconds > d->now ? seconds - d->now : d->now - seconds) > limit)
         refuse(d, FP_GATE_STALE_CHECKPOINT, NULL,
                "the checkpoint was cosigned at %llu, more than %llu seconds off", (unsigned long long)seconds,
                (unsigned long long)limit);

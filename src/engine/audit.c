@@ -126,7 +126,8 @@ static fp_status load_overrides(audit *a)
         return status;
     for (size_t i = 0; i < r->overrides; i++) {
         fp__event *event = &a->overrides[i];
-        status = fp__registry_override_event(a->w->registry, r->override_ids[i], &a->override_index[i], event);
+        status =
+            fp__registry_override_event(a->w->registry, r->override_ids[i], &a->override_index[i], event);
         if (status == FP_NOT_FOUND || (status == FP_OK && a->override_index[i] > logged))
             return fp__fail(FP_INVALID, "an override that the receipt names is not in the log before it");
         FP_TRY(status);

@@ -7,8 +7,8 @@
 #include "fieldprint/engine.h"
 #include "model/forward.h"
 
-enum { FP__CONTEXT_MAX = 1 << 24 }; /* tokens of a session */
-enum { FP__LOGIT_ROWS = 64 };       /* rows of logits that one call of the forward pass gives at most */
+enum { FP__CONTEXT_MAX = 1 << 24 };     /* tokens of a session */
+enum { FP__LOGIT_ROWS = 64 };           /* rows of logits that one call of the forward pass gives at most */
 enum { FP__ANSWER_OVERRIDES_MAX = 16 }; /* that a receipt names */
 
 struct fp_engine {

@@ -73,11 +73,10 @@ static json_t *anchors_json(const fp__receipt *r)
     if (fp__base64_encode(r->proof.data, r->proof.size, &proof) == FP_OK)
         proof_text = json_stringn((const char *)proof.data, proof.size);
     fp__buf_free(&proof);
-    return json_pack("{s:o, s:o, s:o, s:I, s:s, s:I, s:o, s:o}", "ids",
-                     ids_json(r->anchor_ids, r->anchors), "set", hex32(r->set_id),
-                     "kvHead", hex32(r->anchor_kv_head), "compileIndex", (json_int_t)r->compile_index, "mode",
-                     fp_inject_mode_name(r->mode), "gammaRaised", (json_int_t)r->raised, "injection",
-                     hex32(r->injection), "proof", proof_text);
+    return json_pack("{s:o, s:o, s:o, s:I, s:s, s:I, s:o, s:o}", "ids", ids_json(r->anchor_ids, r->anchors),
+                     "set", hex32(r->set_id), "kvHead", hex32(r->anchor_kv_head), "compileIndex",
+                     (json_int_t)r->compile_index, "mode", fp_inject_mode_name(r->mode), "gammaRaised",
+                     (json_int_t)r->raised, "injection", hex32(r->injection), "proof", proof_text);
 }
 
 static json_t *sampling_json(const fp__receipt *r)
@@ -105,20 +104,20 @@ static const char *finish_text(fp_finish finish)
 
 static json_t *predicate(const fp__receipt *r)
 {
-    json_t *p =
-        json_pack("{s:o, s:o, s:I, s:o, s:{s:s, s:o, s:o}, s:o, s:{s:I, s:I, s:I, s:I, s:I}, s:s, s:s, "
-                  "s:{s:s, s:I}, s:{s:s, s:s}, "
-                  "s:{s:I, s:o}, s:s, s:I}",
-                  "tenant", hex32(r->tenant), "model", hex32(r->model), "arithmetic",
-                  (json_int_t)r->arithmetic, "policy", hex32(r->policy), "log", "origin", r->origin, "first",
-                  head_json(r->first_size, r->first_root, r->first_time), "last", head_json(r->last_size, r->last_root, r->last_time),
-                  "sampling", sampling_json(r), "tokens", "anchor", (json_int_t)r->anchor_tokens, "prompt",
-                  (json_int_t)r->prompt_tokens, "output", (json_int_t)r->output_tokens, "context",
-                  (json_int_t)r->context_tokens, "limit", (json_int_t)r->context_limit, "finish",
-                  finish_text(r->finish), "label", fp_label_name(r->label), "validation", "level", "hash",
-                  "unverifiedPages", (json_int_t)0, "release", "mode", "optimistic", "status", "final",
-                  "leaves", "count", (json_int_t)r->leaves, "root", hex32(r->root), "engine", r->engine,
-                  "time", (json_int_t)r->time);
+    json_t *p = json_pack(
+        "{s:o, s:o, s:I, s:o, s:{s:s, s:o, s:o}, s:o, s:{s:I, s:I, s:I, s:I, s:I}, s:s, s:s, "
+        "s:{s:s, s:I}, s:{s:s, s:s}, "
+        "s:{s:I, s:o}, s:s, s:I}",
+        "tenant", hex32(r->tenant), "model", hex32(r->model), "arithmetic", (json_int_t)r->arithmetic,
+        "policy", hex32(r->policy), "log", "origin", r->origin, "first",
+        head_json(r->first_size, r->first_root, r->first_time), "last",
+        head_json(r->last_size, r->last_root, r->last_time), "sampling", sampling_json(r), "tokens", "anchor",
+        (json_int_t)r->anchor_tokens, "prompt", (json_int_t)r->prompt_tokens, "output",
+        (json_int_t)r->output_tokens, "context", (json_int_t)r->context_tokens, "limit",
+        (json_int_t)r->context_limit, "finish", finish_text(r->finish), "label", fp_label_name(r->label),
+        "validation", "level", "hash", "unverifiedPages", (json_int_t)0, "release", "mode", "optimistic",
+        "status", "final", "leaves", "count", (json_int_t)r->leaves, "root", hex32(r->root), "engine",
+        r->engine, "time", (json_int_t)r->time);
     if (p && r->has_nonce)
         json_object_set_new(p, "nonce", hex32(r->nonce));
     if (p && r->anchors)
@@ -320,7 +319,8 @@ static fp_status read_predicate(const json_t *p, fp__receipt *r)
     if (r->has_nonce)
         FP_TRY(fp__json_hex(p, "receipt", "nonce", r->nonce, 32));
     if (json_object_get(p, "overrides"))
-        FP_TRY(read_ids(p, "receipt", "overrides", FP__RECEIPT_OVERRIDES_MAX, r->override_ids, &r->overrides));
+        FP_TRY(
+            read_ids(p, "receipt", "overrides", FP__RECEIPT_OVERRIDES_MAX, r->override_ids, &r->overrides));
     FP_TRY(fp__json_hex(p, "receipt", "tenant", r->tenant, 32));
     FP_TRY(fp__json_hex(p, "receipt", "model", r->model, 32));
     FP_TRY(fp__json_uint(p, "receipt", "arithmetic", 1, 65535, &r->arithmetic));

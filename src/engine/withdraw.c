@@ -1,7 +1,7 @@
 /* Anchors that the gate withdraws while answers attend to them. The token loop asks at commit boundaries only
- * (a page was sealed). The gate's verdict is taken for granted as long as nothing has changed that it goes by:
- * the log, what this process was given (an override file, its deployment's name), and the second of the clock,
- * in which validity, freshness and overrides are told. */
+ * (a page was sealed). The gate's verdict is taken for granted as long as nothing has changed that it goes
+ * by: the log, what this process was given (an override file, its deployment's name), and the second of the
+ * clock, in which validity, freshness and overrides are told. */
 #include "anchor/workspace_inside.h"
 #include "engine/engine.h"
 #include <stdio.h>
