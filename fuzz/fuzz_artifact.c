@@ -27,7 +27,7 @@ static void open_and_load(const uint8_t *data, size_t size)
     fp__pool *pool = NULL;
     fp__hasher *hasher = NULL;
     fp__kvseq *seq = NULL;
-    FP_CHECK(fp__pool_create(&info->geometry, info->pages, &pool) == FP_OK);
+    FP_CHECK(fp__pool_create(&info->geometry, info->pages, NULL, &pool) == FP_OK);
     FP_CHECK(fp__hasher_create(0, &hasher) == FP_OK);
     if (fp__artifact_load(artifact, &expect, pool, hasher, &seq) == FP_OK) {
         uint8_t head[32];

@@ -123,7 +123,7 @@ static inline kv_fixture kv_open(size_t groups, size_t workers)
 {
     kv_fixture f;
     fp__page_geometry g = kv_geometry();
-    KV_OK(fp__pool_create(&g, groups, &f.pool));
+    KV_OK(fp__pool_create(&g, groups, NULL, &f.pool));
     KV_OK(fp__hasher_create(workers, &f.hasher));
     return f;
 }

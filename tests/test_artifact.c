@@ -482,7 +482,7 @@ static void test_expectations(void **state)
             g.model[31] ^= 1;
         else
             g.layers++;
-        KV_OK(fp__pool_create(&g, 8, &f.pool));
+        KV_OK(fp__pool_create(&g, 8, NULL, &f.pool));
         KV_OK(fp__hasher_create(1, &f.hasher));
         KV_FAIL(load_with(&s, s.file.data, s.file.size, &f, &seq), FP_MISMATCH,
                 i == 0 ? "made for another model" : "the model has 3");

@@ -19,7 +19,7 @@ static void test_take_and_reuse(void **state)
     fp__page_geometry g = kv_geometry();
     size_t bytes = fp__page_group_bytes(&g);
     fp__pool *pool;
-    KV_OK(fp__pool_create(&g, 3, &pool));
+    KV_OK(fp__pool_create(&g, 3, NULL, &pool));
     assert_memory_equal(fp__pool_geometry(pool), &g, sizeof g);
     assert_int_equal(fp__pool_stats_get(pool).resident_bytes, 0);
     fp__group *groups[3], *more;
@@ -65,7 +65,7 @@ static void test_poison(void **state)
     fp__pool *pool;
     fp__group *a, *b;
     size_t bytes = fp__page_group_bytes(&g);
-    KV_OK(fp__pool_create(&g, 3, &pool));
+    KV_OK(fp__pool_create(&g, 3, NULL, &pool));
     KV_OK(fp__pool_take(pool, &a));
     const uint8_t *data = a->data;
     assert_null(__asan_region_is_poisoned(a->data, bytes));
@@ -100,7 +100,7 @@ static void test_memory_follows_use(void **state)
     fp__pool *pool;
     fp__group *groups[3];
     size_t before = resident_kib();
-    KV_OK(fp__pool_create(&g, ((size_t)64 << 30) / fp__page_group_bytes(&g), &pool));
+    KV_OK(fp__pool_create(&g, ((size_t)64 << 30) / fp__page_group_bytes(&g), NULL, &pool));
     for (int i = 0; i < 3; i++) {
         KV_OK(fp__pool_take(pool, &groups[i]));
         groups[i]->data[7] = 1;
@@ -117,10 +117,10 @@ static void test_refusals(void **state)
     fp__page_geometry g = kv_geometry();
     fp__pool *pool;
     fp__hasher *hasher;
-    KV_FAIL(fp__pool_create(&g, 0, &pool), FP_LIMIT, "context size");
-    KV_FAIL(fp__pool_create(&g, SIZE_MAX / 2, &pool), FP_LIMIT, "context size");
+    KV_FAIL(fp__pool_create(&g, 0, NULL, &pool), FP_LIMIT, "context size");
+    KV_FAIL(fp__pool_create(&g, SIZE_MAX / 2, NULL, &pool), FP_LIMIT, "context size");
     g.d = 0;
-    KV_FAIL(fp__pool_create(&g, 1, &pool), FP_UNSUPPORTED, "head size 0");
+    KV_FAIL(fp__pool_create(&g, 1, NULL, &pool), FP_UNSUPPORTED, "head size 0");
     KV_FAIL(fp__hasher_create(65, &hasher), FP_LIMIT, "at most 64");
 }
 

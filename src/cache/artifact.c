@@ -239,13 +239,18 @@ static fp_status append_padded(fp__file_writer *w, const void *data, size_t size
 }
 
 static fp_status append_all(fp__file_writer *w, const fp__kvseq *seq, const uint8_t *header,
-                            size_t header_bytes, size_t group_bytes)
+                            size_t header_bytes)
 {
+    fp__store *store = fp__kvseq_store(seq);
     FP_TRY(append_padded(w, header, header_bytes));
     for (size_t p = 0; p < fp__kvseq_pages(seq); p++) {
         fp__kvseq_page page;
+        uint8_t *bytes;
         fp__kvseq_page_get(seq, p, &page);
-        FP_TRY(append_padded(w, page.group->data, group_bytes));
+        FP_TRY(fp__store_map(store, page.group, FP__STORE_READ, &bytes));
+        fp_status status = append_padded(w, bytes, store->group_bytes);
+        FP_TRY(fp__store_unmap(store, page.group, FP__STORE_READ, bytes));
+        FP_TRY(status);
     }
     return FP_OK;
 }
@@ -277,7 +282,7 @@ fp_status fp__artifact_write(const char *path, fp__kvseq *seq, const fp__artifac
     fp__file_writer *w = NULL;
     fp_status status = fp__writer_open(path, 0600, &w);
     if (status == FP_OK) {
-        status = append_all(w, seq, h, l.header_bytes, fp__page_group_bytes(geometry));
+        status = append_all(w, seq, h, l.header_bytes);
         if (status == FP_OK)
             status = fp__writer_commit(w);
         else
@@ -642,107 +647,156 @@ static fp_status check_commitments(const fp__artifact *a, const uint8_t kv_head[
     return FP_OK;
 }
 
+/* One page of a load. */
+typedef struct load_page {
+    fp__group *group;
+    size_t visible, bad_slab; /* bad_slab = L·HK: none */
+    bool unread, bad_padding;
+} load_page;
+
+/* A run of pages, at most a batch of the store. */
 typedef struct load_job {
     fp__hash_job job; /* first */
     const fp__artifact *artifact;
-    const fp__page_weights *weights;
-    fp__group *group;
-    size_t page, visible;
-    size_t bad_slab; /* slabs: none */
-    bool unread, bad_padding;
+    fp__store *store;
+    load_page *pages; // [n]
+    size_t first, n;
+    bool store_failed;
 } load_job;
 
-/* On a hash worker: copies one page group, then hashes that copy. */
+/* Copies one page group into the store's memory. */
+static fp_status read_page(const load_job *load, size_t i)
+{
+    const fp__artifact *a = load->artifact;
+    load_page *page = &load->pages[i];
+    size_t bytes = load->store->group_bytes, offset = a->layout.data + (load->first + i) * a->layout.stride;
+    uint8_t pad[ALIGN_BYTES], *to;
+    FP_TRY(fp__store_map(load->store, page->group, FP__STORE_WRITE, &to));
+    page->unread =
+        !read_at(a, offset, to, bytes) || !read_at(a, offset + bytes, pad, a->layout.stride - bytes);
+    page->bad_padding = !page->unread && !is_zero(pad, a->layout.stride - bytes);
+    return fp__store_unmap(load->store, page->group, page->unread ? FP__STORE_READ : FP__STORE_WRITE, to);
+}
+
+/* Reads the pages, then hashes what lies in the store's memory and compares. */
+static fp_status load_run(load_job *load)
+{
+    const fp__artifact *a = load->artifact;
+    fp__store *store = load->store;
+    fp__group *groups[FP__STORE_BATCH];
+    uint8_t *leaves[FP__STORE_BATCH];
+    size_t visible[FP__STORE_BATCH];
+    for (size_t i = 0; i < load->n; i++) {
+        load_page *page = &load->pages[i];
+        groups[i] = page->group;
+        leaves[i] = page->group->slab_leaves;
+        visible[i] = page->visible;
+        page->bad_slab = store->slabs;
+        FP_TRY(read_page(load, i));
+        if (page->unread)
+            return FP_OK;
+    }
+    /* before the hash: a flip in between shows in one of the two */
+    FP_TRY(fp__store_sum(store, groups, visible, load->n, 0, store->slabs));
+    FP_TRY(fp__store_hash(store, groups, load->n, leaves));
+    for (size_t i = 0; i < load->n; i++) {
+        const uint8_t *expected = a->header + a->layout.slab_leaves + 32 * store->slabs * (load->first + i);
+        size_t s = 0;
+        while (s < store->slabs && memcmp(leaves[i] + 32 * s, expected + 32 * s, 32) == 0)
+            s++;
+        load->pages[i].bad_slab = s;
+        fp__merkle_root(leaves[i], store->slabs, groups[i]->root);
+        groups[i]->hashed = true;
+    }
+    return FP_OK;
+}
+
+/* On a hash worker. */
 static void run_load(fp__hash_job *job)
 {
     load_job *load = (load_job *)(void *)job;
-    const fp__artifact *a = load->artifact;
-    const fp__page_geometry *g = &a->info.geometry;
-    fp__group *group = load->group;
-    size_t slabs = fp__page_slabs(g), slab_bytes = fp__slab_bytes(g->d), bytes = fp__page_group_bytes(g);
-    size_t offset = a->layout.data + load->page * a->layout.stride;
-    uint8_t pad[ALIGN_BYTES];
-    load->bad_slab = slabs;
-    load->unread =
-        !read_at(a, offset, group->data, bytes) || !read_at(a, offset + bytes, pad, a->layout.stride - bytes);
-    if (load->unread)
-        return;
-    load->bad_padding = !is_zero(pad, a->layout.stride - bytes);
-    for (size_t s = 0; s < slabs; s++) /* before the hash: a flip in between shows in one of the two */
-        group->sums[s] = (fp__slab_sum){
-            .sum = fp__page_checksum(load->weights, group->data + s * slab_bytes, 0, load->visible),
-            .slots = load->visible};
-    fp__leaf_group(g, group->data, group->slab_leaves, group->root);
-    const uint8_t *expected = a->header + a->layout.slab_leaves + 32 * slabs * load->page;
-    for (size_t s = 0; s < slabs && load->bad_slab == slabs; s++) {
-        if (memcmp(group->slab_leaves + 32 * s, expected + 32 * s, 32) != 0)
-            load->bad_slab = s;
-    }
-    group->hashed = true;
+    load->store_failed = load_run(load) != FP_OK;
 }
 
-static fp_status check_load(const load_job *load)
+static fp_status check_page(const fp__artifact *a, size_t p, const load_page *page)
 {
-    const fp__artifact *a = load->artifact;
     const fp__page_geometry *g = &a->info.geometry;
-    if (load->unread)
-        return fp__fail(FP_IO, "cannot read page %zu of '%s'; check the disk", load->page, a->name);
-    if (load->bad_slab < fp__page_slabs(g))
+    if (page->unread)
+        return fp__fail(FP_IO, "cannot read page %zu of '%s'; check the disk", p, a->name);
+    if (page->bad_slab < fp__page_slabs(g))
         return fp__fail(
             FP_MISMATCH,
             "K/V bytes of page %zu, layer %zu, head %zu in '%s' are not those that were committed; get it "
             "again or compile it again",
-            load->page, load->bad_slab / g->kv_heads, load->bad_slab % g->kv_heads, a->name);
-    if (load->bad_padding)
+            p, page->bad_slab / g->kv_heads, page->bad_slab % g->kv_heads, a->name);
+    if (page->bad_padding)
         return fail_form(a, "the padding after a page is not zero");
     return FP_OK;
 }
 
-static void set_visible(const fp__artifact *a, load_job *loads)
+static fp_status check_load(const load_job *load)
+{
+    if (load->store_failed)
+        return fp__fail(FP_INTERNAL,
+                        "pages from %zu on of '%s' could not be copied to where they are used; check the "
+                        "device",
+                        load->first, load->artifact->name);
+    for (size_t i = 0; i < load->n; i++)
+        FP_TRY(check_page(load->artifact, load->first + i, &load->pages[i]));
+    return FP_OK;
+}
+
+static void set_visible(const fp__artifact *a, load_page *pages)
 {
     size_t runs = a->info.anchors > 0 ? a->info.anchors : 1, p = 0;
     for (size_t r = 0; r < runs; r++) {
         size_t n = a->info.anchors > 0 ? a->anchor_tokens[r] : (size_t)a->info.tokens;
         for (size_t done = 0; done < n; done += TOKENS)
-            loads[p++].visible = n - done < TOKENS ? n - done : TOKENS;
+            pages[p++].visible = n - done < TOKENS ? n - done : TOKENS;
     }
     FP_CHECK(p == a->info.pages);
 }
 
-/* Fills loads[].group with verified copies. On failure the groups that were taken stay in loads[] for the
+/* Fills pages[].group with verified copies. On failure the groups that were taken stay in pages[] for the
  * caller. */
-static fp_status load_pages(const fp__artifact *a, fp__pool *pool, fp__hasher *hasher, load_job *loads)
+static fp_status load_pages(const fp__artifact *a, fp__pool *pool, fp__hasher *hasher, load_page *pages,
+                            load_job *jobs)
 {
     fp__hash_owner owner = {0};
     fp_status status = FP_OK;
-    set_visible(a, loads);
-    for (size_t p = 0; p < a->info.pages && status == FP_OK; p++) {
-        load_job *load = &loads[p];
-        load->job.run = run_load;
-        load->artifact = a;
-        load->weights = fp__pool_weights(pool);
-        load->page = p;
-        status = fp__pool_take(pool, &load->group);
-        if (status == FP_OK)
+    fp__store *store = fp__pool_store(pool);
+    size_t total = a->info.pages, n_jobs = 0;
+    set_visible(a, pages);
+    for (size_t p = 0, n; p < total && status == FP_OK; p += n) {
+        load_job *load = &jobs[n_jobs];
+        n = total - p < store->batch ? total - p : store->batch;
+        *load = (load_job){
+            .job.run = run_load, .artifact = a, .store = store, .pages = pages + p, .first = p, .n = n};
+        for (size_t i = 0; i < n && status == FP_OK; i++)
+            status = fp__pool_take(pool, &pages[p + i].group);
+        if (status == FP_OK) {
             fp__hasher_submit(hasher, &load->job, &owner);
+            n_jobs++;
+        }
     }
     if (status != FP_OK) {
         fp__hasher_cancel(hasher, &owner);
         return status;
     }
     fp__hasher_wait(hasher, &owner);
-    for (size_t p = 0; p < a->info.pages; p++)
-        FP_TRY(check_load(&loads[p]));
+    for (size_t j = 0; j < n_jobs; j++)
+        FP_TRY(check_load(&jobs[j]));
     return FP_OK;
 }
 
 static fp_status load_sequence(const fp__artifact *a, const fp__artifact_expect *e, fp__kvseq *seq,
-                               load_job *loads, fp__group **groups, fp__pool *pool, fp__hasher *hasher)
+                               load_page *pages, load_job *jobs, fp__group **groups, fp__pool *pool,
+                               fp__hasher *hasher)
 {
     const fp__artifact_info *info = &a->info;
-    FP_TRY(load_pages(a, pool, hasher, loads));
+    FP_TRY(load_pages(a, pool, hasher, pages, jobs));
     for (size_t p = 0; p < info->pages; p++)
-        groups[p] = loads[p].group;
+        groups[p] = pages[p].group;
     FP_TRY(fp__kvseq_adopt(seq, &(fp__kvseq_content){.ids = a->ids,
                                                      .tokens = (size_t)info->tokens,
                                                      .anchor_tokens = a->anchor_tokens,
@@ -751,7 +805,7 @@ static fp_status load_sequence(const fp__artifact *a, const fp__artifact_expect 
                                                      .groups = groups,
                                                      .pages = info->pages}));
     for (size_t p = 0; p < info->pages; p++)
-        loads[p].group = NULL; /* the sequence's now */
+        pages[p].group = NULL; /* the sequence's now */
     uint8_t head[32];
     FP_TRY(fp__kvseq_head(seq, head)); /* once more, of what will be attended to, in the usual way */
     if (memcmp(head, e->kv_head, 32) != 0)
@@ -783,14 +837,17 @@ fp_status fp__artifact_load(fp__artifact *a, const fp__artifact_expect *e, fp__p
                                               .anchor_kv_head = e->anchor_kv_head,
                                               .label = anchors ? FP_LABEL_CORE : e->label},
                          &seq));
-    load_job *loads = calloc(info->pages, sizeof *loads);
+    load_page *pages = calloc(info->pages, sizeof *pages);
+    load_job *jobs = calloc(info->pages, sizeof *jobs);
     fp__group **groups = calloc(info->pages, sizeof *groups);
-    fp_status status = loads && groups ? load_sequence(a, e, seq, loads, groups, pool, hasher)
-                                       : fp__fail(FP_NO_MEMORY, "no memory to load %zu pages", info->pages);
-    for (size_t p = 0; loads && p < info->pages; p++)
-        fp__pool_unref(pool, loads[p].group);
+    fp_status status = pages && jobs && groups
+                           ? load_sequence(a, e, seq, pages, jobs, groups, pool, hasher)
+                           : fp__fail(FP_NO_MEMORY, "no memory to load %zu pages", info->pages);
+    for (size_t p = 0; pages && p < info->pages; p++)
+        fp__pool_unref(pool, pages[p].group);
     free(groups);
-    free(loads);
+    free(jobs);
+    free(pages);
     if (status == FP_OK)
         *out = seq;
     else

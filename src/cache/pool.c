@@ -1,75 +1,59 @@
 #include "cache/pool.h"
-#include "core/arena.h"
 #include "core/bytes.h"
 
 #include <pthread.h>
 #include <stdlib.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#define POISON 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define POISON 1
-#endif
-#endif
-#ifdef POISON
-#include <sanitizer/asan_interface.h>
-#else
-#define ASAN_POISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
-#define ASAN_UNPOISON_MEMORY_REGION(p, n) ((void)(p), (void)(n))
-#endif
-
 enum { EXTENT_BYTES = 16 * 1024 * 1024 };
 
-/* Groups that were allocated together. The kernel commits their memory when it is first touched. */
+/* Groups that were added together. */
 typedef struct extent {
     struct extent *next;
     fp__group *groups;    // [count]
-    fp__slab_sum *sums;   // [count][L·HK]
     uint8_t *slab_leaves; // [count][L·HK][32]
-    uint8_t *data;        // [count][group_bytes]
     size_t count, used;   /* used: groups that were ever handed out */
 } extent;
 
 struct fp__pool {
-    fp__page_geometry geometry;
-    fp__page_weights weights;
-    size_t slabs, group_bytes, max_groups, created_groups;
+    fp__store *store;
+    size_t max_groups, created_groups;
     pthread_mutex_t mutex;
     extent *extents; /* the newest first: the only one that may have unused groups */
     fp__group *free;
     size_t used_groups, peak_groups, touched_groups;
 };
 
-fp_status fp__pool_create(const fp__page_geometry *g, size_t max_groups, fp__pool **out)
+fp_status fp__pool_create(const fp__page_geometry *g, size_t max_groups, fp__store *store, fp__pool **out)
 {
     FP_TRY(fp__page_geometry_check(g));
     size_t total;
     if (max_groups == 0 || !fp__size_mul(max_groups, fp__page_group_bytes(g), &total))
         return fp__fail(FP_LIMIT, "a K/V pool of %zu pages is not possible; choose another context size",
                         max_groups);
+    if (store && max_groups > store->max_groups)
+        return fp__fail(FP_LIMIT, "a K/V pool of %zu pages in memory for %zu; choose a smaller context size",
+                        max_groups, store->max_groups);
+    FP_CHECK(!store || memcmp(&store->geometry, g, sizeof *g) == 0);
     fp__pool *pool = calloc(1, sizeof *pool);
     if (!pool)
         return fp__fail(FP_NO_MEMORY, "no memory for a K/V pool");
-    pool->geometry = *g;
-    fp__page_weights_init(&pool->weights, g->d);
-    pool->slabs = fp__page_slabs(g);
-    pool->group_bytes = fp__page_group_bytes(g);
+    fp_status status = store ? FP_OK : fp__store_host_create(g, &store);
+    if (status != FP_OK) {
+        free(pool);
+        return status;
+    }
+    pool->store = store;
     pool->max_groups = max_groups;
     pthread_mutex_init(&pool->mutex, NULL);
     *out = pool;
     return FP_OK;
 }
 
-static void extent_free(const fp__pool *pool, extent *e)
+static void extent_free(extent *e)
 {
     if (!e)
         return;
-    if (e->data)
-        ASAN_UNPOISON_MEMORY_REGION(e->data, e->count * pool->group_bytes);
-    fp__mem_free(e->data, e->count * pool->group_bytes);
     free(e->slab_leaves);
-    free(e->sums);
     free(e->groups);
     free(e);
 }
@@ -81,20 +65,21 @@ void fp__pool_destroy(fp__pool *pool)
     FP_CHECK(pool->used_groups == 0);
     for (extent *e = pool->extents, *next; e; e = next) {
         next = e->next;
-        extent_free(pool, e);
+        extent_free(e);
     }
+    fp__store_destroy(pool->store);
     pthread_mutex_destroy(&pool->mutex);
     free(pool);
 }
 
 const fp__page_geometry *fp__pool_geometry(const fp__pool *pool)
 {
-    return &pool->geometry;
+    return &pool->store->geometry;
 }
 
-const fp__page_weights *fp__pool_weights(const fp__pool *pool)
+fp__store *fp__pool_store(const fp__pool *pool)
 {
-    return &pool->weights;
+    return pool->store;
 }
 
 fp__pool_stats fp__pool_stats_get(fp__pool *pool)
@@ -103,7 +88,7 @@ fp__pool_stats fp__pool_stats_get(fp__pool *pool)
     fp__pool_stats stats = {.max_groups = pool->max_groups,
                             .used_groups = pool->used_groups,
                             .peak_groups = pool->peak_groups,
-                            .resident_bytes = pool->touched_groups * pool->group_bytes};
+                            .resident_bytes = pool->touched_groups * pool->store->group_bytes};
     pthread_mutex_unlock(&pool->mutex);
     return stats;
 }
@@ -111,29 +96,30 @@ fp__pool_stats fp__pool_stats_get(fp__pool *pool)
 /* Adds an extent in front; called with the lock held and fewer than max_groups created. */
 static fp_status extent_add(fp__pool *pool)
 {
-    size_t count = EXTENT_BYTES / pool->group_bytes, left = pool->max_groups - pool->created_groups;
+    const fp__store *store = pool->store;
+    size_t count = EXTENT_BYTES / store->group_bytes, left = pool->max_groups - pool->created_groups;
     count = count < 1 ? 1 : count;
     count = count < left ? count : left;
     extent *e = calloc(1, sizeof *e);
     if (e) {
         e->count = count;
         e->groups = calloc(count, sizeof *e->groups);
-        e->sums = calloc(count * pool->slabs, sizeof *e->sums);
-        e->slab_leaves = calloc(count * pool->slabs, 32);
-        e->data = fp__mem_alloc(count * pool->group_bytes);
+        e->slab_leaves = calloc(count * store->slabs, 32);
     }
-    if (!e || !e->groups || !e->sums || !e->slab_leaves || !e->data) {
-        extent_free(pool, e);
-        return fp__fail(
-            FP_NO_MEMORY,
-            "no memory for %zu more pages of K/V (%zu bytes); close other programs or use a smaller context",
-            count, count * pool->group_bytes);
+    uint8_t *data;
+    fp__slab_sum *sums;
+    fp_status status =
+        e && e->groups && e->slab_leaves
+            ? fp__store_extend(pool->store, count, &data, &sums)
+            : fp__fail(FP_NO_MEMORY, "no memory for the tables of %zu more pages of K/V", count);
+    if (status != FP_OK) {
+        extent_free(e);
+        return status;
     }
-    ASAN_POISON_MEMORY_REGION(e->data, count * pool->group_bytes);
     for (size_t i = 0; i < count; i++) {
-        e->groups[i].data = e->data + i * pool->group_bytes;
-        e->groups[i].sums = e->sums + i * pool->slabs;
-        e->groups[i].slab_leaves = e->slab_leaves + i * pool->slabs * 32;
+        e->groups[i].data = data + i * store->group_bytes;
+        e->groups[i].sums = sums ? sums + i * store->slabs : NULL;
+        e->groups[i].slab_leaves = e->slab_leaves + i * store->slabs * 32;
     }
     e->next = pool->extents;
     pool->extents = e;
@@ -173,13 +159,14 @@ fp_status fp__pool_take(fp__pool *pool, fp__group **out)
     pthread_mutex_unlock(&pool->mutex);
     if (status != FP_OK)
         return status;
-    ASAN_UNPOISON_MEMORY_REGION(group->data, pool->group_bytes);
-    if (group->dirty) { /* fresh memory is zero already, and touching it would commit it */
-        memset(group->data, 0, pool->group_bytes);
-        memset(group->sums, 0, pool->slabs * sizeof *group->sums);
+    status = fp__store_take(pool->store, group);
+    if (status != FP_OK) {
+        fp__pool_unref(pool, group);
+        return status;
     }
     group->dirty = true;
     group->hashed = false;
+    group->summed = 0;
     group->next_free = NULL;
     *out = group;
     return FP_OK;
@@ -200,7 +187,7 @@ void fp__pool_unref(fp__pool *pool, fp__group *group)
     pthread_mutex_lock(&pool->mutex);
     FP_CHECK(group->refs > 0);
     if (--group->refs == 0) {
-        ASAN_POISON_MEMORY_REGION(group->data, pool->group_bytes);
+        fp__store_give(pool->store, group);
         group->next_free = pool->free;
         pool->free = group;
         pool->used_groups--;

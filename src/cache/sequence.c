@@ -14,8 +14,9 @@ typedef struct page_entry {
     fp__kvseq *seq;
     fp__group *group;
     size_t index, first_token;
+    size_t run;       /* the job: to seal this page and the run - 1 after it */
     uint8_t leaf[32]; /* valid when sealed, hashed and not failed */
-    size_t bad_slab;  /* when failed */
+    size_t bad_slab;  /* when failed; L·HK: the store failed */
 } page_entry;
 
 typedef struct anchor_entry {
@@ -24,11 +25,12 @@ typedef struct anchor_entry {
 
 struct fp__kvseq {
     fp__pool *pool;
+    fp__store *store; /* the pool's */
     fp__hasher *hasher;
     const fp__page_geometry *geometry;
     fp__kvseq_options options;
     uint8_t anchor_kv_head[32]; /* what options.anchor_kv_head points to, if not NULL */
-    size_t slabs, slab_bytes, max_pages;
+    size_t slabs, max_pages;
 
     size_t tokens, pages, sealed; /* committed tokens, pages with such, sealed pages (the first ones) */
     size_t taken;                 /* pages with a group: the committed and the reserved ones */
@@ -44,6 +46,7 @@ struct fp__kvseq {
 
     fp__hash_owner owner;
     fp__merkle_frontier frontier; /* leaves of the first frontier.size sealed pages */
+    atomic_size_t unhashed;       /* sealed pages whose job has not ended */
     atomic_size_t failed_page;    /* lowest page whose bytes were not what had been written; NO_PAGE: none */
 };
 
@@ -76,6 +79,7 @@ fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_o
     if (!seq)
         return fp__fail(FP_NO_MEMORY, "no memory for a sequence");
     seq->pool = pool;
+    seq->store = fp__pool_store(pool);
     seq->hasher = hasher;
     seq->geometry = fp__pool_geometry(pool);
     seq->options = *options;
@@ -84,7 +88,6 @@ fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_o
         seq->options.anchor_kv_head = seq->anchor_kv_head;
     }
     seq->slabs = fp__page_slabs(seq->geometry);
-    seq->slab_bytes = fp__slab_bytes(seq->geometry->d);
     seq->max_pages = pages_of(options->max_tokens) + options->max_anchors;
     seq->page = calloc(seq->max_pages, sizeof *seq->page);
     seq->groups = calloc(seq->max_pages, sizeof *seq->groups);
@@ -92,6 +95,7 @@ fp_status fp__kvseq_create(fp__pool *pool, fp__hasher *hasher, const fp__kvseq_o
     seq->ids = calloc(options->max_tokens, sizeof *seq->ids);
     seq->labels = calloc(options->max_tokens, 1);
     seq->anchor = calloc(options->max_anchors + 1, sizeof *seq->anchor);
+    atomic_init(&seq->unhashed, 0);
     atomic_init(&seq->failed_page, NO_PAGE);
     if (!seq->page || !seq->groups || !seq->filled || !seq->ids || !seq->labels || !seq->anchor) {
         fp__kvseq_destroy(seq);
@@ -142,25 +146,11 @@ void fp__kvseq_destroy(fp__kvseq *seq)
 
 /* ---- checksums and messages ---- */
 
-static uint8_t *slab_at(const fp__kvseq *seq, const fp__group *group, size_t slab)
+/* First slab whose bytes are not those of its write-time checksum (fp__store_check); L·HK if there is none.
+ */
+static fp_status first_bad_slab(const fp__kvseq *seq, fp__group *group, bool written_only, size_t *bad)
 {
-    return group->data + slab * seq->slab_bytes;
-}
-
-/* First slab whose bytes are not those of its write-time checksum; `slabs` if there is none. The checksum of
- * zeros is zero, so checking all 64 slots also shows that those without a token are zero; after a failed step
- * they may not be, and `written_only` looks at the others. */
-static size_t first_bad_sum(const fp__kvseq *seq, const fp__group *group, bool written_only)
-{
-    const fp__page_weights *w = fp__pool_weights(seq->pool);
-    size_t s = 0;
-    while (s < seq->slabs) {
-        const fp__slab_sum *sum = &group->sums[s];
-        if (fp__page_checksum(w, slab_at(seq, group, s), 0, written_only ? sum->slots : TOKENS) != sum->sum)
-            break;
-        s++;
-    }
-    return s;
+    return fp__store_check(seq->store, &group, 1, written_only, bad);
 }
 
 static const char *segment_name(const fp__kvseq *seq)
@@ -181,7 +171,14 @@ static const char *const CHANGED_BEFORE_SEAL = "changed between writing and seal
 static fp_status check_failed_page(const fp__kvseq *seq)
 {
     size_t p = atomic_load_explicit(&seq->failed_page, memory_order_acquire);
-    return p == NO_PAGE ? FP_OK : fail_slab(seq, p, seq->page[p].bad_slab, CHANGED_BEFORE_SEAL);
+    if (p == NO_PAGE)
+        return FP_OK;
+    if (seq->page[p].bad_slab == seq->slabs)
+        return fp__fail(FP_INTERNAL,
+                        "%s page %zu could not be hashed where it lies; discard the page and compute it "
+                        "again, and check the device",
+                        segment_name(seq), p);
+    return fail_slab(seq, p, seq->page[p].bad_slab, CHANGED_BEFORE_SEAL);
 }
 
 /* ---- sealing ---- */
@@ -211,29 +208,56 @@ static void note_failed_page(fp__kvseq *seq, size_t p)
         ;
 }
 
-/* On a hash worker. The page is sealed: nobody writes what is read here. */
+/* Ends the sealing of page p, whose slab leaves are there if `bad_slab` is L·HK and the store did not fail.
+ */
+static void end_seal(fp__kvseq *seq, size_t p, size_t bad_slab, bool failed)
+{
+    page_entry *page = &seq->page[p];
+    fp__group *group = page->group;
+    if (failed || bad_slab < seq->slabs) {
+        page->bad_slab = bad_slab;
+        note_failed_page(seq, p);
+        return;
+    }
+    fp__merkle_root(group->slab_leaves, seq->slabs, group->root);
+    group->hashed = true;
+    page_leaf(seq, p, false, group->root, page->leaf);
+}
+
+/* On a hash worker. The pages are sealed: nobody writes what is read here. */
 static void run_seal(fp__hash_job *job)
 {
     page_entry *page = (page_entry *)(void *)job;
     fp__kvseq *seq = page->seq;
-    fp__group *group = page->group;
-    size_t bad = first_bad_sum(seq, group, false);
-    if (bad < seq->slabs) {
-        page->bad_slab = bad;
-        note_failed_page(seq, page->index);
-        return;
+    fp__group *groups[FP__STORE_BATCH];
+    uint8_t *leaves[FP__STORE_BATCH];
+    size_t bad[FP__STORE_BATCH], n = page->run;
+    FP_CHECK(n > 0);
+    for (size_t i = 0; i < n; i++) {
+        groups[i] = page[i].group;
+        leaves[i] = groups[i]->slab_leaves;
+        bad[i] = seq->slabs;
     }
-    fp__leaf_group(seq->geometry, group->data, group->slab_leaves, group->root);
-    group->hashed = true;
-    page_leaf(seq, page->index, false, group->root, page->leaf);
+    bool failed = fp__store_check(seq->store, groups, n, false, bad) != FP_OK ||
+                  fp__store_hash(seq->store, groups, n, leaves) != FP_OK;
+    for (size_t i = 0; i < n; i++)
+        end_seal(seq, page->index + i, bad[i], failed);
+    atomic_fetch_sub_explicit(&seq->unhashed, n, memory_order_release);
 }
 
-static void seal_page(fp__kvseq *seq, size_t p)
+/* Pages up to `end` are full, or the next anchor starts after them. */
+static void seal_pages(fp__kvseq *seq, size_t end)
 {
-    FP_CHECK(p == seq->sealed && seq->filled[p] > 0);
-    seq->sealed++;
-    seq->page[p].job.run = run_seal;
-    fp__hasher_submit(seq->hasher, &seq->page[p].job, &seq->owner);
+    while (seq->sealed < end) {
+        page_entry *page = &seq->page[seq->sealed];
+        size_t left = end - seq->sealed;
+        FP_CHECK(seq->filled[seq->sealed] > 0);
+        page->run = left < seq->store->batch ? left : seq->store->batch;
+        page->job.run = run_seal;
+        seq->sealed += page->run;
+        atomic_fetch_add_explicit(&seq->unhashed, page->run, memory_order_relaxed);
+        fp__hasher_submit(seq->hasher, &page->job, &seq->owner);
+    }
 }
 
 /* ---- writing ---- */
@@ -270,22 +294,51 @@ uint8_t *fp__kvseq_slab(const fp__kvseq *seq, size_t i, size_t layer, size_t kv_
     return seq->groups[p] + fp__page_slab_offset(seq->geometry->kv_heads, seq->geometry->d, layer, kv_head);
 }
 
+/* A page and how many of its slots are written once the first n uncommitted tokens are. */
+typedef struct written {
+    fp__group *group;
+    size_t slots;
+} written;
+
+/* The i-th page that they lie in; false: there are no more. */
+static bool written_page(const fp__kvseq *seq, size_t n, size_t i, written *out)
+{
+    size_t begin = seq->tokens - seq->base_token, end = begin + n, k = begin / TOKENS + i;
+    if (n == 0 || k * TOKENS >= end)
+        return false;
+    *out =
+        (written){seq->page[seq->base_page + k].group, end - k * TOKENS < TOKENS ? end - k * TOKENS : TOKENS};
+    return true;
+}
+
 void fp__kvseq_checksum(fp__kvseq *seq, size_t n, size_t slab_begin, size_t slab_end)
 {
-    const fp__page_weights *w = fp__pool_weights(seq->pool);
-    size_t begin = seq->tokens - seq->base_token, end = begin + n;
-    for (size_t k = begin; k < end; k = (k / TOKENS + 1) * TOKENS) {
-        size_t p = seq->base_page + k / TOKENS, page_begin = k / TOKENS * TOKENS;
-        size_t slots = end - page_begin < TOKENS ? end - page_begin : TOKENS;
-        const fp__group *group = seq->page[p].group;
-        for (size_t s = slab_begin; s < slab_end; s++) {
-            fp__slab_sum *sum = &group->sums[s];
-            if (sum->slots < slots) {
-                sum->sum += fp__page_checksum(w, slab_at(seq, group, s), sum->slots, slots - sum->slots);
-                sum->slots = slots;
+    written w;
+    for (size_t i = 0; written_page(seq, n, i, &w); i++)
+        if (fp__store_sum(seq->store, &w.group, &w.slots, 1, slab_begin, slab_end) != FP_OK)
+            return; /* commit tries again, and reports it */
+}
+
+fp_status fp__kvseq_checksum_step(fp__kvseq *const *seqs, const size_t *n, size_t count)
+{
+    fp__group *groups[FP__STORE_BATCH];
+    size_t slots[FP__STORE_BATCH], used = 0;
+    fp__store *store = count > 0 ? seqs[0]->store : NULL;
+    for (size_t s = 0; s < count; s++) {
+        written w;
+        FP_CHECK(seqs[s]->store == store);
+        for (size_t i = 0; written_page(seqs[s], n[s], i, &w); i++) {
+            if (w.group->summed >= w.slots)
+                continue;
+            groups[used] = w.group;
+            slots[used++] = w.slots;
+            if (used == FP__STORE_BATCH) {
+                FP_TRY(fp__store_sum(store, groups, slots, used, 0, store->slabs));
+                used = 0;
             }
         }
     }
+    return used > 0 ? fp__store_sum(store, groups, slots, used, 0, store->slabs) : FP_OK;
 }
 
 fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_label label)
@@ -297,7 +350,7 @@ fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_lab
         return fp__fail(FP_USAGE, "%zu tokens are committed, but fewer were reserved", n);
     if ((unsigned)label >= FP_LABEL_COUNT)
         return fp__fail(FP_USAGE, "there is no label %d", (int)label);
-    fp__kvseq_checksum(seq, n, 0, seq->slabs);
+    FP_TRY(fp__kvseq_checksum_step(&seq, &n, 1));
     fp_label lowest = fp__kvseq_label(seq);
     lowest = label < lowest ? label : lowest;
     memcpy(seq->ids + seq->tokens, ids, n * sizeof *ids);
@@ -307,9 +360,8 @@ fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_lab
         size_t p = seq->base_page + k / TOKENS, page_begin = k / TOKENS * TOKENS;
         seq->filled[p] = (uint8_t)(end - page_begin < TOKENS ? end - page_begin : TOKENS);
         seq->pages = p + 1;
-        if (seq->filled[p] == TOKENS)
-            seal_page(seq, p);
     }
+    seal_pages(seq, seq->filled[seq->pages - 1] == TOKENS ? seq->pages : seq->pages - 1);
     return FP_OK;
 }
 
@@ -323,8 +375,7 @@ fp_status fp__kvseq_start_anchor(fp__kvseq *seq)
         return fp__fail(FP_USAGE, "anchor %zu has no tokens", seq->anchors - 1);
     if (seq->anchors > 0) {
         FP_TRY(fp__kvseq_truncate(seq, seq->tokens)); /* what is reserved lies in the wrong place now */
-        if (seq->pages > seq->sealed)
-            seal_page(seq, seq->pages - 1);
+        seal_pages(seq, seq->pages);
     }
     seq->base_page = seq->pages;
     seq->base_token = seq->tokens;
@@ -339,20 +390,18 @@ fp_status fp__kvseq_start_anchor(fp__kvseq *seq)
  * them. */
 static fp_status reopen_page(fp__kvseq *seq, size_t p, size_t slots)
 {
-    const fp__page_weights *w = fp__pool_weights(seq->pool);
     fp__group *from = seq->page[p].group, *to = from;
-    size_t bad = first_bad_sum(seq, from, true);
+    size_t bad;
+    FP_TRY(first_bad_slab(seq, from, true, &bad));
     if (bad < seq->slabs)
         return fail_slab(seq, p, bad, "changed after writing");
     if (fp__pool_is_shared(seq->pool, from))
         FP_TRY(fp__pool_take(seq->pool, &to));
-    for (size_t s = 0; s < seq->slabs; s++) {
-        uint8_t *slab = slab_at(seq, to, s);
-        if (to == from)
-            fp__page_zero_slots(slab, seq->geometry->d, slots, TOKENS - slots);
-        else
-            fp__page_copy_slots(slab, slab_at(seq, from, s), seq->geometry->d, slots);
-        to->sums[s] = (fp__slab_sum){.sum = fp__page_checksum(w, slab, 0, slots), .slots = slots};
+    fp_status status = fp__store_keep(seq->store, to, from, slots);
+    if (status != FP_OK) {
+        if (to != from)
+            fp__pool_unref(seq->pool, to);
+        return status;
     }
     to->hashed = false;
     if (to != from) {
@@ -410,41 +459,89 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
     return status;
 }
 
-/* ---- sharing ---- */
+/* ---- sharing and copying ---- */
 
-static fp_status check_shareable(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
+static fp_status check_alike(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
 {
     const fp__kvseq_options *a = &dst->options, *b = &src->options;
     bool same_head = a->anchor_kv_head && b->anchor_kv_head
                          ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
                          : !a->anchor_kv_head && !b->anchor_kv_head;
-    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos ||
-        a->label != b->label || !same_head)
-        return fp__fail(FP_USAGE, "the sequences differ in pool, segment, first position, label or anchors");
+    if (memcmp(dst->geometry, src->geometry, sizeof *dst->geometry) != 0 || a->segment != b->segment ||
+        a->first_pos != b->first_pos || a->label != b->label || !same_head)
+        return fp__fail(FP_USAGE, "the sequences differ in model, segment, first position, label or anchors");
     if (dst->taken > 0 || dst->anchors > 0 || tokens > src->tokens)
-        return fp__fail(FP_USAGE,
-                        "pages can be shared with an empty sequence only, and only committed tokens");
+        return fp__fail(FP_USAGE, "pages can be given to an empty sequence only, and only committed tokens");
     if (tokens > a->max_tokens)
-        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size",
-                        tokens, a->max_tokens);
+        return fp__fail(FP_LIMIT, "%zu tokens do not fit a context of %zu; raise the context size", tokens,
+                        a->max_tokens);
     return FP_OK;
 }
 
-static void share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+static void put_page(fp__kvseq *dst, const fp__kvseq *src, size_t p, fp__group *group)
 {
     const page_entry *from = &src->page[p];
-    fp__pool_ref(dst->pool, from->group);
-    dst->page[p].group = from->group;
+    dst->page[p].group = group;
     dst->page[p].first_token = from->first_token;
     memcpy(dst->page[p].leaf, from->leaf, 32);
-    dst->groups[p] = from->group->data;
+    dst->groups[p] = group->data;
     dst->filled[p] = src->filled[p];
     dst->taken = p + 1;
 }
 
-fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+static fp_status share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
 {
-    FP_TRY(check_shareable(dst, src, tokens));
+    fp__pool_ref(dst->pool, src->page[p].group);
+    put_page(dst, src, p, src->page[p].group);
+    return FP_OK;
+}
+
+static fp_status copy_bytes(fp__store *to_store, const fp__group *to, fp__store *from_store,
+                            const fp__group *from)
+{
+    uint8_t *in, *out;
+    FP_TRY(fp__store_map(from_store, from, FP__STORE_READ, &in));
+    fp_status status = fp__store_map(to_store, to, FP__STORE_WRITE, &out);
+    if (status == FP_OK) {
+        memcpy(out, in, to_store->group_bytes);
+        status = fp__store_unmap(to_store, to, FP__STORE_WRITE, out);
+    }
+    FP_TRY(fp__store_unmap(from_store, from, FP__STORE_READ, in));
+    return status;
+}
+
+/* What arrives is hashed there. An open page has no hash yet: its checksums were taken where it was written,
+ * and are compared there. */
+static fp_status copy_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+{
+    fp__group *from = src->page[p].group, *to;
+    size_t slots = src->filled[p], bad;
+    uint8_t *leaves;
+    FP_TRY(fp__pool_take(dst->pool, &to));
+    put_page(dst, src, p, to);
+    if (p >= src->sealed) {
+        FP_TRY(first_bad_slab(src, from, true, &bad));
+        if (bad < src->slabs)
+            return fail_slab(src, p, bad, "changed after writing");
+    }
+    FP_TRY(copy_bytes(dst->store, to, src->store, from));
+    FP_TRY(fp__store_sum(dst->store, &to, &slots, 1, 0, dst->slabs));
+    if (p >= src->sealed)
+        return FP_OK;
+    leaves = to->slab_leaves;
+    FP_TRY(fp__store_hash(dst->store, &to, 1, &leaves));
+    for (bad = 0; bad < src->slabs; bad++)
+        if (memcmp(leaves + 32 * bad, from->slab_leaves + 32 * bad, 32) != 0)
+            return fail_slab(src, p, bad, "are not those that were committed");
+    memcpy(to->root, from->root, 32);
+    to->hashed = true;
+    return FP_OK;
+}
+
+static fp_status give_pages(fp__kvseq *dst, fp__kvseq *src, size_t tokens,
+                            fp_status (*give)(fp__kvseq *dst, const fp__kvseq *src, size_t p))
+{
+    FP_TRY(check_alike(dst, src, tokens));
     fp__hasher_wait(src->hasher, &src->owner);
     FP_TRY(check_failed_page(src));
     size_t anchors = 0;
@@ -455,15 +552,67 @@ fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
     memcpy(dst->anchor, src->anchor, anchors * sizeof *dst->anchor);
     memcpy(dst->ids, src->ids, tokens * sizeof *dst->ids);
     memcpy(dst->labels, src->labels, tokens);
-    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens; p++)
-        share_page(dst, src, p);
+    fp_status status = FP_OK;
+    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens && status == FP_OK; p++)
+        status = give(dst, src, p);
     dst->anchors = anchors;
     dst->tokens = tokens;
     /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a
      * page that others may still append to must not see their tokens: reopen_page keeps only ours. */
-    fp_status status = fp__kvseq_truncate(dst, tokens);
+    if (status == FP_OK)
+        status = fp__kvseq_truncate(dst, tokens);
     if (status != FP_OK)
         drop_all(dst);
+    return status;
+}
+
+fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool != src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in different pools: copy, instead of sharing");
+    return give_pages(dst, src, tokens, share_page);
+}
+
+fp_status fp__kvseq_copy(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool == src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in one pool: share, instead of copying");
+    return give_pages(dst, src, tokens, copy_page);
+}
+
+/* ---- comparing ---- */
+
+static fp_status compare_page(const fp__kvseq *a, const fp__kvseq *b, size_t p, uint8_t *buffer)
+{
+    const fp__group *first = a->page[p].group, *second = b->page[p].group;
+    size_t slab_bytes = a->store->slab_bytes, bad = 0;
+    uint8_t *bytes;
+    if (a->filled[p] != b->filled[p])
+        return fp__fail(FP_USAGE, "page %zu has %u tokens in one sequence and %u in the other", p,
+                        (unsigned)a->filled[p], (unsigned)b->filled[p]);
+    FP_TRY(fp__store_map(a->store, first, FP__STORE_READ, &bytes));
+    memcpy(buffer, bytes, a->store->group_bytes);
+    FP_TRY(fp__store_unmap(a->store, first, FP__STORE_READ, bytes));
+    FP_TRY(fp__store_map(b->store, second, FP__STORE_READ, &bytes));
+    while (bad < a->slabs && memcmp(buffer + bad * slab_bytes, bytes + bad * slab_bytes, slab_bytes) == 0)
+        bad++;
+    FP_TRY(fp__store_unmap(b->store, second, FP__STORE_READ, bytes));
+    return bad < a->slabs ? fail_slab(a, p, bad, "differ between two computations") : FP_OK;
+}
+
+fp_status fp__kvseq_compare(const fp__kvseq *a, const fp__kvseq *b, size_t first_page, size_t pages)
+{
+    size_t common = a->pages < b->pages ? a->pages : b->pages;
+    if (memcmp(a->geometry, b->geometry, sizeof *a->geometry) != 0 || first_page > common ||
+        pages > common - first_page)
+        return fp__fail(FP_USAGE, "only sequences of one model can be compared, and pages that both have");
+    uint8_t *buffer = malloc(a->store->group_bytes);
+    if (!buffer)
+        return fp__fail(FP_NO_MEMORY, "no memory to compare pages (%zu bytes)", a->store->group_bytes);
+    fp_status status = FP_OK;
+    for (size_t p = first_page; p < first_page + pages && status == FP_OK; p++)
+        status = compare_page(a, b, p, buffer);
+    free(buffer);
     return status;
 }
 
@@ -540,11 +689,14 @@ fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
     bool open = seq->pages > seq->sealed;
     if (open) {
         fp__group *group = seq->page[seq->sealed].group;
-        FP_CHECK(group->sums[0].slots == seq->filled[seq->sealed]); /* no step is under way */
-        size_t bad = first_bad_sum(seq, group, false);
+        uint8_t *leaves = group->slab_leaves;
+        size_t bad;
+        FP_CHECK(group->summed == seq->filled[seq->sealed]); /* no step is under way */
+        FP_TRY(first_bad_slab(seq, group, false, &bad));
         if (bad < seq->slabs)
             return fail_slab(seq, seq->sealed, bad, "changed after writing");
-        fp__leaf_group(seq->geometry, group->data, group->slab_leaves, group->root);
+        FP_TRY(fp__store_hash(seq->store, &group, 1, &leaves));
+        fp__merkle_root(leaves, seq->slabs, group->root);
         page_leaf(seq, seq->sealed, true, group->root, open_leaf);
     }
     fp__leaf_kv_head(seq->sealed, root, open ? open_leaf : NULL, out);
@@ -553,46 +705,86 @@ fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
 
 fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_page)
 {
-    size_t pending = fp__hasher_pending(seq->hasher, &seq->owner);
     if (unverified_pages)
-        *unverified_pages = pending;
+        *unverified_pages = atomic_load_explicit(&seq->unhashed, memory_order_acquire);
     size_t failed = atomic_load_explicit(&seq->failed_page, memory_order_acquire);
     if (failed != NO_PAGE && bad_page)
         *bad_page = failed;
     return check_failed_page(seq);
 }
 
+/* What is wrong with a page: bad_slab = L·HK and nothing set: nothing is. */
+typedef struct scrub_page {
+    size_t bad_slab;
+    bool bad_leaf, store_failed;
+} scrub_page;
+
 typedef struct scrub_job {
     fp__hash_job job; /* first */
     const fp__kvseq *seq;
-    size_t page, bad_slab; /* bad_slab = slabs: none */
-    bool bad_leaf;
+    size_t first, n; /* pages, at most a batch */
+    scrub_page page[FP__STORE_BATCH];
 } scrub_job;
+
+/* A sealed page's slab leaves now against those that were committed, and what its page leaf says. */
+static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, scrub_page *out)
+{
+    const page_entry *page = &seq->page[p];
+    const fp__group *group = page->group;
+    uint8_t root[32], leaf[32];
+    while (out->bad_slab < seq->slabs &&
+           memcmp(leaves + 32 * out->bad_slab, group->slab_leaves + 32 * out->bad_slab, 32) == 0)
+        out->bad_slab++;
+    fp__merkle_root(group->slab_leaves, seq->slabs, root);
+    page_leaf(seq, p, false, root, leaf);
+    out->bad_leaf |= memcmp(leaf, page->leaf, 32) != 0;
+}
+
+static fp_status scrub(scrub_job *scrub, uint8_t *buffer)
+{
+    const fp__kvseq *seq = scrub->seq;
+    fp__group *groups[FP__STORE_BATCH];
+    uint8_t *leaves[FP__STORE_BATCH];
+    size_t sealed = 0;
+    for (size_t i = 0; i < scrub->n; i++) {
+        size_t p = scrub->first + i;
+        groups[i] = seq->page[p].group;
+        leaves[i] = buffer + 32 * seq->slabs * i;
+        sealed += p < seq->sealed;
+        scrub->page[i].bad_leaf = seq->groups[p] != groups[i]->data;
+    }
+    if (sealed > 0)
+        FP_TRY(fp__store_hash(seq->store, groups, sealed, leaves));
+    for (size_t i = 0; i < sealed; i++)
+        scrub_sealed(seq, scrub->first + i, leaves[i], &scrub->page[i]);
+    for (size_t i = sealed; i < scrub->n; i++) /* the open page */
+        FP_TRY(first_bad_slab(seq, groups[i], false, &scrub->page[i].bad_slab));
+    return FP_OK;
+}
 
 static void run_scrub(fp__hash_job *job)
 {
-    scrub_job *scrub = (scrub_job *)(void *)job;
-    const fp__kvseq *seq = scrub->seq;
-    const page_entry *page = &seq->page[scrub->page];
-    const fp__group *group = page->group;
-    scrub->bad_leaf = seq->groups[scrub->page] != group->data;
-    if (scrub->page >= seq->sealed) {
-        scrub->bad_slab = first_bad_sum(seq, group, false);
-        return;
-    }
-    uint8_t leaf[32];
-    size_t s = 0;
-    for (; s < seq->slabs; s++) {
-        fp__leaf_slab(seq->geometry, s / seq->geometry->kv_heads, s % seq->geometry->kv_heads,
-                      slab_at(seq, group, s), leaf);
-        if (memcmp(leaf, group->slab_leaves + 32 * s, 32) != 0)
-            break;
-    }
-    scrub->bad_slab = s;
-    uint8_t root[32];
-    fp__merkle_root(group->slab_leaves, seq->slabs, root);
-    page_leaf(seq, scrub->page, false, root, leaf);
-    scrub->bad_leaf |= memcmp(leaf, page->leaf, 32) != 0;
+    scrub_job *s = (scrub_job *)(void *)job;
+    uint8_t *buffer = malloc(s->n * s->seq->slabs * 32);
+    if (!buffer || scrub(s, buffer) != FP_OK)
+        s->page[0].store_failed = true;
+    free(buffer);
+}
+
+static fp_status scrub_verdict(const fp__kvseq *seq, size_t p, const scrub_page *page)
+{
+    if (page->store_failed)
+        return fp__fail(FP_INTERNAL,
+                        "%s pages from %zu on could not be hashed where they lie; check memory and device",
+                        segment_name(seq), p);
+    if (page->bad_slab < seq->slabs)
+        return fail_slab(seq, p, page->bad_slab, "are not those that were committed");
+    if (page->bad_leaf)
+        return fp__fail(FP_MISMATCH,
+                        "block table, token ids, label or hashes of %s page %zu are not those that were "
+                        "committed; discard the sequence and compute it again",
+                        segment_name(seq), p);
+    return FP_OK;
 }
 
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
@@ -601,35 +793,38 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
         return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
     fp__hasher_wait(seq->hasher, &seq->owner);
     FP_TRY(check_failed_page(seq));
-    scrub_job *scrubs = calloc(pages ? pages : 1, sizeof *scrubs);
+    size_t batch = seq->store->batch, jobs = (pages + batch - 1) / batch;
+    scrub_job *scrubs = calloc(jobs ? jobs : 1, sizeof *scrubs);
     if (!scrubs)
         return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
-    for (size_t i = 0; i < pages; i++) {
-        scrubs[i] = (scrub_job){.job.run = run_scrub, .seq = seq, .page = first_page + i};
-        fp__hasher_submit(seq->hasher, &scrubs[i].job, &seq->owner);
+    for (size_t j = 0; j < jobs; j++) {
+        size_t left = pages - j * batch;
+        scrubs[j].job.run = run_scrub;
+        scrubs[j].seq = seq;
+        scrubs[j].first = first_page + j * batch;
+        scrubs[j].n = left < batch ? left : batch;
+        fp__hasher_submit(seq->hasher, &scrubs[j].job, &seq->owner);
     }
     fp__hasher_wait(seq->hasher, &seq->owner);
     fp_status status = FP_OK;
-    for (size_t i = 0; i < pages && status == FP_OK; i++) {
-        if (scrubs[i].bad_slab < seq->slabs)
-            status = fail_slab(seq, first_page + i, scrubs[i].bad_slab, "are not those that were committed");
-        else if (scrubs[i].bad_leaf)
-            status = fp__fail(
-                FP_MISMATCH,
-                "block table, token ids, label or hashes of %s page %zu are not those that were committed; "
-                "discard the sequence and compute it again",
-                segment_name(seq), first_page + i);
-    }
+    for (size_t i = 0; i < pages && status == FP_OK; i++)
+        status = scrub_verdict(seq, first_page + i, &scrubs[i / batch].page[i % batch]);
     free(scrubs);
     return status;
 }
 
 fp_status fp__kvseq_check_sums(fp__kvseq *seq)
 {
-    for (size_t p = 0; p < seq->pages; p++) {
-        size_t bad = first_bad_sum(seq, seq->page[p].group, false);
-        if (bad < seq->slabs)
-            return fail_slab(seq, p, bad, "changed after writing");
+    fp__group *groups[FP__STORE_BATCH];
+    size_t bad[FP__STORE_BATCH];
+    for (size_t first = 0, n; first < seq->pages; first += n) {
+        n = seq->pages - first < FP__STORE_BATCH ? seq->pages - first : FP__STORE_BATCH;
+        for (size_t i = 0; i < n; i++)
+            groups[i] = seq->page[first + i].group;
+        FP_TRY(fp__store_check(seq->store, groups, n, false, bad));
+        for (size_t i = 0; i < n; i++)
+            if (bad[i] < seq->slabs)
+                return fail_slab(seq, first + i, bad[i], "changed after writing");
     }
     return FP_OK;
 }
@@ -639,6 +834,10 @@ fp_status fp__kvseq_check_sums(fp__kvseq *seq)
 const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq)
 {
     return seq->geometry;
+}
+fp__store *fp__kvseq_store(const fp__kvseq *seq)
+{
+    return seq->store;
 }
 size_t fp__kvseq_tokens(const fp__kvseq *seq)
 {

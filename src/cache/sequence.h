@@ -44,13 +44,16 @@ void fp__kvseq_destroy(fp__kvseq *seq); /* safe while its pages are being hashed
 /* Makes room for n more tokens after the committed ones. FP_LIMIT: beyond max_tokens, or the pool is used up;
  * then nothing changed. */
 fp_status fp__kvseq_reserve(fp__kvseq *seq, size_t n) FP_WARN_UNUSED;
-/* Slab and slot of the i-th token after the committed ones (i below what was reserved). Thread-safe between
- * reserve and commit. */
+/* Slab (an address in the store's memory) and slot of the i-th token after the committed ones (i below what
+ * was reserved). Thread-safe between reserve and commit. */
 uint8_t *fp__kvseq_slab(const fp__kvseq *seq, size_t i, size_t layer, size_t kv_head, size_t *slot);
 /* Optional, for speed: takes the write-time checksum of the first n uncommitted tokens in slabs [begin, end)
  * (slab = layer·HK + kv_head), best by the thread that has just written them. Thread-safe on disjoint slabs.
  * commit takes it for what is left. */
 void fp__kvseq_checksum(fp__kvseq *seq, size_t n, size_t slab_begin, size_t slab_end);
+/* The same for the tokens of one step of several sequences of one pool, n[i] of seqs[i], and all slabs: for a
+ * store on a device one call, behind the step in the forward pass's stream and before it is waited for. */
+fp_status fp__kvseq_checksum_step(fp__kvseq *const *seqs, const size_t *n, size_t count) FP_WARN_UNUSED;
 /* The first n reserved tokens are written on all layers. label: of these tokens' source (the running minimum
  * is kept here). Seals and submits full pages; never waits for a hash. */
 fp_status fp__kvseq_commit(fp__kvseq *seq, const uint32_t *ids, size_t n, fp_label label) FP_WARN_UNUSED;
@@ -68,6 +71,10 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens) FP_WARN_UNUSED;
  * kept part of a last, partial page is copied. FP_USAGE unless segment, first position, starting label,
  * anchor head and pool are the same. Waits for src's outstanding hashes. */
 fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
+/* The same with copies in dst's own pool, another one of the same geometry (a GPU's, or the host's). Sealed
+ * pages are hashed where they arrive and compared with what src committed to; an open one is compared with
+ * its checksums before: FP_MISMATCH names page, layer and head. On failure dst is empty. */
+fp_status fp__kvseq_copy(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
 
 /* Content for an empty sequence from elsewhere (an artifact). */
 typedef struct fp__kvseq_content {
@@ -96,12 +103,18 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages) FP_WARN_UNUSED;
 /* Cheap check (no hash) of all pages against their write-time checksums; FP_MISMATCH as above. */
 fp_status fp__kvseq_check_sums(fp__kvseq *seq) FP_WARN_UNUSED;
+/* Compares the bytes of pages [first, first + n) of two sequences, which may lie in different stores (one was
+ * computed again on another device). FP_MISMATCH names the first page, layer and head that differ; FP_USAGE:
+ * not both have these pages with as many tokens. */
+fp_status fp__kvseq_compare(const fp__kvseq *a, const fp__kvseq *b, size_t first_page,
+                            size_t pages) FP_WARN_UNUSED;
 
 /* ---- Reading ---- */
 const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq);
-size_t fp__kvseq_tokens(const fp__kvseq *seq); /* committed */
-size_t fp__kvseq_pages(const fp__kvseq *seq);  /* holding committed tokens */
-size_t fp__kvseq_sealed(const fp__kvseq *seq); /* of these, sealed */
+fp__store *fp__kvseq_store(const fp__kvseq *seq); /* of its pool: where the bytes of its pages are */
+size_t fp__kvseq_tokens(const fp__kvseq *seq);    /* committed */
+size_t fp__kvseq_pages(const fp__kvseq *seq);     /* holding committed tokens */
+size_t fp__kvseq_sealed(const fp__kvseq *seq);    /* of these, sealed */
 size_t fp__kvseq_anchors(const fp__kvseq *seq);
 size_t fp__kvseq_max_tokens(const fp__kvseq *seq);
 uint64_t fp__kvseq_next_position(const fp__kvseq *seq); /* of the next token */

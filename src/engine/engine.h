@@ -5,7 +5,7 @@
 #include "cache/artifact.h"
 #include "exact/sampling.h"
 #include "fieldprint/engine.h"
-#include "model/forward.h"
+#include "model/device.h"
 
 enum { FP__CONTEXT_MAX = 1 << 24 };     /* tokens of a session */
 enum { FP__LOGIT_ROWS = 64 };           /* rows of logits that one call of the forward pass gives at most */
@@ -15,7 +15,9 @@ struct fp_engine {
     const fp_model *model;
     fp_engine_options options;
     size_t context_tokens, max_sessions, chunk_tokens;
+    char device[16]; /* "cpu", "cuda:0" */
     fp__team *team;
+    fp__gpu *gpu; /* NULL: the CPU computes */
     fp__forward *forward;
     fp__pool *pool;
     fp__hasher *hasher;
@@ -121,8 +123,9 @@ fp_status fp__session_add_turn(fp_session *s, fp__text_kind kind, fp_role role, 
                                fp__turn **out) FP_WARN_UNUSED;
 /* Context tokens of the pending messages (appended to ids), with first/count of their turns set. */
 fp_status fp__session_render(fp_session *s, fp__ids *ids) FP_WARN_UNUSED;
-/* Takes the logits that follow the last context token: samples, appends, ends the answer where it ends. */
-void fp__session_sample(fp_session *s, const float *logits);
+/* Samples from the i-th of the rows whose logits the forward pass gave last, which follows the last context
+ * token: appends the token, ends the answer where it ends. */
+void fp__session_sample(fp_session *s, size_t i);
 /* Ends the answer: what was held back becomes part of its text, unless a stop string ended it. */
 void fp__session_end(fp_session *s, fp_finish finish);
 /* Appends the tokens of a turn to ids, as its transcript has them (untrusted: FP_INVALID); of an answer that

@@ -516,19 +516,36 @@ void fp__session_end(fp_session *s, fp_finish finish)
     a->end_ns = fp__now_ns();
 }
 
-void fp__session_sample(fp_session *s, const float *logits)
+/* The next token. A plain greedy choice may be there already, on the device; else the logits come from it. */
+static fp_status choose_token(fp_session *s, size_t i, uint32_t *id)
+{
+    const fp_sampling *p = &s->answer.sampling;
+    if (p->temperature == 0.0f && p->repeat_penalty == 1.0f && p->frequency_penalty == 0.0f &&
+        p->presence_penalty == 0.0f) {
+        const uint32_t *greedy;
+        FP_TRY(fp__forward_greedy(s->engine->forward, &greedy));
+        if (greedy) {
+            *id = greedy[i];
+            return FP_OK;
+        }
+    }
+    const float *logits;
+    fp__sampling params = sampling_params(p);
+    size_t back = p->repeat_last_n, history = back == 0 || back > s->ids.size ? s->ids.size : back;
+    FP_TRY(fp__forward_row(s->engine->forward, i, &logits));
+    return fp__sample(s->sampler, &params, logits, s->ids.data + s->ids.size - history, history,
+                      fp__session_anchor_tokens(s) + s->ids.size, 0, id);
+}
+
+void fp__session_sample(fp_session *s, size_t i)
 {
     fp__answer *a = &s->answer;
     fp__turn *turn = &s->turns[a->turn];
     const fp__tokenizer *tok = s->engine->model->tokenizer;
-    fp__sampling params = sampling_params(&a->sampling);
-    size_t anchor_tokens = fp__session_anchor_tokens(s), back = a->sampling.repeat_last_n;
-    size_t history = back == 0 || back > s->ids.size ? s->ids.size : back;
     uint32_t id;
     if (!a->first_ns)
         a->first_ns = fp__now_ns();
-    fp_status status = fp__sample(s->sampler, &params, logits, s->ids.data + s->ids.size - history, history,
-                                  anchor_tokens + s->ids.size, 0, &id);
+    fp_status status = choose_token(s, i, &id);
     if (status == FP_OK)
         status = fp__ids_append(&s->ids, id);
     if (status != FP_OK) {
@@ -542,7 +559,7 @@ void fp__session_sample(fp_session *s, const float *logits)
         return;
     }
     match_stops(s);
-    bool full = anchor_tokens + s->ids.size >= s->engine->context_tokens;
+    bool full = fp__session_anchor_tokens(s) + s->ids.size >= s->engine->context_tokens;
     if (eog || a->finish != FP_FINISH_NONE)
         fp__session_end(s, FP_FINISH_STOP);
     else if (full || (a->max_tokens && turn->count >= a->max_tokens))
