@@ -32,8 +32,9 @@ else() # no GPU kernels in the library: their interface is not installed
   install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN "cuda_*" EXCLUDE)
 endif()
 if(FP_HAS_CUDA) # the runtime is linked statically: only users of libfieldprint.a need to name it
-  list(GET CUDAToolkit_LIBRARY_DIR 0 FP_CUDA_LIBDIR)
-  set(FP_PC_CUDA " -L${FP_CUDA_LIBDIR} -lcudart_static -ldl -lrt")
+  get_target_property(FP_CUDART CUDA::cudart_static IMPORTED_LOCATION)
+  get_filename_component(FP_CUDA_LIBDIR ${FP_CUDART} DIRECTORY)
+  set(FP_PC_CUDA " -L${FP_CUDA_LIBDIR} -lcudart_static -lstdc++ -ldl -lrt")
 endif()
 # The prefix is found from where the file is, so that --prefix and DESTDIR move it.
 file(RELATIVE_PATH FP_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")

@@ -76,8 +76,10 @@ static fp_status make_tables(fp_engine *e)
     e->stepping = calloc(e->max_sessions, sizeof *e->stepping);
     e->rows = calloc(tokens > FP__LOGIT_ROWS ? tokens : FP__LOGIT_ROWS, sizeof *e->rows);
     e->counts = calloc(e->max_sessions, sizeof *e->counts);
+    e->step_seqs = calloc(e->max_sessions, sizeof *e->step_seqs);
     e->step_mass = calloc(e->max_sessions * mass, sizeof *e->step_mass);
-    if (!e->sessions || !e->spans || !e->stepping || !e->rows || !e->counts || !e->step_mass)
+    if (!e->sessions || !e->spans || !e->stepping || !e->rows || !e->counts || !e->step_seqs ||
+        !e->step_mass)
         return fp__fail(FP_NO_MEMORY, "engine: no memory for %zu sessions", e->max_sessions);
     return FP_OK;
 }
@@ -169,6 +171,7 @@ void fp_engine_destroy(fp_engine *e)
     free(e->stepping);
     free(e->rows);
     free(e->counts);
+    free(e->step_seqs);
     free(e->step_mass);
     free(e);
 }
@@ -217,10 +220,15 @@ fp_status fp__engine_feed(fp_engine *e, const fp__feed *feeds, size_t n)
         status = fp__kvseq_reserve(feeds[i].seq, feeds[i].n);
     if (status == FP_OK) {
         memset(e->step_mass, 0, n * mass * sizeof *e->step_mass);
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n; i++) {
             make_span(feeds[i].seq, feeds[i].anchors, feeds[i].ids, feeds[i].n,
                       feeds[i].mass ? e->step_mass + i * mass : NULL, &e->spans[i]);
+            e->step_seqs[i] = feeds[i].seq;
+            e->counts[i] = feeds[i].n;
+        }
         status = fp__forward_step(e->forward, e->spans, n, NULL);
+        if (status == FP_OK)
+            status = fp__kvseq_checksum_step(e->step_seqs, e->counts, n);
     }
     for (size_t i = 0; i < n; i++) {
         if (status !=
@@ -275,11 +283,14 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         size_t done = fp__kvseq_tokens(s->context);
         make_span(s->context, s->anchors, s->ids.data + done, counts[i], e->step_mass + i * mass,
                   &e->spans[i]);
+        e->step_seqs[i] = s->context;
         row += counts[i];
         if (done + counts[i] == s->ids.size)
             e->rows[wanted++] = row - 1;
     }
     fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, NULL, &bad);
+    if (status == FP_OK) /* on a GPU they are computed there while the host samples */
+        status = fp__kvseq_checksum_step(e->step_seqs, counts, n);
     if (status != FP_OK) {
         bool one = status == FP_NUMERIC && bad < n;
         if (one) /* the others do this step again without it, and get the same bits */

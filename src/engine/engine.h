@@ -27,6 +27,7 @@ struct fp_engine {
     fp_session **stepping;   /* [max_sessions] session of a span */
     size_t *counts;          /* [max_sessions] tokens of a span */
     size_t *rows;            /* [max_sessions] rows whose logits are wanted */
+    fp__kvseq **step_seqs;   /* [max_sessions] sequence of a span */
     uint64_t *step_mass;     /* [max_sessions][L][H] */
 };
 
