@@ -459,41 +459,89 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
     return status;
 }
 
-/* ---- sharing ---- */
+/* ---- sharing and copying ---- */
 
-static fp_status check_shareable(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
+static fp_status check_alike(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
 {
     const fp__kvseq_options *a = &dst->options, *b = &src->options;
     bool same_head = a->anchor_kv_head && b->anchor_kv_head
                          ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
                          : !a->anchor_kv_head && !b->anchor_kv_head;
-    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos ||
-        a->label != b->label || !same_head)
-        return fp__fail(FP_USAGE, "the sequences differ in pool, segment, first position, label or anchors");
+    if (memcmp(dst->geometry, src->geometry, sizeof *dst->geometry) != 0 || a->segment != b->segment ||
+        a->first_pos != b->first_pos || a->label != b->label || !same_head)
+        return fp__fail(FP_USAGE, "the sequences differ in model, segment, first position, label or anchors");
     if (dst->taken > 0 || dst->anchors > 0 || tokens > src->tokens)
-        return fp__fail(FP_USAGE,
-                        "pages can be shared with an empty sequence only, and only committed tokens");
+        return fp__fail(FP_USAGE, "pages can be given to an empty sequence only, and only committed tokens");
     if (tokens > a->max_tokens)
-        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size",
-                        tokens, a->max_tokens);
+        return fp__fail(FP_LIMIT, "%zu tokens do not fit a context of %zu; raise the context size", tokens,
+                        a->max_tokens);
     return FP_OK;
 }
 
-static void share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+static void put_page(fp__kvseq *dst, const fp__kvseq *src, size_t p, fp__group *group)
 {
     const page_entry *from = &src->page[p];
-    fp__pool_ref(dst->pool, from->group);
-    dst->page[p].group = from->group;
+    dst->page[p].group = group;
     dst->page[p].first_token = from->first_token;
     memcpy(dst->page[p].leaf, from->leaf, 32);
-    dst->groups[p] = from->group->data;
+    dst->groups[p] = group->data;
     dst->filled[p] = src->filled[p];
     dst->taken = p + 1;
 }
 
-fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+static fp_status share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
 {
-    FP_TRY(check_shareable(dst, src, tokens));
+    fp__pool_ref(dst->pool, src->page[p].group);
+    put_page(dst, src, p, src->page[p].group);
+    return FP_OK;
+}
+
+static fp_status copy_bytes(fp__store *to_store, const fp__group *to, fp__store *from_store,
+                            const fp__group *from)
+{
+    uint8_t *in, *out;
+    FP_TRY(fp__store_map(from_store, from, FP__STORE_READ, &in));
+    fp_status status = fp__store_map(to_store, to, FP__STORE_WRITE, &out);
+    if (status == FP_OK) {
+        memcpy(out, in, to_store->group_bytes);
+        status = fp__store_unmap(to_store, to, FP__STORE_WRITE, out);
+    }
+    FP_TRY(fp__store_unmap(from_store, from, FP__STORE_READ, in));
+    return status;
+}
+
+/* What arrives is hashed there. An open page has no hash yet: its checksums were taken where it was written,
+ * and are compared there. */
+static fp_status copy_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+{
+    fp__group *from = src->page[p].group, *to;
+    size_t slots = src->filled[p], bad;
+    uint8_t *leaves;
+    FP_TRY(fp__pool_take(dst->pool, &to));
+    put_page(dst, src, p, to);
+    if (p >= src->sealed) {
+        FP_TRY(first_bad_slab(src, from, true, &bad));
+        if (bad < src->slabs)
+            return fail_slab(src, p, bad, "changed after writing");
+    }
+    FP_TRY(copy_bytes(dst->store, to, src->store, from));
+    FP_TRY(fp__store_sum(dst->store, &to, &slots, 1, 0, dst->slabs));
+    if (p >= src->sealed)
+        return FP_OK;
+    leaves = to->slab_leaves;
+    FP_TRY(fp__store_hash(dst->store, &to, 1, &leaves));
+    for (bad = 0; bad < src->slabs; bad++)
+        if (memcmp(leaves + 32 * bad, from->slab_leaves + 32 * bad, 32) != 0)
+            return fail_slab(src, p, bad, "are not those that were committed");
+    memcpy(to->root, from->root, 32);
+    to->hashed = true;
+    return FP_OK;
+}
+
+static fp_status give_pages(fp__kvseq *dst, fp__kvseq *src, size_t tokens,
+                            fp_status (*give)(fp__kvseq *dst, const fp__kvseq *src, size_t p))
+{
+    FP_TRY(check_alike(dst, src, tokens));
     fp__hasher_wait(src->hasher, &src->owner);
     FP_TRY(check_failed_page(src));
     size_t anchors = 0;
@@ -504,15 +552,67 @@ fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
     memcpy(dst->anchor, src->anchor, anchors * sizeof *dst->anchor);
     memcpy(dst->ids, src->ids, tokens * sizeof *dst->ids);
     memcpy(dst->labels, src->labels, tokens);
-    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens; p++)
-        share_page(dst, src, p);
+    fp_status status = FP_OK;
+    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens && status == FP_OK; p++)
+        status = give(dst, src, p);
     dst->anchors = anchors;
     dst->tokens = tokens;
     /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a
      * page that others may still append to must not see their tokens: reopen_page keeps only ours. */
-    fp_status status = fp__kvseq_truncate(dst, tokens);
+    if (status == FP_OK)
+        status = fp__kvseq_truncate(dst, tokens);
     if (status != FP_OK)
         drop_all(dst);
+    return status;
+}
+
+fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool != src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in different pools: copy, instead of sharing");
+    return give_pages(dst, src, tokens, share_page);
+}
+
+fp_status fp__kvseq_copy(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool == src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in one pool: share, instead of copying");
+    return give_pages(dst, src, tokens, copy_page);
+}
+
+/* ---- comparing ---- */
+
+static fp_status compare_page(const fp__kvseq *a, const fp__kvseq *b, size_t p, uint8_t *buffer)
+{
+    const fp__group *first = a->page[p].group, *second = b->page[p].group;
+    size_t slab_bytes = a->store->slab_bytes, bad = 0;
+    uint8_t *bytes;
+    if (a->filled[p] != b->filled[p])
+        return fp__fail(FP_USAGE, "page %zu has %u tokens in one sequence and %u in the other", p,
+                        (unsigned)a->filled[p], (unsigned)b->filled[p]);
+    FP_TRY(fp__store_map(a->store, first, FP__STORE_READ, &bytes));
+    memcpy(buffer, bytes, a->store->group_bytes);
+    FP_TRY(fp__store_unmap(a->store, first, FP__STORE_READ, bytes));
+    FP_TRY(fp__store_map(b->store, second, FP__STORE_READ, &bytes));
+    while (bad < a->slabs && memcmp(buffer + bad * slab_bytes, bytes + bad * slab_bytes, slab_bytes) == 0)
+        bad++;
+    FP_TRY(fp__store_unmap(b->store, second, FP__STORE_READ, bytes));
+    return bad < a->slabs ? fail_slab(a, p, bad, "differ between two computations") : FP_OK;
+}
+
+fp_status fp__kvseq_compare(const fp__kvseq *a, const fp__kvseq *b, size_t first_page, size_t pages)
+{
+    size_t common = a->pages < b->pages ? a->pages : b->pages;
+    if (memcmp(a->geometry, b->geometry, sizeof *a->geometry) != 0 || first_page > common ||
+        pages > common - first_page)
+        return fp__fail(FP_USAGE, "only sequences of one model can be compared, and pages that both have");
+    uint8_t *buffer = malloc(a->store->group_bytes);
+    if (!buffer)
+        return fp__fail(FP_NO_MEMORY, "no memory to compare pages (%zu bytes)", a->store->group_bytes);
+    fp_status status = FP_OK;
+    for (size_t p = first_page; p < first_page + pages && status == FP_OK; p++)
+        status = compare_page(a, b, p, buffer);
+    free(buffer);
     return status;
 }
 

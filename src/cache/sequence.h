@@ -71,6 +71,10 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens) FP_WARN_UNUSED;
  * kept part of a last, partial page is copied. FP_USAGE unless segment, first position, starting label,
  * anchor head and pool are the same. Waits for src's outstanding hashes. */
 fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
+/* The same with copies in dst's own pool, another one of the same geometry (a GPU's, or the host's). Sealed
+ * pages are hashed where they arrive and compared with what src committed to; an open one is compared with
+ * its checksums before: FP_MISMATCH names page, layer and head. On failure dst is empty. */
+fp_status fp__kvseq_copy(fp__kvseq *dst, fp__kvseq *src, size_t tokens) FP_WARN_UNUSED;
 
 /* Content for an empty sequence from elsewhere (an artifact). */
 typedef struct fp__kvseq_content {
@@ -116,6 +120,11 @@ fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t page,
 size_t fp__kvseq_bad_entry(const fp__kvseq *seq);
 /* Cheap check (no hash) of all pages against their write-time checksums; FP_MISMATCH as above. */
 fp_status fp__kvseq_check_sums(fp__kvseq *seq) FP_WARN_UNUSED;
+/* Compares the bytes of pages [first, first + n) of two sequences, which may lie in different stores (one was
+ * computed again on another device). FP_MISMATCH names the first page, layer and head that differ; FP_USAGE:
+ * not both have these pages with as many tokens. */
+fp_status fp__kvseq_compare(const fp__kvseq *a, const fp__kvseq *b, size_t first_page,
+                            size_t pages) FP_WARN_UNUSED;
 
 /* ---- Reading ---- */
 const fp__page_geometry *fp__kvseq_geometry(const fp__kvseq *seq);

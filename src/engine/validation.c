@@ -182,9 +182,10 @@ void fp__validation_void(fp_engine *e)
 
 /* ---- life ---- */
 
+/* The weights that a GPU computes with are in its own memory: only re-execution looks at them. */
 static bool wants_weights(const fp_engine *e, const fp_session *s)
 {
-    return e->checks.level >= FP_VALIDATE_SCRUB || s->release != FP_RELEASE_OPTIMISTIC;
+    return !e->gpu && (e->checks.level >= FP_VALIDATE_SCRUB || s->release != FP_RELEASE_OPTIMISTIC);
 }
 
 fp_status fp__validation_create(fp_engine *e, const fp_engine_options *o)
@@ -201,7 +202,10 @@ fp_status fp__validation_create(fp_engine *e, const fp_engine_options *o)
         return fp__fail(FP_INTERNAL, "engine: no random numbers");
     v->random |= 1;
     v->pages.engine = v->weight_round.engine = e;
-    if (v->level >= FP_VALIDATE_SCRUB)
+    if (v->level == FP_VALIDATE_REPLAY && e->gpu)
+        return fp__fail(FP_UNSUPPORTED,
+                        "engine: pages of a GPU are not computed again yet; use --validate scrub");
+    if (v->level >= FP_VALIDATE_SCRUB && !e->gpu)
         FP_TRY(fp__integrity_create(e->model, e->team, &v->weights));
     return v->level == FP_VALIDATE_REPLAY ? fp__replay_create(e, &v->replay) : FP_OK;
 }
@@ -732,7 +736,7 @@ static void scrub(fp_engine *e)
         v->weight_debt = v->weight_rate * DEBT_MAX_NS;
     if (!v->pages.in_flight)
         scrub_pages(e);
-    if (!v->weight_round.in_flight)
+    if (!v->weight_round.in_flight && v->weights)
         scrub_weights(e);
 }
 
@@ -815,7 +819,8 @@ void fp_engine_validation(const fp_engine *e, fp_validation_status *out)
     out->weight_bytes_checked = atomic_load(&v->weight_bytes_checked);
     if (v->level >= FP_VALIDATE_SCRUB) {
         out->page_window_ns = window_ns(resident_page_bytes(e), v->page_rate);
-        out->weight_window_ns = window_ns(fp__integrity_bytes(v->weights), v->weight_rate);
+        if (v->weights)
+            out->weight_window_ns = window_ns(fp__integrity_bytes(v->weights), v->weight_rate);
     }
     for (size_t i = 0; i < e->max_sessions; i++)
         if (e->sessions[i])

@@ -1,7 +1,7 @@
 /* Weights to the device: stored GGUF rows are packed by all threads, one matrix after the other. */
 #include "kernel/device_weight.h"
 #include "model/cuda/forward_cuda.h"
-#include "model/cuda/try.h"
+#include "kernel/cuda/try.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
