@@ -8,8 +8,9 @@ static const cli_option audit_options[] = {
     {"model", 'm', "FILE", "the model: a full audit computes the answer again (default: light only)"},
     {"trust", 0, "FILE", "the trust file, if not the workspace's own"},
     {"nonce", 0, "HEX", "your nonce: the receipt must name it"},
+    CLI_DEVICE_OPTION,
     {"threads", 't', "N", "threads (default: one per core)"},
-    {"chunk", 0, "N", "tokens per step (default 512); changes no result"},
+    {"chunk", 0, "N", "tokens per step (default 512, on a GPU 2048); changes no result"},
     {"template", 0, "NAME", "chat template, if the answer was made with another one than the file's"},
     CLI_WORKSPACE_OPTION,
     CLI_JSON_OPTION,
@@ -142,7 +143,8 @@ const cli_command cli_command_audit = {
     "compiled again and the whole conversation is computed again in one pass; every token, the K/V root, the "
     "anchor masses, "
     "text, finish reason and label must be equal. RECEIPT is a file, or the beginning of a receipt's id in "
-    "the workspace. There are no thresholds. VALID-LIGHT and VALID-FULL exit "
+    "the workspace. It may compute on another device than the answer did (--device). There are no "
+    "thresholds. VALID-LIGHT and VALID-FULL exit "
     "with 0, INVALID with "
     "1 and the first position that differs, UNDECIDED with 3 and what is missing.",
     audit_options,

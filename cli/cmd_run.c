@@ -262,6 +262,8 @@ static int report_json(run *r, const fp_result *x)
     if (object && x->mass && x->mass_rows)
         json_object_set_new(object, "anchor_mass", mass_json(x));
     if (object)
+        json_object_set_new(object, "device", json_string(fp_engine_device(r->engine)));
+    if (object)
         json_object_set_new(object, "label", json_string(fp_label_name(x->label)));
     if (object && r->has_memory)
         json_object_set_new(object, "memory", cli_hex(r->memory_id, 32));

@@ -21,7 +21,7 @@ clean_up() {
 }
 trap clean_up EXIT
 cd "$folder" || exit 3
-unset FIELDPRINT_WORKSPACE FIELDPRINT_MODEL FIELDPRINT_KERNELS
+unset FIELDPRINT_WORKSPACE FIELDPRINT_MODEL FIELDPRINT_KERNELS FIELDPRINT_DEVICE
 export FIELDPRINT_WORKSPACE=$folder/ws
 failures=0 checks=0
 
@@ -124,6 +124,13 @@ for command in run "anchor add" "ledger proof" "key generate" "policy create" "b
 done
 check 0 "decode_tokens_per_s" bench speed -m a.gguf --prefill 64 --decode 8 --repeat 1 --json
 check 0 "tokens/s" bench speed -m a.gguf --prefill 64 --decode 8 --depth 100 --repeat 1 --hash-threads 0
+check 2 "is no device" run -m a.gguf -p x --device gpu --no-receipt
+check 2 "is no device" run -m a.gguf -p x --device cuda:x --no-receipt
+check 0 "tokens/s" bench speed -m a.gguf --prefill 64 --decode 8 --repeat 1 --device auto
+if "$program" doctor | grep -q '^GPU  *none'; then # why there is none is said where one is asked for
+    check 3 "GPU\|CUDA" run -m a.gguf -p x --device cuda --no-receipt
+    check 3 "GPU\|CUDA" bench speed -m a.gguf --device cuda:1
+fi
 "$program" help --markdown | diff - "$source_folder/docs/cli.md" >output ||
     fail "docs/cli.md is not what fieldprint help --markdown says"
 

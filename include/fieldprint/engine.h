@@ -10,6 +10,7 @@
 #ifndef FIELDPRINT_ENGINE_H
 #define FIELDPRINT_ENGINE_H
 #include "fieldprint/anchor.h"
+#include "fieldprint/device.h"
 #include "fieldprint/model.h"
 #include "fieldprint/workspace.h"
 
@@ -22,22 +23,28 @@ typedef struct fp_anchors fp_anchors;
 typedef struct fp_session fp_session;
 
 typedef struct fp_engine_options {
+    const char *device;  /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
+                            result. Weights, pages and steps are then in the GPU's memory */
     size_t threads;      /* 0: one per usable core */
     size_t hash_threads; /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
                             loop */
     size_t
-        context_tokens;  /* per session, anchors included; 0: what the model was trained for, at most 8,192 */
+        context_tokens;  /* per session, anchors included; 0: what the model was trained for, at most 8,192,
+                            and what fits the GPU's memory */
     size_t max_sessions; /* 0: 1 */
-    size_t chunk_tokens; /* tokens per step; 0: 512 */
+    size_t chunk_tokens; /* tokens per step; 0: 512, on a GPU 2,048 */
     void (*progress)(void *context, double done); /* of long work (compile, audit); may be NULL */
     void *progress_context;
     const volatile int *cancel; /* when it becomes nonzero, long calls return FP_CANCELLED; may be NULL */
 } fp_engine_options;
 
+/* FP_UNSUPPORTED: the device is not there, cannot be used, or cannot compute this model (fp_devices_list says
+ * what is there); FP_NO_MEMORY: the context does not fit its memory. */
 FP_API fp_status fp_engine_create(const fp_model *model, const fp_engine_options *options,
                                   fp_engine **out) FP_WARN_UNUSED;
 FP_API void fp_engine_destroy(fp_engine *engine); /* sessions and anchors first; NULL is fine */
 FP_API size_t fp_engine_context_tokens(const fp_engine *engine);
+FP_API const char *fp_engine_device(const fp_engine *engine); /* in use: "cpu", "cuda:0" */
 
 /* ---- Anchors ---- */
 

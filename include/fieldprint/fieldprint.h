@@ -3,6 +3,8 @@
 #define FIELDPRINT_FIELDPRINT_H
 #include "fieldprint/anchor.h"
 #include "fieldprint/audit.h"
+#include "fieldprint/bench.h"
+#include "fieldprint/device.h"
 #include "fieldprint/engine.h"
 #include "fieldprint/key.h"
 #include "fieldprint/ledger.h"

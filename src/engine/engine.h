@@ -5,7 +5,7 @@
 #include "cache/artifact.h"
 #include "exact/sampling.h"
 #include "fieldprint/engine.h"
-#include "model/forward.h"
+#include "model/device.h"
 
 enum { FP__CONTEXT_MAX = 1 << 24 }; /* tokens of a session */
 enum { FP__LOGIT_ROWS = 64 };       /* rows of logits that one call of the forward pass gives at most */
@@ -14,7 +14,9 @@ struct fp_engine {
     const fp_model *model;
     fp_engine_options options;
     size_t context_tokens, max_sessions, chunk_tokens;
+    char device[16]; /* "cpu", "cuda:0" */
     fp__team *team;
+    fp__gpu *gpu; /* NULL: the CPU computes */
     fp__forward *forward;
     fp__pool *pool;
     fp__hasher *hasher;
@@ -24,6 +26,7 @@ struct fp_engine {
     fp_session **stepping;   /* [max_sessions] session of a span */
     size_t *counts;          /* [max_sessions] tokens of a span */
     size_t *rows;            /* [max_sessions] rows whose logits are wanted */
+    fp__kvseq **step_seqs;   /* [max_sessions] sequence of a span */
     uint64_t *step_mass;     /* [max_sessions][L][H] */
 };
 

@@ -69,7 +69,8 @@ static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, f
     r->finish = s->answer.finish;
     r->label = answer->label;
     r->leaves = t->n;
-    snprintf(r->engine, sizeof r->engine, "fieldprint %s (%s)", fp_version(), s->engine->model->ops->name);
+    snprintf(r->engine, sizeof r->engine, "fieldprint %s (%s)", fp_version(),
+             s->engine->gpu ? "cuda" : s->engine->model->ops->name);
     r->time = (uint64_t)time(NULL);
     return fp__transcript_root(t, r->root);
 }

@@ -28,7 +28,7 @@ typedef struct slot {
     uint32_t *rows, *ids, *error; // pinned; error [T] comes back
     uint64_t *position;           // [S] first position of a span
     size_t *tokens;               // [S]
-    size_t n;                     /* spans; 0: nothing to look at */
+    size_t spans, n;              /* of the step; n 0: its errors were looked at */
     cudaEvent_t end;
 } slot;
 
@@ -497,10 +497,34 @@ fp_status fp__cuda_forward_step(fp__cuda_forward *f, const fp__cuda_span *spans,
                                 cudaMemcpyDeviceToHost, f->stream),
                 "the anchor's mass");
     FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
-    s->n = n;
+    s->n = s->spans = n;
     f->n_logits = n_rows;
     f->mass_spans = f->want_mass ? n : 0;
     f->step++;
+    return FP_OK;
+}
+
+fp_status fp__cuda_forward_project(fp__cuda_forward *f, const size_t *rows, size_t n_rows)
+{
+    slot *s = &f->slots[(f->step + 1) % 2]; /* of the last step */
+    size_t T = 0;
+    if (f->step == 0 || n_rows > f->limits.logits)
+        return fp__fail(FP_LIMIT, "up to %zu rows of logits, after a step on the GPU", f->limits.logits);
+    for (size_t i = 0; i < s->spans; i++)
+        T += s->tokens[i];
+    for (size_t i = 0; i < n_rows; i++) {
+        if (rows[i] >= T)
+            return fp__fail(FP_USAGE, "row %zu is outside of a step of %zu tokens", rows[i], T);
+        s->rows[i] = (uint32_t)rows[i];
+    }
+    FP_CUDA(cudaMemcpyAsync(f->rows, s->rows, n_rows * 4, cudaMemcpyHostToDevice, f->stream),
+            "the copy of the rows");
+    FP_TRY(output(f, (uint32_t)n_rows, false));
+    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
+            "the errors of the logits");
+    FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
+    s->n = s->spans;
+    f->n_logits = n_rows;
     return FP_OK;
 }
 
@@ -517,13 +541,23 @@ fp_status fp__cuda_forward_wait(fp__cuda_forward *f, size_t *bad_span)
     return FP_OK;
 }
 
+fp_status fp__cuda_forward_read_rows(fp__cuda_forward *f, size_t first, size_t n, float *logits)
+{
+    size_t V = f->m->hp.vocabulary;
+    if (n > f->n_logits || first > f->n_logits - n)
+        return fp__fail(FP_USAGE, "the last step has logits of %zu rows", f->n_logits);
+    FP_CUDA(cudaStreamSynchronize(f->stream), "a step");
+    FP_CUDA(cudaMemcpy(logits, f->logits + first * V, n * V * 4, cudaMemcpyDeviceToHost),
+            "the copy of the logits");
+    return FP_OK;
+}
+
 fp_status fp__cuda_forward_read(fp__cuda_forward *f, float *logits, uint32_t *tokens)
 {
     size_t n = f->n_logits;
     FP_CUDA(cudaStreamSynchronize(f->stream), "a step");
     if (logits)
-        FP_CUDA(cudaMemcpy(logits, f->logits, n * f->m->hp.vocabulary * 4, cudaMemcpyDeviceToHost),
-                "the copy of the logits");
+        FP_TRY(fp__cuda_forward_read_rows(f, 0, n, logits));
     if (tokens)
         FP_CUDA(cudaMemcpy(tokens, f->ids, n * 4, cudaMemcpyDeviceToHost), "the copy of the tokens");
     return FP_OK;

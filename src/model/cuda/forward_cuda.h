@@ -83,9 +83,15 @@ fp_status fp__cuda_forward_step(fp__cuda_forward *f, const fp__cuda_span *spans,
 /* Ends the steps enqueued so far. FP_NUMERIC as fp__forward_step, of the last step: bad_span (or NULL) is its
  * index. */
 fp_status fp__cuda_forward_wait(fp__cuda_forward *f, size_t *bad_span) FP_WARN_UNUSED;
+/* After wait: enqueues the logits of other rows of the last step, as if they had been asked for; wait and
+ * read follow. */
+fp_status fp__cuda_forward_project(fp__cuda_forward *f, const size_t *rows, size_t n_rows) FP_WARN_UNUSED;
 /* After wait: logits [n][V] and greedy tokens [n] of the last step, copied to the host; either may be NULL.
  */
 fp_status fp__cuda_forward_read(fp__cuda_forward *f, float *logits, uint32_t *tokens) FP_WARN_UNUSED;
+/* The logits of rows [first, first + n) of these only. */
+fp_status fp__cuda_forward_read_rows(fp__cuda_forward *f, size_t first, size_t n,
+                                     float *logits) FP_WARN_UNUSED;
 /* The stream that steps run on (a cudaStream_t), and the last step's graph again as it is (benchmarks). */
 void *fp__cuda_forward_stream(fp__cuda_forward *f);
 fp_status fp__cuda_forward_replay(fp__cuda_forward *f) FP_WARN_UNUSED;
