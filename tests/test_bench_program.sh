@@ -61,6 +61,15 @@ small='--heads 4 --kv-heads 2 --head-dim 64 --runs 2 --threads 1'
     shape "$common words_checked layers kv_bytes kv_gb_s of_copy tera_ops shape.batch shape.context" \
         attention $small --batch 2 --context 300 --anchor 65 --shared --mode floor --gamma 0.2
     shape "$common hashes_checked bytes gb_s shape.pages" hash --pages 3 --layers 2 --kv-heads 2 --head-dim 64 --runs 2
+    tiny='--shape tiny --layers 2 --context 70 --steps 3 --runs 1 --threads 1'
+    shape 'machine.copy_gb_s model.layers model.vocabulary batch context words_checked kv_bytes decode.steps
+           decode.step.median_us decode.tokens_per_s decode.weight_bytes decode.kv_step_bytes decode.of_copy
+           prefill.tokens prefill.chunk prefill.prompt.runs prefill.tokens_per_s' model $tiny --prefill 5 --type q8_0
+    table 'tokens/s' model $tiny --anchor 5 --validation sync-token
+    refused 2 'random weights' model -m x.gguf --layers 2
+    refused 3 'tiny' model --shape huge
+    refused 2 'q4_0' model --shape tiny --type q9
+    refused 2 'sync-page' model --shape tiny --validation often
     table 'none differs' attention $small --context 100
     table 'GB/s' hash --pages 2 --layers 2 --kv-heads 1 --head-dim 64 --runs 2
     refused 2 'query tokens' attention $small --context 3 --tokens 4
@@ -70,10 +79,13 @@ small='--heads 4 --kv-heads 2 --head-dim 64 --runs 2 --threads 1'
     refused 2 'no device' attention $small --device gpu
     refused 2 'no device' hash --device cuda:x
 }
-for command in attention hash; do
+for command in attention hash model; do
+    shape=
+    [ $command != model ] || shape="--shape tiny"
     "$program" bench $command --help >"$folder/output" 2>"$folder/error" || fail "bench $command --help"
     grep -q -e '--device' "$folder/output" || fail "bench $command --help does not tell --device"
-    if ! "$program" bench $command --device cuda --runs 1 >"$folder/output" 2>"$folder/error"; then
+    # shellcheck disable=SC2086
+    if ! "$program" bench $command --device cuda --runs 1 $shape >"$folder/output" 2>"$folder/error"; then
         grep -q -e CUDA -e GPU "$folder/error" || fail "bench $command --device cuda does not say what is missing"
     fi
 done

@@ -522,8 +522,8 @@ fp_status fp__registry_override(fp__registry *r, bool halt, const uint8_t id[32]
     }
 }
 
-fp_status fp__registry_override_deployment(fp__registry *r, const uint8_t event_id[32],
-                                           char out[FP__DEPLOYMENT_MAX + 1])
+fp_status fp__registry_override_event(fp__registry *r, const uint8_t event_id[32], uint64_t *index,
+                                      fp__event *out)
 {
     sqlite3_stmt *s = NULL;
     bool row = false;
@@ -531,10 +531,19 @@ fp_status fp__registry_override_deployment(fp__registry *r, const uint8_t event_
     FP_TRY(fp__db_step(r, s, &row));
     if (!row)
         return fp__fail(FP_NOT_FOUND, "the log holds no such override");
-    const unsigned char *text = sqlite3_column_text(s, 0);
-    snprintf(out, FP__DEPLOYMENT_MAX + 1, "%.*s", FP__DEPLOYMENT_MAX, text == NULL ? "" : (const char *)text);
+    const unsigned char *name = sqlite3_column_text(s, 2);
+    const uint8_t *ids = sqlite3_column_blob(s, 3);
+    size_t count = (size_t)sqlite3_column_bytes(s, 3) / 32;
+    *index = (uint64_t)sqlite3_column_int64(s, 0);
+    *out = (fp__event){.type = FP__EVENT_OVERRIDE,
+                       .halt = sqlite3_column_int(s, 1) != 0,
+                       .valid_from = (uint64_t)sqlite3_column_int64(s, 4),
+                       .valid_until = (uint64_t)sqlite3_column_int64(s, 5)};
+    snprintf(out->deployment, sizeof out->deployment, "%.*s", FP__DEPLOYMENT_MAX,
+             name == NULL ? "" : (const char *)name);
+    fp_status status = fp__event_set_ids(out, (const uint8_t(*)[32])ids, count);
     fp__db_reset(s);
-    return FP_OK;
+    return status;
 }
 
 fp_status fp__registry_endorsed(fp__registry *r, const uint8_t content[32], uint64_t now, fp_label *label)

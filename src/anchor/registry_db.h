@@ -46,7 +46,8 @@
     X(RETRACTION_GET, "SELECT idx FROM retractions WHERE id = ?")                                            \
     X(ENDORSE_GET, "SELECT max(label) FROM endorsements WHERE content = ? AND valid_from <= ? AND "          \
                    "valid_until > ?")                                                                        \
-    X(OVERRIDE_GET, "SELECT deployment FROM overrides WHERE id = ?")                                         \
+    X(OVERRIDE_GET, "SELECT idx, halt, deployment, anchors, valid_from, valid_until FROM overrides "         \
+                    "WHERE id = ? ORDER BY idx LIMIT 1")                                                     \
     X(ENDORSE_ADD,                                                                                           \
       "INSERT INTO endorsements (idx, content, label, valid_from, valid_until) VALUES (?, ?, ?, ?, ?)")      \
     X(OVERRIDE_ADD, "INSERT INTO overrides (idx, id, halt, deployment, anchors, valid_from, valid_until) "   \

@@ -1,5 +1,6 @@
 /* Anchor sets: compiled once into pages, loaded only after the gate said yes and the bytes are what the log
  * names. */
+#include "anchor/workspace_inside.h"
 #include "core/file.h"
 #include "engine/engine.h"
 #include <stdio.h>
@@ -215,7 +216,7 @@ static fp_status load(fp_anchors *a, fp_workspace *workspace, const uint8_t (*id
     FP_TRY(status);
     a->n = n;
     a->now = a->gate;
-    a->asked_ns = fp__now_ns();
+    a->asked_epoch = workspace->inputs_epoch;
     a->watched = o->watch ? workspace : NULL;
     a->has_reader = o->reader != NULL;
     snprintf(a->reader, sizeof a->reader, "%s", o->reader ? o->reader : "");

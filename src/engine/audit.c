@@ -25,7 +25,10 @@ typedef struct audit {
     bool has_transcript;
     bool other_transcript; /* its root is not the receipt's: a full audit still finds the first position */
     fp__registry *history; /* the log as it was at the receipt's last tree head */
-    fp_gate_result gate;   /* of the anchors at that size */
+    fp_gate_result gate;   /* of the anchors when they were let in */
+    char deployment[FP__DEPLOYMENT_MAX + 1]; /* that the receipt's overrides name; empty: none */
+    fp__event overrides[FP__RECEIPT_OVERRIDES_MAX];
+    uint64_t override_index[FP__RECEIPT_OVERRIDES_MAX]; /* where they are logged */
 } audit;
 
 static fp_status differs(const char *what)
@@ -112,24 +115,58 @@ static fp_status load_statement(void *arg, const uint8_t id[32], fp__dsse *out)
     return fp__workspace_load_statement(arg, id, out, &statement);
 }
 
+/* The overrides that the receipt names, from the log as it is now: one that was in force while the log was
+ * down is logged later, but before the receipt. */
+static fp_status load_overrides(audit *a)
+{
+    const fp__receipt *r = &a->r;
+    uint64_t logged = FP_INDEX_NONE;
+    fp_status status = fp_receipt_find(a->w, a->dsse.id, &logged);
+    if (status != FP_OK && status != FP_NOT_FOUND)
+        return status;
+    for (size_t i = 0; i < r->overrides; i++) {
+        fp__event *event = &a->overrides[i];
+        status =
+            fp__registry_override_event(a->w->registry, r->override_ids[i], &a->override_index[i], event);
+        if (status == FP_NOT_FOUND || (status == FP_OK && a->override_index[i] > logged))
+            return fp__fail(FP_INVALID, "an override that the receipt names is not in the log before it");
+        FP_TRY(status);
+        if (a->deployment[0] == 0 && strcmp(event->deployment, "*") != 0)
+            memcpy(a->deployment, event->deployment, sizeof a->deployment);
+    }
+    return FP_OK;
+}
+
+static bool is_named(const fp__receipt *r, const uint8_t override_id[32])
+{
+    for (size_t i = 0; i < r->overrides; i++)
+        if (memcmp(r->override_ids[i], override_id, 32) == 0)
+            return true;
+    return false;
+}
+
 /* The gate's decision in the history as it is. The receipt does not name its deployment: an override counts
- * if it is for all, or for the deployment of the one that the receipt names. */
+ * if it is for all, or for the deployment of one that the receipt names. */
 static fp_status ask_gate(audit *a, bool running, fp_gate_result *out)
 {
-    static const uint8_t none[32];
     const fp__receipt *r = &a->r;
-    char deployment[FP__DEPLOYMENT_MAX + 1] = "";
+    uint64_t size = running ? r->last_size : r->first_size;
+    fp__held_override held[FP__RECEIPT_OVERRIDES_MAX];
+    size_t held_count = 0;
     *out = (fp_gate_result){0};
-    if (memcmp(r->override_id, none, 32) != 0) {
-        fp_status status = fp__registry_override_deployment(a->history, r->override_id, deployment);
-        if (status != FP_OK && (status != FP_NOT_FOUND || running))
-            return status == FP_NOT_FOUND ? fp__fail(FP_INVALID, "the override that the receipt names is not "
-                                                                 "in the log at its tree size")
-                                          : status;
+    for (size_t i = 0; i < r->overrides; i++) {
+        if (a->override_index[i] < size || (a->overrides[i].halt && !running))
+            continue; /* in the tables; or of a later moment: a halt lets nothing in */
+        held[held_count].event = &a->overrides[i];
+        memcpy(held[held_count++].id, r->override_ids[i], 32);
     }
     fp__gate gate = {.registry = a->history,
                      .trust = &a->w->trust,
-                     .deployment = deployment,
+                     .note = fp__ledger_reader_note(a->w->reader),
+                     .history = true,
+                     .deployment = a->deployment,
+                     .held = held,
+                     .held_count = held_count,
                      .statement = load_statement,
                      .statement_arg = a->w};
     fp_gate_query query = {.anchor_ids = r->anchor_ids,
@@ -138,11 +175,11 @@ static fp_status ask_gate(audit *a, bool running, fp_gate_result *out)
                            .arithmetic_version = (uint16_t)r->arithmetic,
                            .gamma = (uint32_t)r->raised,
                            .running = running,
-                           .now = r->time};
+                           .now = running ? r->last_time : r->first_time};
     fp_status status = fp__gate_decide(&gate, &query, out);
-    if (status == FP_OK && out->bypassed && memcmp(out->override_id, r->override_id, 32) != 0)
-        return fp__fail(FP_INVALID, "the gate would deny the anchors but for an override, which the receipt "
-                                    "does not name");
+    for (size_t i = 0; i < out->overrides_count && (status == FP_OK || status == FP_DENIED); i++)
+        if (!is_named(r, out->overrides[i]))
+            return fp__fail(FP_INVALID, "an override was in force, which the receipt does not name");
     return status;
 }
 
@@ -162,9 +199,14 @@ static fp_status check_let_in(audit *a)
     FP_TRY(fp__registry_begin(a->history));
     fp_status status = ask_gate(a, false, &a->gate);
     fp__registry_end(a->history);
-    /* The receipt's time is that of its end: a validity that ended meanwhile is why it stopped. */
-    bool ended = r->finish == FP_FINISH_ANCHOR_REVOKED && a->gate.reason == FP_GATE_EXPIRED;
-    return status == FP_DENIED && !ended ? denied(&a->gate, r->first_size) : ended ? FP_OK : status;
+    return status == FP_DENIED ? denied(&a->gate, r->first_size) : status;
+}
+
+static bool asks_for_witnesses(const audit *a)
+{
+    const fp__policy *policy = fp__registry_policy(a->history, NULL, NULL);
+    return a->w->trust.witnesses.threshold > 0 ||
+           (policy && (policy->witnesses.threshold > 0 || policy->freshness_seconds > 0));
 }
 
 /* At the last one they still were (superseding ends no turn that has begun), or the answer was stopped. */
@@ -176,7 +218,8 @@ static fp_status check_kept(audit *a)
     fp_status status = ask_gate(a, true, &last);
     if (status == FP_DENIED && stopped && r->anchors > 0)
         return FP_OK;
-    if (status == FP_OK && stopped)
+    /* A stale checkpoint is no matter of the log: who asks for fresh cosignatures may have seen none. */
+    if (status == FP_OK && stopped && !asks_for_witnesses(a))
         return fp__fail(FP_INVALID,
                         "the answer claims to have been stopped by the gate, which allows its "
                         "anchors at tree size %llu",
@@ -259,6 +302,7 @@ static fp_status audit_light(audit *a)
     a->result->seed_from_nonce = a->r.has_nonce;
     a->result->anchor_tokens = (uint32_t)a->r.anchor_tokens;
     FP_TRY(check_log(a));
+    FP_TRY(load_overrides(a));
     if (a->r.anchors > 0)
         FP_TRY(check_let_in(a));
     FP_TRY(fp__registry_replay(a->history, a->w->reader, a->r.last_size));
@@ -303,6 +347,10 @@ static fp_status recompile(replay *p)
     }
     fp_status status =
         fp__anchors_tokenize(p->engine->model, a->w, r->anchor_ids, r->anchors, &tokens, counts);
+    if (status == FP_MISMATCH) /* the signed document is missing; what lies in its place is nobody's */
+        status = fp__fail_context(FP_NOT_FOUND, "the document of an anchor is needed");
+    if (status == FP_TEXT)
+        status = fp__fail_context(FP_INVALID, "an anchor that no engine compiles");
     if (status == FP_OK)
         status = fp_compile_token_ids_digest(a->gate.salt, tokens.data, (uint32_t)tokens.size, digest);
     if (status == FP_OK && memcmp(digest, a->gate.token_ids_digest, 32) != 0)
@@ -601,6 +649,8 @@ static void release(audit *a)
     if (a->history)
         fp__registry_end(a->history);
     fp__registry_close(a->history);
+    for (size_t i = 0; i < FP__RECEIPT_OVERRIDES_MAX; i++)
+        fp__event_free(&a->overrides[i]);
     fp__transcript_free(&a->t);
     fp__receipt_free(&a->r);
     fp__dsse_free(&a->dsse);

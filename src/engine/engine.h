@@ -7,8 +7,9 @@
 #include "fieldprint/engine.h"
 #include "model/device.h"
 
-enum { FP__CONTEXT_MAX = 1 << 24 }; /* tokens of a session */
-enum { FP__LOGIT_ROWS = 64 };       /* rows of logits that one call of the forward pass gives at most */
+enum { FP__CONTEXT_MAX = 1 << 24 };     /* tokens of a session */
+enum { FP__LOGIT_ROWS = 64 };           /* rows of logits that one call of the forward pass gives at most */
+enum { FP__ANSWER_OVERRIDES_MAX = 16 }; /* that a receipt names */
 
 struct fp_engine {
     const fp_model *model;
@@ -46,13 +47,15 @@ struct fp_anchors {
     fp_status verdict;  /* of the last time: FP_OK or why not */
     fp_gate_result now; /* of the last time */
     char why[512];
-    uint64_t asked_ns;
+    uint64_t asked_epoch; /* inputs_epoch of the workspace then */
+    bool asked_running;   /* asked for an answer in progress, the last time */
 };
 
 /* A decision of the gate that a session goes by. */
 typedef struct fp__let_in {
     uint64_t size;
-    uint8_t root[32], policy[32], override_id[32];
+    uint8_t root[32], policy[32];
+    uint64_t time;
 } fp__let_in;
 
 /* One message or answer, in order; its tokens are context ids [first, first + count). */
@@ -93,6 +96,8 @@ struct fp_session {
     bool has_tenant, has_nonce, raw, has_receipt;
     uint8_t receipt_id[32]; /* of the last answer */
     fp__let_in first, last; /* when the answer began; the last time that the gate was asked */
+    size_t overrides_count; /* in force at any time of the answer, in the order in which they were noticed */
+    uint8_t overrides[FP__ANSWER_OVERRIDES_MAX][32];
     uint8_t nonce[32];
     fp__turn *turns; /* [n_turns] */
     size_t n_turns, turns_capacity;
@@ -142,8 +147,8 @@ fp_status fp__session_add_labelled(fp_session *s, fp_role role, fp_label label, 
 /* Asks the gate again if the anchors are watched; `running`: of an answer in progress. FP_DENIED, or an
  * operating error, with its detail. */
 fp_status fp__anchors_ask(fp_anchors *anchors, bool running) FP_WARN_UNUSED;
-/* Notes in a session what its answer goes by. */
-void fp__session_note_gate(fp_session *s, bool begins);
+/* Notes in a session what its answer goes by. FP_LIMIT: more overrides than a receipt can name. */
+fp_status fp__session_note_gate(fp_session *s, bool begins) FP_WARN_UNUSED;
 /* A commit boundary of a running answer: ends it when its anchors are withdrawn. */
 void fp__session_boundary(fp_session *s);
 

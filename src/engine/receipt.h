@@ -8,6 +8,7 @@
 
 #define FP__RECEIPT_PREDICATE "urn:fieldprint:receipt:v1"
 #define FP__RECEIPT_PROOF_MAX_BYTES 16384u
+#define FP__RECEIPT_OVERRIDES_MAX 16
 
 typedef struct fp__receipt {
     bool has_nonce;
@@ -17,8 +18,9 @@ typedef struct fp__receipt {
     uint64_t arithmetic;
     uint8_t policy[32];
     char origin[FP__ORIGIN_MAX + 1];
-    uint64_t first_size,
-        last_size; /* tree heads: when the anchors were let in, and when the receipt was made */
+    /* Tree heads and clock: when the anchors were let in, and when they were looked at last (without anchors,
+     * or when they are not watched: when the receipt was made). */
+    uint64_t first_size, last_size, first_time, last_time;
     uint8_t first_root[32], last_root[32];
     /* the set; anchors = 0: none, and the rest of it is zero */
     size_t anchors;
@@ -41,7 +43,8 @@ typedef struct fp__receipt {
     uint8_t root[32];
     char engine[64];
     uint64_t time;
-    uint8_t override_id[32]; /* zero: none in force */
+    size_t overrides; /* in force at some time of the answer, in the order in which they were noticed */
+    uint8_t override_ids[FP__RECEIPT_OVERRIDES_MAX][32];
 } fp__receipt;
 
 void fp__receipt_free(fp__receipt *r);

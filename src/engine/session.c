@@ -439,7 +439,7 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
     free_stops(&before);
     s->pending_turns = 0;
     s->has_receipt = false;
-    fp__session_note_gate(s, true);
+    FP_CHECK(fp__session_note_gate(s, true) == FP_OK); /* one decision's overrides fit */
     s->answer.start_ns = fp__now_ns();
     fp__detok_init(&s->answer.detok, s->engine->model->tokenizer, 0);
     return FP_OK;
