@@ -807,7 +807,8 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
         return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
     fp__hasher_wait(seq->hasher, &seq->owner);
     FP_TRY(check_failed_page(seq));
-    size_t batch = seq->store->batch, jobs = (pages + batch - 1) / batch;
+    size_t batch = fp__store_job_groups(seq->store, pages, fp__hasher_workers(seq->hasher) + 1);
+    size_t jobs = (pages + batch - 1) / batch;
     scrub_job *scrubs = calloc(jobs ? jobs : 1, sizeof *scrubs);
     if (!scrubs)
         return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
