@@ -147,17 +147,18 @@ static void models_are_measured(void **state)
         uint64_t Q = 4ull * shape.head_dim,
                  weights = 320 * 256 + 2 * (Q * 256 * 2 + Q / 2 * 256 * 2 + 3 * 512 * 256);
         for (int v = FP_BENCH_VALIDATE_NONE; v <= FP_BENCH_VALIDATE_SYNC_TOKEN; v++) {
-            fp_bench_model_options o = {.threads = 2,
-                                        .batch = 2,
-                                        .context = 100,
-                                        .anchor = 65,
-                                        .steps = 70,
-                                        .prefill = 130,
-                                        .chunk = 50,
-                                        .runs = 1,
-                                        .validation = (fp_bench_validation)v};
-            fp_bench_model_result r;
-            assert_int_equal(fp_bench_model(model, &o, &r), FP_OK);
+            fp_bench_point o = {.batch = 2,
+                                .context = 100,
+                                .anchor = 65,
+                                .steps = 70,
+                                .prefill = 130,
+                                .chunk = 50,
+                                .runs = 1,
+                                .validation = (fp_bench_validation)v};
+            fp_bench_point_result r;
+            uint64_t words;
+            assert_int_equal(fp_bench_model(model, NULL, 2, &o, 1, &r, &words), FP_OK);
+            assert_int_equal(r.status, FP_OK);
             uint64_t page = 2 * 2 * fp__slab_bytes(shape.head_dim);
             /* sequences begin at 100 and 132: pages are sealed at 128, and at 192 */
             assert_int_equal(r.hashed_bytes, (v == FP_BENCH_VALIDATE_NONE         ? 0
@@ -167,7 +168,7 @@ static void models_are_measured(void **state)
             assert_int_equal(r.copied_bytes, 0); /* from a GPU */
             assert_int_equal(r.weight_bytes, weights / 32 * block_bytes[i]);
             assert_int_equal(r.kv_bytes, (2 + 2 * 4) * page);
-            assert_int_equal(r.words_checked, 320 + page / 4);
+            assert_int_equal(words, 320 + page / 4);
             assert_true(r.decode_tokens_per_s > 0 && r.prefill_tokens_per_s > 0 && r.chunk == 50);
         }
         fp_model_close(model);
@@ -198,17 +199,18 @@ static void bad_models_are_refused(void **state)
     assert_int_equal(fp_bench_model_create(&shape, 1, &model), FP_USAGE);
     shape.type = "q8_0", shape.layers = 1;
     assert_int_equal(fp_bench_model_create(&shape, 1, &model), FP_OK);
-    fp_bench_model_options o = {.threads = 1, .batch = 1, .runs = 1};
-    fp_bench_model_result r;
-    assert_int_equal(fp_bench_model(model, &o, &r), FP_USAGE); /* nothing to do */
+    fp_bench_point o = {.batch = 1, .runs = 1};
+    fp_bench_point_result r;
+    uint64_t words;
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE); /* nothing to do */
     o.steps = 1, o.batch = 0;
-    assert_int_equal(fp_bench_model(model, &o, &r), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
     o.batch = 1, o.runs = 0;
-    assert_int_equal(fp_bench_model(model, &o, &r), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
     o.runs = 1, o.validation = (fp_bench_validation)5;
-    assert_int_equal(fp_bench_model(model, &o, &r), FP_USAGE);
-    o.validation = FP_BENCH_VALIDATE_NONE, o.device = "gpu";
-    assert_int_equal(fp_bench_model(model, &o, &r), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    o.validation = FP_BENCH_VALIDATE_NONE;
+    assert_int_equal(fp_bench_model(model, "gpu", 1, &o, 1, &r, &words), FP_USAGE);
     fp_model_close(model);
 }
 

@@ -93,21 +93,20 @@ typedef enum fp_bench_validation {
     FP_BENCH_VALIDATE_SYNC_TOKEN /* the token loop copies and hashes the page of each token */
 } fp_bench_validation;
 
-/* Steps of a model: decoding of `batch` sequences at `context` tokens of made-up K/V each, then a prompt. */
-typedef struct fp_bench_model_options {
-    const char *device;
-    size_t threads; /* 0: one per usable core */
+/* One thing to measure: decoding of `batch` sequences at `context` tokens of made-up K/V each, or a prompt.
+ */
+typedef struct fp_bench_point {
     uint32_t batch, context;
     uint32_t anchor;         /* tokens of an anchor that all sequences share, mode floor, γ 0.1 */
     uint32_t steps;          /* decoded tokens of each sequence in a run; 0: no decoding */
     uint32_t prefill, chunk; /* tokens of the prompt (0: none), tokens per step (0: 512, on a GPU 2,048) */
     uint32_t runs;
     fp_bench_validation validation;
-} fp_bench_model_options;
-typedef struct fp_bench_model_result {
-    uint64_t words_checked; /* logits and words of K/V compared: GPU against CPU, one token at a time against
-                               all at once */
-    fp_bench_times step;    /* of a run: its time over its steps */
+} fp_bench_point;
+typedef struct fp_bench_point_result {
+    fp_status status; /* of this point alone: FP_NO_MEMORY where it does not fit; then nothing else is set */
+    char detail[256];
+    fp_bench_times step;        /* of a run: its time over its steps */
     double decode_tokens_per_s; /* batch over the median */
     fp_bench_times prompt;      /* all of it */
     double prefill_tokens_per_s;
@@ -117,10 +116,14 @@ typedef struct fp_bench_model_result {
     uint64_t hashed_bytes;  /* in a run */
     uint64_t copied_bytes;  /* from the GPU for hashing, in a run */
     uint32_t chunk;
-} fp_bench_model_result;
-/* FP_UNSUPPORTED, FP_NO_MEMORY: the device, or what it lacks; FP_MISMATCH. */
-FP_API fp_status fp_bench_model(const fp_model *model, const fp_bench_model_options *options,
-                                fp_bench_model_result *out) FP_WARN_UNUSED;
+} fp_bench_point_result;
+/* Puts the model on the device, checks it there (words_checked: of logits and K/V, GPU against CPU, on the
+ * CPU one token at a time against all at once), and measures the points one after the other. threads 0: one
+ * per usable core. Returns what stopped it before the first point: FP_UNSUPPORTED, FP_NO_MEMORY, FP_MISMATCH,
+ * FP_USAGE. */
+FP_API fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads,
+                                const fp_bench_point *points, size_t n, fp_bench_point_result *results,
+                                uint64_t *words_checked) FP_WARN_UNUSED;
 
 #ifdef __cplusplus
 }

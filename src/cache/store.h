@@ -74,6 +74,12 @@ struct fp__store {
 /* Host memory, taken from the system as extend asks for it; groups that nobody holds are poisoned under ASan.
  */
 fp_status fp__store_host_create(const fp__page_geometry *g, fp__store **out) FP_WARN_UNUSED;
+/* Groups for each of the jobs that `groups` are divided into, for as many threads. */
+static inline size_t fp__store_job_groups(const fp__store *store, size_t groups, size_t threads)
+{
+    size_t each = (groups + threads - 1) / threads;
+    return each < 1 ? 1 : each < store->batch ? each : store->batch;
+}
 /* Sets the head's fields; for stores. */
 void fp__store_init(fp__store *store, const fp__store_ops *ops, const fp__page_geometry *g);
 

@@ -41,9 +41,9 @@ typedef struct seal_job {
 
 typedef struct lab {
     const fp_model *model;
-    fp_bench_model_options o;
-    fp_bench_model_result *out;
-    int index;
+    fp_bench_point o;
+    fp_bench_point_result *out;
+    uint64_t *words;
     fp__team *team;
     fp__gpu *gpu;
     place main;
@@ -146,7 +146,7 @@ static fp_status run_prompt(const lab *l, place *p, const uint32_t *ids, size_t 
     return FP_OK;
 }
 
-static fp_status same_pages(place *a, place *b, fp_bench_model_result *out)
+static fp_status same_pages(place *a, place *b, uint64_t *words)
 {
     fp_status status = FP_OK;
     for (size_t i = 0; i < a->n && status == FP_OK; i++) {
@@ -160,7 +160,7 @@ static fp_status same_pages(place *a, place *b, fp_bench_model_result *out)
                                   "bench model: the K/V of page %zu differs: this device does not "
                                   "compute what the CPU does",
                                   i);
-            out->words_checked += bytes / 4;
+            *words += bytes / 4;
             fp_status ended = fp__store_unmap(b->store, b->groups[i], FP__STORE_READ, y);
             status = status == FP_OK ? ended : status;
         }
@@ -196,8 +196,8 @@ static fp_status check(lab *l)
             fp__fail(FP_MISMATCH, "bench model: the logits differ: this device does not compute what the "
                                   "CPU does");
     if (status == FP_OK)
-        status = same_pages(&a, &b, l->out);
-    l->out->words_checked += V;
+        status = same_pages(&a, &b, l->words);
+    *l->words += V;
     place_close(&a);
     place_close(&b);
     free(logits);
@@ -226,7 +226,7 @@ static fp_status fill_pages(lab *l)
 
 static fp_status share_out(lab *l)
 {
-    const fp_bench_model_options *o = &l->o;
+    const fp_bench_point *o = &l->o;
     size_t batch = o->batch;
     for (size_t s = 0; s < batch; s++) {
         sequence *q = &l->sequences[s];
@@ -456,7 +456,7 @@ static void count_bytes(lab *l)
 {
     const fp_model *m = l->model;
     const fp__weight *w = &m->output;
-    fp_bench_model_result *r = l->out;
+    fp_bench_point_result *r = l->out;
     r->weight_bytes = w->groups * w->group_bytes;
     for (size_t i = 0; i < m->hp.layers; i++) {
         const fp__layer *y = &m->layers[i];
@@ -474,7 +474,7 @@ static void count_bytes(lab *l)
 
 static fp_status make_lab(lab *l)
 {
-    const fp_bench_model_options *o = &l->o;
+    const fp_bench_point *o = &l->o;
     const fp__hparams *hp = &l->model->hp;
     size_t longest = o->context + 64 + o->steps, batch = o->batch;
     longest = longest > o->prefill ? longest : o->prefill;
@@ -506,59 +506,11 @@ static fp_status make_lab(lab *l)
     return share_out(l);
 }
 
-static fp_status measure(lab *l)
+static void free_point(lab *l)
 {
-    const fp__hparams *hp = &l->model->hp;
-    size_t positions = (size_t)l->o.context + 64 + l->o.steps;
-    positions = positions > l->o.prefill ? positions : l->o.prefill;
-    FP_TRY(fp__device_parse(l->o.device, &l->index));
-    FP_TRY(fp__team_create(l->o.threads, &l->team));
-    l->geometry = (fp__page_geometry){hp->layers, hp->kv_heads, hp->head_dim, {0}};
-    memcpy(l->geometry.model, l->model->digest, 32);
-    if (l->index != FP__DEVICE_CPU)
-        FP_TRY(fp__gpu_open(l->index, l->model, l->team, positions + CHECK_TOKENS_GPU, &l->gpu));
-    FP_TRY(check(l));
-    FP_TRY(make_lab(l));
-    if (l->o.steps)
-        FP_TRY(time_decode(l));
-    if (l->o.prefill)
-        FP_TRY(time_prompt(l));
-    count_bytes(l);
-    return FP_OK;
-}
-
-static fp_status check_options(const fp_model *model, const fp_bench_model_options *o)
-{
-    if (!model->has_weights)
-        return fp__fail(FP_USAGE, "bench model: the model was opened without its weights");
-    if (o->batch == 0 || o->batch > FP__BENCH_MAX_BATCH || o->runs == 0 || o->runs > FP__BENCH_MAX_RUNS ||
-        o->steps > 1 << 20 || o->prefill > 1 << 22 || o->context > 1 << 24 || o->anchor > 1 << 20 ||
-        o->chunk > 8192 || (unsigned)o->validation > FP_BENCH_VALIDATE_SYNC_TOKEN ||
-        (o->steps == 0 && o->prefill == 0))
-        return fp__fail(FP_USAGE,
-                        "bench model: 1 to %d sequences, 1 to %d runs, steps or a prompt, and at most "
-                        "8192 tokens a step",
-                        FP__BENCH_MAX_BATCH, FP__BENCH_MAX_RUNS);
-    return FP_OK;
-}
-
-fp_status fp_bench_model(const fp_model *model, const fp_bench_model_options *options,
-                         fp_bench_model_result *out)
-{
-    *out = (fp_bench_model_result){0};
-    FP_TRY(check_options(model, options));
-    lab *l = calloc(1, sizeof *l);
-    if (!l)
-        return fp__fail(FP_NO_MEMORY, "bench model: no memory");
-    l->model = model;
-    l->o = *options;
-    l->out = out;
-    fp_status status = measure(l);
     fp__hasher_destroy(l->hasher);
     place_close(&l->main);
-    fp__gpu_close(l->gpu);
-    fp__team_destroy(l->team);
-    for (size_t s = 0; l->sequences && s < options->batch; s++) {
+    for (size_t s = 0; l->sequences && s < l->o.batch; s++) {
         free(l->sequences[s].own);
         free(l->sequences[s].view);
     }
@@ -572,6 +524,100 @@ fp_status fp_bench_model(const fp_model *model, const fp_bench_model_options *op
     free(l->rows);
     free(l->jobs);
     free(l->leaves);
+}
+
+static fp_status measure_point(lab *l)
+{
+    FP_TRY(make_lab(l));
+    if (l->o.steps)
+        FP_TRY(time_decode(l));
+    if (l->o.prefill)
+        FP_TRY(time_prompt(l));
+    count_bytes(l);
+    return FP_OK;
+}
+
+static fp_status check_point(const fp_bench_point *o)
+{
+    if (o->batch == 0 || o->batch > FP__BENCH_MAX_BATCH || o->runs == 0 || o->runs > FP__BENCH_MAX_RUNS ||
+        o->steps > 1 << 20 || o->prefill > 1 << 22 || o->context > 1 << 24 || o->anchor > 1 << 20 ||
+        o->chunk > 8192 || (unsigned)o->validation > FP_BENCH_VALIDATE_SYNC_TOKEN ||
+        (o->steps == 0 && o->prefill == 0))
+        return fp__fail(FP_USAGE,
+                        "bench model: 1 to %d sequences, 1 to %d runs, steps or a prompt, and at most "
+                        "8192 tokens a step",
+                        FP__BENCH_MAX_BATCH, FP__BENCH_MAX_RUNS);
+    return FP_OK;
+}
+
+/* What all points share. */
+typedef struct base {
+    fp__team *team;
+    fp__gpu *gpu;
+    fp__page_geometry geometry;
+} base;
+
+static fp_status base_open(base *b, const fp_model *model, const char *device, size_t threads,
+                           size_t positions)
+{
+    int index;
+    FP_TRY(fp__device_parse(device, &index));
+    FP_TRY(fp__team_create(threads, &b->team));
+    b->geometry = (fp__page_geometry){model->hp.layers, model->hp.kv_heads, model->hp.head_dim, {0}};
+    memcpy(b->geometry.model, model->digest, 32);
+    if (index != FP__DEVICE_CPU)
+        FP_TRY(fp__gpu_open(index, model, b->team, positions, &b->gpu));
+    return FP_OK;
+}
+
+static void point_run(const base *b, const fp_model *model, const fp_bench_point *point,
+                      fp_bench_point_result *out)
+{
+    lab *l = calloc(1, sizeof *l);
+    *out = (fp_bench_point_result){.status = FP_NO_MEMORY};
+    if (!l)
+        return;
+    *l = (lab){
+        .model = model, .o = *point, .out = out, .team = b->team, .gpu = b->gpu, .geometry = b->geometry};
+    fp_status status = measure_point(l);
+    free_point(l);
     free(l);
+    if (status != FP_OK)
+        *out = (fp_bench_point_result){0};
+    out->status = status;
+    if (status != FP_OK) {
+        const char *detail = fp_error_detail();
+        size_t n = strlen(detail);
+        n = n < sizeof out->detail ? n : sizeof out->detail - 1;
+        memcpy(out->detail, detail, n);
+        out->detail[n] = 0;
+    }
+}
+
+fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads,
+                         const fp_bench_point *points, size_t n, fp_bench_point_result *results,
+                         uint64_t *words_checked)
+{
+    size_t positions = CHECK_TOKENS_GPU;
+    base b = {0};
+    *words_checked = 0;
+    if (!model->has_weights)
+        return fp__fail(FP_USAGE, "bench model: the model was opened without its weights");
+    for (size_t i = 0; i < n; i++) {
+        FP_TRY(check_point(&points[i]));
+        size_t end = (size_t)points[i].context + 64 + points[i].steps;
+        end = end > points[i].prefill ? end : points[i].prefill;
+        positions = end > positions ? end : positions;
+    }
+    fp_status status = base_open(&b, model, device, threads, positions);
+    if (status == FP_OK) {
+        lab l = {
+            .model = model, .words = words_checked, .team = b.team, .gpu = b.gpu, .geometry = b.geometry};
+        status = check(&l);
+    }
+    for (size_t i = 0; i < n && status == FP_OK; i++)
+        point_run(&b, model, &points[i], &results[i]);
+    fp__gpu_close(b.gpu);
+    fp__team_destroy(b.team);
     return status;
 }
