@@ -98,6 +98,16 @@ same "other chunks, hashing in the loop: GPU = GPU" d-gpu b-gpu
 run e-gpu "${answer[@]}" -a library --device "$gpu" --batch 5
 same "in a batch with 4 others: GPU = GPU alone" e-gpu b-gpu
 
+# ---- checks of what the GPU computed, while it computes ----
+for level in scrub replay; do
+    for release in optimistic gated final; do
+        run "v-$level" "${answer[@]}" -a library --device "$gpu" --validate "$level" --release "$release"
+        same "--validate $level --release $release ($(get "v-$level" validation.pages_replayed) pages computed again by the CPU, $(get "v-$level" validation.weight_bytes_checked) bytes of weights looked at)" "v-$level" b-gpu
+        [ "$(get "v-$level" validation.status)" = final ] && [ "$(get "v-$level" validation.failures)" = 0 ]
+        pass $? "  it is final, and no check failed"
+    done
+done
+
 # ---- receipts across devices ----
 for pair in "a-gpu cpu" "b-gpu cpu" "c-gpu cpu" "e-gpu cpu" "a-cpu $gpu" "b-cpu $gpu" "c-cpu $gpu" "b-gpu $gpu"; do
     read -r name device <<<"$pair"
