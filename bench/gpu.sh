@@ -60,6 +60,7 @@ step check_attention 60 "$programs/cuda_attention" --check 40
 step check_ops 60 "$programs/ops_gpu" check
 step check_forward 60 "$programs/cuda_forward" check
 step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
+[ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
 step torch_peers 60 python3 "$here/torch_sdpa.py"
 step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
 experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"

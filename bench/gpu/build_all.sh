@@ -35,5 +35,10 @@ compile bench/gpu/bench_ops_gpu.c
 nvcc -std=c++17 -O3 -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude -gencode arch=compute_90a,code=sm_90a \
     -c bench/gpu/wtile_host.cu -o "$objects/wtile_host.cu.o"
 link ops_gpu "$objects/check_ops_gpu.c.o" "$objects/bench_ops_gpu.c.o" "$objects/wtile_host.cu.o"
+# attention alone as a shared library, for bench/triton_reference.py
+folder=$build/CMakeFiles/fp_objects.dir/src
+nvcc -cudart static -shared -Xcompiler -static-libstdc++,-static-libgcc -o "$out/libfieldprint_attention.so" \
+    "$build"/CMakeFiles/fp_cuda.dir/src/kernel/cuda/attention*.o "$folder"/core/*.o "$folder"/exact/*.o -lpthread -ldl -lm
+strip --strip-unneeded "$out/libfieldprint_attention.so"
 git rev-parse HEAD >"$out/COMMIT"
 ls -l "$out"
