@@ -193,9 +193,7 @@ static void append(const lab *l, fp__kvseq *seq, size_t n, size_t chunk, fp_labe
 
 static void flip(const lab *l, const fp__kvseq *seq, size_t p, size_t at, unsigned bit)
 {
-    uint8_t *bytes = map_page(l, seq, p, FP__STORE_BOTH);
-    bytes[at] ^= (uint8_t)(1u << bit);
-    unmap_page(l, seq, p, FP__STORE_BOTH, bytes);
+    OK(fp__store_flip(l->store, fp__kvseq_groups(seq)[p], at, (uint8_t)(1u << bit)));
 }
 
 /* ---- records ----------------------------------------------------------------------------------------------

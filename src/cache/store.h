@@ -148,4 +148,15 @@ FP_WARN_UNUSED static inline fp_status fp__store_unmap(fp__store *store, const f
 {
     return store->ops->unmap(store, group, access, bytes);
 }
+/* Changes bits of one byte of the group at `data` (an entry of a block table), behind everybody's back: for
+ * fault injection and tests. */
+FP_WARN_UNUSED static inline fp_status fp__store_flip(fp__store *store, uint8_t *data, size_t byte,
+                                                      uint8_t bits)
+{
+    fp__group group = {.data = data};
+    uint8_t *bytes;
+    FP_TRY(fp__store_map(store, &group, FP__STORE_BOTH, &bytes));
+    bytes[byte] ^= bits;
+    return fp__store_unmap(store, &group, FP__STORE_BOTH, bytes);
+}
 #endif
