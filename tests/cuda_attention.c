@@ -355,7 +355,8 @@ static void check_lab(struct lab *c, const char *name)
                                                         {4, 8, 0, 0, 1},
                                                         {0, 0, 0, 2, 1},
                                                         {16, 0, 0, 1, 0, 5, 0},
-                                                        {4, 4, 0, 1, 0, 0, 8}};
+                                                        {4, 4, 0, 1, 0, 0, 8},
+                                                        {0, 0, 0, 2, 0, 0, 0, 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -418,6 +419,26 @@ static void check_random(uint32_t seed)
     char name[128];
     snprintf(name, sizeof name, "seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group, kv_heads,
              n, tokens);
+    check_lab(&c, name);
+    free_lab(&c);
+}
+
+/* Prefills: long causal tiles over anchors, prefixes of partial pages and earlier chunks. */
+static void check_prefill(uint32_t seed)
+{
+    static const uint32_t sizes[] = {128, 64, 128, 96};
+    random_state = seed;
+    uint32_t d = sizes[seed % 4], group = 1 + seed / 4 % 16, kv_heads = 1 + random_below(2);
+    size_t n = 1 + random_below(3);
+    uint32_t most = 40 + 1200 / group / (uint32_t)n, tokens = 0;
+    for (size_t i = 0; i < n; i++)
+        tokens += 1 + most / 2 + random_below(most / 2);
+    struct lab c;
+    make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
+    make_sequences(&c, n, most, (int)random_below(4), 24, 2 + random_below(40));
+    char name[128];
+    snprintf(name, sizeof name, "prefill seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
+             kv_heads, n, tokens);
     check_lab(&c, name);
     free_lab(&c);
 }
@@ -495,6 +516,20 @@ static void check_inputs(uint32_t d)
         free(got_scales);
 }
 
+static int report(void)
+{
+    printf("{\"check\": \"attention\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n", words_checked,
+           words_wrong, failures);
+    return failures ? 1 : 0;
+}
+
+static int check_prefills(uint32_t cases)
+{
+    for (uint32_t i = 0; i < cases; i++)
+        check_prefill(i * 5);
+    return report();
+}
+
 static int check(uint32_t cases)
 {
     static const uint32_t sizes[] = {64, 96, 128, 256};
@@ -505,9 +540,7 @@ static int check(uint32_t cases)
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
     for (uint32_t i = 0; i < cases; i++)
         check_random(1000 + i);
-    printf("{\"check\": \"attention\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n", words_checked,
-           words_wrong, failures);
-    return failures ? 1 : 0;
+    return check_prefills(2 * cases);
 }
 
 /* ---- speed --------------------------------------------------------------------------------------------- */
@@ -769,5 +802,7 @@ int main(int argc, char **argv)
         }
         return bench(argc > 2 && argv[2][0] ? argv[2] : NULL);
     }
+    if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
+        return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
 }

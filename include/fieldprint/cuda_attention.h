@@ -7,8 +7,9 @@
  * [d][64], s_k bfloat16 [64], s_v bfloat16 [64].
  *
  * Usage: create once; plan when the sequences or their lengths change (host work and one copy to the device);
- * run once per layer. run allocates nothing, launches one kernel of fixed shape, and reads all sizes from
- * device memory, so a captured CUDA graph of it stays valid when the step is planned anew.
+ * run once per layer. run allocates nothing, launches kernels of fixed shape, and reads all sizes from
+ * device memory, so a captured CUDA graph of it stays valid when the step is planned anew, as long as no
+ * sequence of either plan has more than 32 rows (query tokens · G; prefills may take another kernel).
  * A plan belongs to the device that was current at create and is used by one thread and one stream at a time.
  * `stream` is a cudaStream_t. Only builds with CUDA have these functions. */
 #ifndef FIELDPRINT_CUDA_ATTENTION_H

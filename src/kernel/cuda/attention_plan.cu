@@ -1,6 +1,7 @@
 /* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++
  * library, so that C programs link it. */
 #include "kernel/cuda/attention_plan.cuh"
+#include "kernel/cuda/attention_prefill.h"
 
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
@@ -62,13 +63,15 @@ struct fp_cuda_attention {
     fp_cuda_attention_config config;
     uint32_t group, grid, team_stages, small_stages, level_bytes;
     size_t shared_bytes, state_rows, plan_words;
-    Kernel kernel;
+    Kernel kernel, prefill; /* prefill: nullptr where this GPU has none for the head size */
+    size_t prefill_bytes;   /* of shared memory */
+    uint32_t prefill_stages;
     uint32_t *device_plan, *staging;
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
     cudaEvent_t copied;
-    bool planned, wide_merge; /* wide_merge: a warp's ring has room for 32 pieces of 128 channels */
-    Array<Item> small, team;
+    bool planned, wide_merge;          /* wide_merge: a warp's ring has room for 32 pieces of 128 channels */
+    Array<Item> small, team, prefills; /* prefills: whole items of the prefill kernel */
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
     Array<List> lists;
@@ -148,6 +151,27 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     return FP_OK;
 }
 
+/* The prefill kernel, if this GPU has one for the head size. */
+static fp_status choose_prefill(fp_cuda_attention *plan)
+{
+    int device, shared;
+    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(d);
+    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
+    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "reading the GPU's properties");
+    plan->prefill = prefill_kernel(d);
+    if (!plan->prefill || (uint32_t)shared < fixed + 4 * PREFILL_STAGE_BYTES(d)) {
+        plan->prefill = nullptr;
+        return FP_OK;
+    }
+    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / PREFILL_STAGE_BYTES(d), MAX_STAGES);
+    plan->prefill_bytes = fixed + plan->prefill_stages * PREFILL_STAGE_BYTES(d);
+    CUDA_TRY(cudaFuncSetAttribute(plan->prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)plan->prefill_bytes),
+             "reserving shared memory");
+    return FP_OK;
+}
+
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
@@ -192,6 +216,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     plan->kernel = kernel_of(config->d);
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
+        status = choose_prefill(plan);
+    if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
         fp_cuda_attention_destroy(plan);
@@ -213,6 +239,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->anchor_scratch);
     free(plan->small.at);
     free(plan->team.at);
+    free(plan->prefills.at);
     free(plan->token_lists.at);
     free(plan->pages.at);
     free(plan->fills.at);
@@ -294,9 +321,9 @@ static bool add_table(fp_cuda_attention *plan, const fp_cuda_attention_segment *
     return true;
 }
 
-static Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block)
+static Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<Item> *items)
 {
-    Item *item = (list->team ? plan->team : plan->small).add(1);
+    Item *item = items->add(1);
     if (!item)
         return nullptr;
     uint32_t rows = list->tokens * plan->group, first = block * list->block_rows;
@@ -351,7 +378,7 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
     plan->used_rows += (size_t)stream->stride * plan->config.kv_heads;
     uint32_t state = stream->state;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        Item *item = add_item(plan, list, block);
+        Item *item = add_item(plan, list, block, list->team ? &plan->team : &plan->small);
         if (!item)
             return false;
         n = item_pages(pages, first, step, fine);
@@ -440,6 +467,16 @@ static bool add_merge_segment(fp_cuda_attention *plan, const List *list, uint32_
     return true;
 }
 
+/* Whether whole items go to the prefill kernel. */
+static bool use_prefill(const fp_cuda_attention *plan)
+{
+    return plan->prefill && !fp__cuda_attention_tuning[FP__TUNE_NO_PREFILL];
+}
+static uint32_t whole_rows(const fp_cuda_attention *plan)
+{
+    return use_prefill(plan) ? PREFILL_ROWS : team_rows(plan->config.d);
+}
+
 /* A block of query tokens that takes both of its segments from start to end. */
 static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
 {
@@ -448,13 +485,13 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     list.tokens = s->tokens;
     list.token = s->first_token;
     list.team = true;
-    list.block_rows = team_rows(plan->config.d);
+    list.block_rows = whole_rows(plan);
     list.blocks = ceil_div(s->tokens * plan->group, list.block_rows);
     uint32_t anchor_table;
     if (!add_table(plan, &s->context, &list.table) || !add_table(plan, &s->anchor, &anchor_table))
         return false;
     for (uint32_t block = 0; block < list.blocks; block++) {
-        Item *item = add_item(plan, &list, block);
+        Item *item = add_item(plan, &list, block, use_prefill(plan) ? &plan->prefills : &plan->team);
         if (!item)
             return false;
         uint32_t *w = item->word;
@@ -482,16 +519,17 @@ static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_
         uint32_t rows = sequences[i].tokens * plan->group;
         if (rows <= SMALL_LIST_ROWS)
             continue;
-        uint32_t blocks = ceil_div(rows, team_rows(plan->config.d));
+        uint32_t blocks = ceil_div(rows, whole_rows(plan));
         for (uint32_t b = 0; b < blocks; b++) {
-            uint32_t tokens = min_of((b + 1) * team_rows(plan->config.d), rows) / plan->group;
+            uint32_t tokens = min_of((b + 1) * whole_rows(plan), rows) / plan->group;
             uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) +
                              seen_pages(&sequences[i].context, tokens);
             total += pages * plan->config.kv_heads;
             largest = pages > largest ? pages : largest;
         }
     }
-    return total >= 2 * largest * plan->grid;
+    /* the prefill kernel is over twice as fast as teams: it may leave half of the CTAs idle */
+    return use_prefill(plan) ? 2 * total >= largest * plan->grid : total >= 2 * largest * plan->grid;
 }
 
 static int by_pages(const void *a, const void *b)
@@ -681,9 +719,11 @@ static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t 
     h.small_static = h.team_items == 0;
     h.team_ctas = choose_team_ctas(plan);
     h.merge_tokens = (uint32_t)plan->merges.n;
+    h.prefill_items = (uint32_t)plan->prefills.n;
     uint64_t narrow_tasks = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32);
     h.merge_narrow = narrow_tasks <= plan->grid * WARPS || !plan->wide_merge;
     h.team_at = place(plan, &word, plan->team);
+    h.prefill_at = place(plan, &word, plan->prefills);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
@@ -709,6 +749,7 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     if (plan->planned)
         CUDA_TRY(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
     plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team.n = plan->lists.n = 0;
+    plan->prefills.n = 0;
     if (n && !plan->leader.add(n))
         return out_of_memory();
     find_leaders(plan, sequences, n);
@@ -733,6 +774,7 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
         team_step = team_step < CHUNK_PAGES ? CHUNK_PAGES : team_step;
     }
     qsort(plan->team.at, plan->team.n, sizeof(Item), by_pages);
+    qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
     long_items_first(&plan->small);
     plan->merges.n = 0;
     if (!make_merges(plan, sequences, n, whole))
@@ -764,7 +806,11 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.team_stages = plan->team_stages;
     p.small_stages = plan->small_stages;
     p.level_bytes = plan->level_bytes;
-    plan->kernel<<<plan->grid, WARPS * 32, plan->shared_bytes, (cudaStream_t)stream>>>(p);
+    p.prefill_stages = plan->prefill_stages;
+    if (plan->prefills.n)
+        plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, (cudaStream_t)stream>>>(p);
+    if (plan->small.n || plan->team.n || plan->merges.n || plan->prefills.n == 0)
+        plan->kernel<<<plan->grid, WARPS * 32, plan->shared_bytes, (cudaStream_t)stream>>>(p);
     CUDA_TRY(cudaGetLastError(), "starting attention");
     return FP_OK;
 }

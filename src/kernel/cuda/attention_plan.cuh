@@ -30,6 +30,7 @@ struct Header {
                                             static: the first item of a warp is fixed */
     uint32_t merge_tokens, merge_narrow; /* narrow: a merge task is 32 channels, else 128 */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at, done_at; /* word offsets */
+    uint32_t prefill_items, prefill_at; /* whole items of the prefill kernel */
 };
 
 /* Zero when a plan arrives; maintained by the kernel from run to run. */
@@ -103,10 +104,11 @@ struct Params {
     size_t group_bytes, layer_offset;
     const uint32_t *gamma;
     float *out, *alpha;
-    float *anchor_scratch; // [CTAs][team rows][d + 2]: anchor states of whole items
+    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items (d <= 128: 128 rows)
     uint32_t heads_q, kv_heads, group;
     uint32_t team_stages, small_stages; /* ring stages of a team and of a single warp */
     uint32_t level_bytes;               /* shared memory of one level of team states */
+    uint32_t prefill_stages;            /* ring stages of the prefill kernel */
 };
 
 /* Shared memory: barriers, then (team) two levels of states, then the ring; (single warps) rings. */

@@ -2,8 +2,10 @@
  * takes page groups by their addresses. */
 #include "cache/cuda/store_cuda.h"
 #include "kernel/cuda/try.h"
+#include "merkle/sha256.h"
 #include "model/cuda/forward_cuda.h"
 #include "model/device.h"
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -156,6 +158,45 @@ static size_t free_mib(void)
     return free_bytes >> 20;
 }
 
+/* The weights are packed from the model's file a second time: it must still be the file that the digest was
+ * made of. Hashed by a thread of its own, beside the upload. */
+typedef struct file_check {
+    const fp_model *model;
+    bool same;
+} file_check;
+
+static void *check_file(void *arg)
+{
+    file_check *c = arg;
+    const uint8_t *data;
+    size_t size;
+    uint8_t digest[32];
+    fp__gguf_bytes(c->model->gguf, &data, &size);
+    fp__sha256(data, size, digest);
+    c->same = memcmp(digest, c->model->gguf_sha256, 32) == 0;
+    return NULL;
+}
+
+static fp_status upload(fp__gpu *gpu, fp__team *team, size_t positions)
+{
+    file_check check = {gpu->model, false};
+    pthread_t thread;
+    size_t before = free_mib();
+    bool beside = pthread_create(&thread, NULL, check_file, &check) == 0;
+    fp_status status = fp__cuda_model_create(gpu->model, team, positions, &gpu->weights);
+    if (status == FP_NO_MEMORY)
+        status =
+            fp__fail_context(status, "the weights (%zu MiB on the CPU) do not fit %s, which has %zu MiB free",
+                             gpu->model->packed_bytes >> 20, gpu->name, before);
+    if (beside)
+        pthread_join(thread, NULL);
+    else
+        (void)check_file(&check);
+    if (status == FP_OK && !check.same)
+        status = fp__fail(FP_MISMATCH, "the model's file was changed since it was opened; start anew");
+    return status;
+}
+
 fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t positions, fp__gpu **out)
 {
     fp__gpu *gpu = calloc(1, sizeof *gpu);
@@ -166,15 +207,8 @@ fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t 
     fp_status status = check_device(index, gpu->name);
     if (status == FP_OK)
         status = select_device(index);
-    if (status == FP_OK) {
-        size_t before = free_mib();
-        status = fp__cuda_model_create(model, team, positions, &gpu->weights);
-        if (status == FP_NO_MEMORY)
-            status = fp__fail_context(status,
-                                      "the weights (%zu MiB on the CPU) do not fit %s, which has %zu "
-                                      "MiB free",
-                                      model->packed_bytes >> 20, gpu->name, before);
-    }
+    if (status == FP_OK)
+        status = upload(gpu, team, positions);
     if (status != FP_OK) {
         fp__gpu_close(gpu);
         return status;
