@@ -20,6 +20,8 @@ mkdir -p "$raw"
 total=${FIELDPRINT_GPU_SECONDS:-480}
 FIELDPRINT_COMMIT=${FIELDPRINT_COMMIT:-$(cat "$programs/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)}
 export FIELDPRINT_COMMIT PYTHONUNBUFFERED=1 PYTHONPATH=${FIELDPRINT_PEERS:-}${PYTHONPATH:+:$PYTHONPATH}
+# the first look at a GPU can take a minute where no driver was running: not part of the time
+timeout 120 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1 || true
 start=$SECONDS
 failed=0
 
@@ -47,7 +49,6 @@ step() {
     esac
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1
 fieldprint=$programs/fieldprint
 experiment() { # NAME LIMIT SCRIPT ARGUMENT...
     local name=$1 limit=$2 script=$3
