@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TOKENS = FP__PAGE_TOKENS, WINDOW_PAGES = 8 };
+enum { TOKENS = FP__PAGE_TOKENS, WINDOW_PAGES = 8, WINDOW_PAGES_GPU = 32 /* a step's chunk */ };
 #define PAGE_RATE ((uint64_t)32 << 20)
 #define WEIGHT_RATE ((uint64_t)64 << 20)
 #define SCRUB_EVERY_NS UINT64_C(5000000)
@@ -182,10 +182,15 @@ void fp__validation_void(fp_engine *e)
 
 /* ---- life ---- */
 
-/* The weights that a GPU computes with are in its own memory: only re-execution looks at them. */
 static bool wants_weights(const fp_engine *e, const fp_session *s)
 {
-    return !e->gpu && (e->checks.level >= FP_VALIDATE_SCRUB || s->release != FP_RELEASE_OPTIMISTIC);
+    return e->checks.level >= FP_VALIDATE_SCRUB || s->release != FP_RELEASE_OPTIMISTIC;
+}
+
+static fp_status watch_weights(fp_engine *e)
+{
+    return e->gpu ? fp__integrity_create_gpu(e->gpu, e->team, &e->checks.weights)
+                  : fp__integrity_create(e->model, e->team, &e->checks.weights);
 }
 
 fp_status fp__validation_create(fp_engine *e, const fp_engine_options *o)
@@ -195,18 +200,15 @@ fp_status fp__validation_create(fp_engine *e, const fp_engine_options *o)
         return fp__fail(FP_USAGE, "engine: validation is hash, scrub or replay, with a share up to 65536");
     v->level = o->validation;
     v->replay_65536 = v->level == FP_VALIDATE_REPLAY ? (o->replay_65536 ? o->replay_65536 : 65536) : 0;
-    v->window = o->window_pages ? o->window_pages : WINDOW_PAGES;
+    v->window = o->window_pages ? o->window_pages : e->gpu ? WINDOW_PAGES_GPU : WINDOW_PAGES;
     v->page_rate = o->scrub_page_bytes_per_s ? o->scrub_page_bytes_per_s : PAGE_RATE;
     v->weight_rate = o->scrub_weight_bytes_per_s ? o->scrub_weight_bytes_per_s : WEIGHT_RATE;
     if (RAND_bytes((uint8_t *)&v->random, sizeof v->random) != 1)
         return fp__fail(FP_INTERNAL, "engine: no random numbers");
     v->random |= 1;
     v->pages.engine = v->weight_round.engine = e;
-    if (v->level == FP_VALIDATE_REPLAY && e->gpu)
-        return fp__fail(FP_UNSUPPORTED,
-                        "engine: pages of a GPU are not computed again yet; use --validate scrub");
-    if (v->level >= FP_VALIDATE_SCRUB && !e->gpu)
-        FP_TRY(fp__integrity_create(e->model, e->team, &v->weights));
+    if (v->level >= FP_VALIDATE_SCRUB)
+        FP_TRY(watch_weights(e));
     return v->level == FP_VALIDATE_REPLAY ? fp__replay_create(e, &v->replay) : FP_OK;
 }
 
@@ -235,7 +237,7 @@ fp_status fp__checks_create(fp_session *s)
     c->boundary[0].here = true;
     c->retried = SIZE_MAX;
     if (wants_weights(s->engine, s) && !s->engine->checks.weights)
-        return fp__integrity_create(s->engine->model, s->engine->team, &s->engine->checks.weights);
+        return watch_weights(s->engine);
     return FP_OK;
 }
 
