@@ -20,6 +20,8 @@ mkdir -p "$raw"
 total=${FIELDPRINT_GPU_SECONDS:-480}
 FIELDPRINT_COMMIT=${FIELDPRINT_COMMIT:-$(cat "$programs/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)}
 export FIELDPRINT_COMMIT PYTHONUNBUFFERED=1 PYTHONPATH=${FIELDPRINT_PEERS:-}${PYTHONPATH:+:$PYTHONPATH}
+# the first look at a GPU can take a minute where no driver was running: not part of the time
+timeout 120 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1 || true
 start=$SECONDS
 failed=0
 
@@ -47,13 +49,12 @@ step() {
     esac
 }
 
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1
 fieldprint=$programs/fieldprint
 experiment() { # NAME LIMIT SCRIPT ARGUMENT...
     local name=$1 limit=$2 script=$3
     shift 3
     [ -x "$fieldprint" ] || return 0
-    step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$folder" --seconds $((limit - 5)) "$@"
+    step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$raw" --seconds $((limit - 5)) "$@"
 }
 
 step check_attention 60 "$programs/cuda_attention" --check 40
@@ -97,11 +98,12 @@ if os.path.exists(raw + "/ops.json"):
         result["ops"] = json.load(open(raw + "/ops.json"))
     except ValueError:
         result["ops"] = lines(raw + "/ops.json")
-for path in sorted(glob.glob(folder + "/e?_cuda.json")):
+for path in sorted(glob.glob(raw + "/e?_cuda.json")):
     result[os.path.basename(path)[:2]] = json.load(open(path))
 with open(folder + "/gpu_all.json", "w") as file:
     json.dump(result, file, indent=1)
     file.write("\n")
 print("wrote", folder + "/gpu_all.json")
 END
+cp "$raw"/e?_cuda.json "$raw"/e?_cuda.svg "$folder" 2>/dev/null
 exit $failed

@@ -29,9 +29,9 @@ def main():
     e = Experiment("e1", "what does hashing in the token loop cost, against hashing beside it?", args)
     small = args.quick or (args.device == "cpu" and not args.model)
     model = ["-m", args.model] if args.model else ["--shape", "tiny" if small else "8b"]
-    # 256 steps fill four pages of each sequence
+    # 192 steps fill three pages of each sequence
     answer = e.bench("model", *model, "--batch", "1" if args.quick else "1,8", "--context", 512 if small else 4096, "--steps",
-                     64 if args.quick else 256, "--runs", 1 if args.quick else 3, "--validation", ",".join(MODES))
+                     64 if args.quick else 192, "--runs", 1 if args.quick else 2, "--validation", ",".join(MODES))
     if answer:
         e.result["model"] = answer["model"]
         e.result["words_checked"] = answer["words_checked"]
