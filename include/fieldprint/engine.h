@@ -85,7 +85,7 @@ typedef struct fp_validation_status {
     uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */
     uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
     uint64_t failures, rollbacks, tokens_replayed, retractions;
-    uint64_t rollback_ns; /* time in rollbacks, without the replays */
+    uint64_t rollback_ns, rollback_max_ns; /* time in rollbacks, without computing anew; the longest */
     size_t unverified_pages;
 } fp_validation_status;
 FP_API void fp_engine_validation(const fp_engine *engine, fp_validation_status *out);

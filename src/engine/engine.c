@@ -303,6 +303,8 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
             e->rows[wanted++] = row - 1;
     }
     fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, NULL, &bad);
+    if (status == FP_OK)
+        fp__fault_here(e, &e->checks, FP__FAULT_COMPUTED);
     if (status == FP_OK) /* on a GPU they are computed there while the host samples */
         status = fp__kvseq_checksum_step(e->step_seqs, counts, n);
     if (status != FP_OK) {
