@@ -83,7 +83,7 @@ FP_API fp_status fp_bench_shape_get(const char *name, fp_bench_shape *out) FP_WA
 FP_API fp_status fp_bench_model_create(const fp_bench_shape *shape, size_t threads,
                                        fp_model **out) FP_WARN_UNUSED;
 
-/* What happens to the K/V pages that decoding fills (docs/concepts.md: validation). */
+/* What happens to the K/V pages that decoding fills. */
 typedef enum fp_bench_validation {
     FP_BENCH_VALIDATE_NONE,  /* nothing: what the others are compared with */
     FP_BENCH_VALIDATE_ASYNC, /* as the engine does it: checksums at the write, sealed pages hashed by a worker

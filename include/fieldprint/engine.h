@@ -46,22 +46,22 @@ FP_API const char *fp_release_name(fp_release release); /* "gated" */
 FP_API fp_status fp_release_parse(const char *text, fp_release *out) FP_WARN_UNUSED;
 
 typedef struct fp_engine_options {
-    const char *device;  /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
-                            result. Weights, pages and steps are then in the GPU's memory */
-    size_t threads;      /* 0: one per usable core */
-    size_t hash_threads; /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
-                            loop */
-    size_t
-        context_tokens;  /* per session, anchors included; 0: what the model was trained for, at most 8,192,
-                            and what fits the GPU's memory */
-    size_t max_sessions; /* 0: 1 */
-    size_t chunk_tokens; /* tokens per step; 0: 512, on a GPU 2,048 */
+    const char *device; /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can take the model. Changes
+                           no result. Weights, pages and steps are then in the GPU's memory */
+    size_t threads;     /* 0: one per usable core */
+    size_t hash_threads;   /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
+                              loop */
+    size_t context_tokens; /* per session, anchors included; 0: what the model was trained for, at most 8,192,
+                              and what fits the GPU's memory */
+    size_t max_sessions;   /* 0: 1 */
+    size_t chunk_tokens;   /* tokens per step; 0: 512, on a GPU 2,048 */
     void (*progress)(void *context, double done); /* of long work (compile, audit); may be NULL */
     void *progress_context;
     const volatile int *cancel; /* when it becomes nonzero, long calls return FP_CANCELLED; may be NULL */
     fp_validation validation;
-    uint32_t replay_65536;             /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
-    size_t window_pages;               /* most pages of a session that are sealed and not yet checked; 0: 8 */
+    uint32_t replay_65536; /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
+    size_t window_pages;   /* most pages of a session that are sealed and not yet checked; 0: 8, on a GPU
+                              32 */
     uint64_t scrub_page_bytes_per_s;   /* of K/V pages; 0: 32 MiB */
     uint64_t scrub_weight_bytes_per_s; /* of packed weights; 0: 64 MiB */
 } fp_engine_options;
@@ -85,7 +85,7 @@ typedef struct fp_validation_status {
     uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */
     uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
     uint64_t failures, rollbacks, tokens_replayed, retractions;
-    uint64_t rollback_ns; /* time in rollbacks, without the replays */
+    uint64_t rollback_ns, rollback_max_ns; /* time in rollbacks, without computing anew; the longest */
     size_t unverified_pages;
 } fp_validation_status;
 FP_API void fp_engine_validation(const fp_engine *engine, fp_validation_status *out);

@@ -1,5 +1,7 @@
 /* Pages computed again, elsewhere: with another instruction set where this machine has one, by a thread of
- * its own, from weights that were read from the file and packed a second time.
+ * its own, from weights that were read from the file and packed a second time. Pages of a GPU are computed
+ * again by the CPU, from the weights that were packed for it; what is read of the GPU's memory is copied here
+ * first.
  *
  * A unit takes what it needs when it is given: token ids, references to the page groups, the expected masses.
  * It attends to the pages before it as they are (other units have computed those again) and computes its own
@@ -16,7 +18,8 @@ typedef struct unit unit;
 
 struct fp__replay {
     fp_engine *engine;
-    fp_model *model; /* our own */
+    const fp_model *model;
+    fp_model *own; /* the same, opened here; NULL: a GPU computes otherwise, and the CPU's weights are free */
     fp__team *team;
     fp__forward *forward;
     fp__hasher *worker;
@@ -26,6 +29,7 @@ struct fp__replay {
     uint64_t *mass;    /* [L][H] */
     uint8_t **context; /* [pages] addresses of the page groups of the unit at work */
     uint8_t **anchors;
+    uint8_t **copies; /* [pages_max + FP__ANCHOR_PAGES] of a GPU's page groups, made when first needed */
     size_t pages_max, group_bytes;
     unit *dropped; /* at work when they were: the token loop's thread frees them when they have ended */
 };
@@ -66,16 +70,27 @@ static const fp__kernel_ops *other_kernels(const fp__kernel_ops *own)
     return best;
 }
 
+static fp_status open_model(fp__replay *r)
+{
+    const fp_engine *e = r->engine;
+    fp_model_options options = {.threads = fp__team_threads(e->team)};
+    r->model = e->model;
+    if (e->gpu)
+        return FP_OK;
+    FP_TRY(fp_model_open(e->model->path, &options, &r->own));
+    if (memcmp(r->own->gguf_sha256, e->model->gguf_sha256, 32) != 0)
+        return fp__fail(FP_MISMATCH, "the model's file has changed since it was loaded; start anew");
+    r->own->ops = other_kernels(e->model->ops);
+    r->model = r->own;
+    return FP_OK;
+}
+
 static fp_status create(fp__replay *r)
 {
     const fp_engine *e = r->engine;
     const fp__hparams *hp = &e->model->hp;
-    fp_model_options options = {.threads = fp__team_threads(e->team)};
-    FP_TRY(fp_model_open(e->model->path, &options, &r->model));
-    if (memcmp(r->model->gguf_sha256, e->model->gguf_sha256, 32) != 0)
-        return fp__fail(FP_MISMATCH, "the model's file has changed since it was loaded; start anew");
-    r->model->ops = other_kernels(e->model->ops);
-    FP_TRY(fp__team_create(1, &r->team));
+    FP_TRY(open_model(r));
+    FP_TRY(fp__team_create(e->gpu ? fp__team_threads(e->team) : 1, &r->team));
     r->pages_max = (e->context_tokens + TOKENS - 1) / TOKENS + 2;
     fp__forward_limits limits = {TOKENS, 1, r->pages_max + FP__ANCHOR_PAGES, FP__LOGIT_ROWS};
     FP_TRY(fp__forward_create(r->model, r->team, limits, &r->forward));
@@ -85,7 +100,8 @@ static fp_status create(fp__replay *r)
     r->mass = calloc(hp->layers * hp->heads, sizeof *r->mass);
     r->context = calloc(r->pages_max, sizeof *r->context);
     r->anchors = calloc(FP__ANCHOR_PAGES, sizeof *r->anchors);
-    if (!r->scratch || !r->mass || !r->context || !r->anchors)
+    r->copies = calloc(r->pages_max + FP__ANCHOR_PAGES, sizeof *r->copies);
+    if (!r->scratch || !r->mass || !r->context || !r->anchors || !r->copies)
         return fp__fail(FP_NO_MEMORY, "replay: no memory");
     return fp__hasher_create(1, &r->worker);
 }
@@ -146,8 +162,11 @@ void fp__replay_destroy(fp__replay *r)
     fp__sampler_destroy(r->sampler);
     fp__forward_destroy(r->forward);
     fp__team_destroy(r->team);
-    fp_model_close(r->model);
+    fp_model_close(r->own);
     fp__mem_free(r->scratch, r->group_bytes);
+    for (size_t i = 0; r->copies && i < r->pages_max + FP__ANCHOR_PAGES; i++)
+        fp__mem_free(r->copies[i], r->group_bytes);
+    free(r->copies);
     free(r->mass);
     free(r->context);
     free(r->anchors);
@@ -243,15 +262,32 @@ static fp_status compute_page(unit *u, size_t p)
     return compare_tokens(u, begin, n);
 }
 
+/* The bytes of a page group for the CPU. */
+static fp_status read_group(fp__replay *r, const fp__group *group, uint8_t **copy, uint8_t **out)
+{
+    fp__store *store = fp__pool_store(r->engine->pool);
+    uint8_t *bytes;
+    if (!r->engine->gpu) {
+        *out = group->data;
+        return FP_OK;
+    }
+    if (!*copy && !(*copy = fp__mem_alloc(r->group_bytes)))
+        return fp__fail(FP_NO_MEMORY, "replay: no memory for the context's pages");
+    FP_TRY(fp__store_map(store, group, FP__STORE_READ, &bytes));
+    memcpy(*copy, bytes, r->group_bytes);
+    *out = *copy;
+    return fp__store_unmap(store, group, FP__STORE_READ, bytes);
+}
+
 static fp_status compute(unit *u)
 {
     fp__replay *r = u->replay;
     size_t n = r->model->hp.layers * r->model->hp.heads;
     u->page = u->head.from / TOKENS;
     for (size_t p = 0; p < u->pages; p++)
-        r->context[p] = u->context[p]->data;
+        FP_TRY(read_group(r, u->context[p], &r->copies[p], &r->context[p]));
     for (size_t p = 0; p < u->anchor_pages; p++)
-        r->anchors[p] = u->anchors[p]->data;
+        FP_TRY(read_group(r, u->anchors[p], &r->copies[r->pages_max + p], &r->anchors[p]));
     memset(r->mass, 0, n * sizeof *r->mass);
     for (size_t p = u->head.from / TOKENS; p < u->pages && !atomic_load(&u->is_void); p++) {
         u->page = p;

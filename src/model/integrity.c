@@ -21,6 +21,8 @@ typedef struct piece {
 } piece;
 
 struct fp__integrity {
+    fp__gpu *gpu; /* NULL: on the host; else the team and `bytes` are used only */
+    fp__team *team;
     const fp_model *model;
     piece *pieces; /* [packed + small] */
     size_t packed, small, bytes;
@@ -128,6 +130,19 @@ fp_status fp__integrity_create(const fp_model *model, fp__team *team, fp__integr
     return FP_OK;
 }
 
+fp_status fp__integrity_create_gpu(fp__gpu *gpu, fp__team *team, fp__integrity **out)
+{
+    fp__integrity *in = calloc(1, sizeof *in);
+    if (!in)
+        return fp__fail(FP_NO_MEMORY, "model: no memory for checksums");
+    in->gpu = gpu;
+    in->team = team;
+    for (size_t i = 0; i < fp__gpu_items(gpu); i++)
+        in->bytes += fp__gpu_item_bytes(gpu, i);
+    *out = in;
+    return FP_OK;
+}
+
 void fp__integrity_destroy(fp__integrity *in)
 {
     if (!in)
@@ -140,11 +155,13 @@ void fp__integrity_destroy(fp__integrity *in)
 
 size_t fp__integrity_items(const fp__integrity *in)
 {
-    return in->packed + 1;
+    return in->gpu ? fp__gpu_items(in->gpu) : in->packed + 1;
 }
 
 size_t fp__integrity_item_bytes(const fp__integrity *in, size_t item)
 {
+    if (in->gpu)
+        return fp__gpu_item_bytes(in->gpu, item);
     return item < in->packed ? in->pieces[item].bytes : in->bytes - in->model->packed_bytes;
 }
 
@@ -155,6 +172,10 @@ size_t fp__integrity_bytes(const fp__integrity *in)
 
 bool fp__integrity_check(const fp__integrity *in, size_t item)
 {
+    if (in->gpu) { /* a GPU that does not answer is not as it was */
+        bool same = false;
+        return fp__gpu_item_check(in->gpu, item, &same) == FP_OK && same;
+    }
     if (item < in->packed)
         return is_unchanged(&in->pieces[item]);
     for (size_t i = in->packed; i < in->packed + in->small; i++)
@@ -204,6 +225,8 @@ static fp_status repack_range(const fp_model *m, size_t begin, size_t end)
 fp_status fp__integrity_repair(fp__integrity *in, size_t item)
 {
     const fp_model *m = in->model;
+    if (in->gpu)
+        return fp__gpu_reload(in->gpu, in->team);
     if (item < in->packed) {
         size_t begin = item * (size_t)PIECE_BYTES, end = begin + in->pieces[item].bytes;
         memset(m->packed + begin, 0, end - begin); /* what lies between matrices */

@@ -120,6 +120,9 @@ struct fp__gpu {
     char name[128];
     const fp_model *model;
     fp__cuda_model *weights;
+    pthread_mutex_t mutex; /* of the next two */
+    cudaStream_t checks;
+    void *scratch; /* 16 bytes there */
 };
 
 static fp_status select_device(int index)
@@ -197,6 +200,15 @@ static fp_status upload(fp__gpu *gpu, fp__team *team, size_t positions)
     return status;
 }
 
+static fp_status prepare_checks(fp__gpu *gpu)
+{
+    int least = 0, greatest = 0;
+    FP_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest), "a stream");
+    FP_CUDA(cudaStreamCreateWithPriority(&gpu->checks, cudaStreamNonBlocking, least), "a stream");
+    FP_CUDA(cudaMalloc(&gpu->scratch, 16), "memory for checksums");
+    return FP_OK;
+}
+
 fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t positions, fp__gpu **out)
 {
     fp__gpu *gpu = calloc(1, sizeof *gpu);
@@ -204,11 +216,14 @@ fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t 
         return fp__fail(FP_NO_MEMORY, "GPU: no memory");
     gpu->index = index;
     gpu->model = model;
+    pthread_mutex_init(&gpu->mutex, NULL);
     fp_status status = check_device(index, gpu->name);
     if (status == FP_OK)
         status = select_device(index);
     if (status == FP_OK)
         status = upload(gpu, team, positions);
+    if (status == FP_OK)
+        status = prepare_checks(gpu);
     if (status != FP_OK) {
         fp__gpu_close(gpu);
         return status;
@@ -221,9 +236,48 @@ void fp__gpu_close(fp__gpu *gpu)
 {
     if (!gpu)
         return;
-    if (gpu->weights && cudaSetDevice(gpu->index) == cudaSuccess)
+    if (gpu->weights && cudaSetDevice(gpu->index) == cudaSuccess) {
+        if (gpu->checks)
+            (void)cudaStreamDestroy(gpu->checks);
+        (void)cudaFree(gpu->scratch);
         fp__cuda_model_destroy(gpu->weights);
+    }
+    pthread_mutex_destroy(&gpu->mutex);
     free(gpu);
+}
+
+size_t fp__gpu_items(const fp__gpu *gpu)
+{
+    return gpu->weights->n_items;
+}
+
+size_t fp__gpu_item_bytes(const fp__gpu *gpu, size_t item)
+{
+    return gpu->weights->items[item].bytes;
+}
+
+fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same)
+{
+    FP_TRY(select_device(gpu->index));
+    pthread_mutex_lock(&gpu->mutex);
+    fp_status status = fp__cuda_model_check(gpu->weights, item, gpu->scratch, gpu->checks, same);
+    pthread_mutex_unlock(&gpu->mutex);
+    return status;
+}
+
+fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team)
+{
+    file_check file = {gpu->model, false};
+    bool same = true;
+    FP_TRY(select_device(gpu->index));
+    FP_TRY(fp__cuda_model_reload(gpu->weights, gpu->model, team));
+    (void)check_file(&file);
+    if (!file.same)
+        return fp__fail(FP_MISMATCH, "the model's file was changed since it was opened; start anew");
+    for (size_t i = 0; i < gpu->weights->n_items && same; i++)
+        FP_TRY(fp__gpu_item_check(gpu, i, &same));
+    return same ? FP_OK
+                : fp__fail(FP_MISMATCH, "%s does not keep the weights that are written to it", gpu->name);
 }
 
 const char *fp__gpu_name(const fp__gpu *gpu)
