@@ -9,9 +9,13 @@ import os
 import sys
 import time
 
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+try:
+    import torch
+    import torch.nn.functional as F
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError as error:
+    print(json.dumps({"peers": "torch", "skipped": str(error)}))
+    sys.exit(77)
 
 HEADS, KV_HEADS, D = 32, 8, 128
 BACKENDS = {
