@@ -187,6 +187,8 @@ static fp_status denied(const fp_gate_result *gate, uint64_t size)
 {
     if (gate->reason == FP_GATE_MISSING_STATEMENT)
         return fp__fail(FP_NOT_FOUND, "a statement of the anchors is missing: %s", gate->detail);
+    if (gate->reason == FP_GATE_STALE_CHECKPOINT) /* of the log at hand: a fresher copy decides it */
+        return fp__fail(FP_NOT_FOUND, "the log at hand is not witnessed as it must be: %s", gate->detail);
     return fp__fail(FP_INVALID, "the gate denies the anchors at tree size %llu: %s (%s)",
                     (unsigned long long)size, fp_gate_reason_name(gate->reason), gate->detail);
 }
