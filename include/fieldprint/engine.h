@@ -46,9 +46,9 @@ FP_API const char *fp_release_name(fp_release release); /* "gated" */
 FP_API fp_status fp_release_parse(const char *text, fp_release *out) FP_WARN_UNUSED;
 
 typedef struct fp_engine_options {
-    const char *device;    /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
-                              result. Weights, pages and steps are then in the GPU's memory */
-    size_t threads;        /* 0: one per usable core */
+    const char *device; /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can take the model. Changes
+                           no result. Weights, pages and steps are then in the GPU's memory */
+    size_t threads;     /* 0: one per usable core */
     size_t hash_threads;   /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
                               loop */
     size_t context_tokens; /* per session, anchors included; 0: what the model was trained for, at most 8,192,

@@ -147,13 +147,20 @@ fp_status fp_engine_create(const fp_model *model, const fp_engine_options *optio
         return fp__fail(FP_NO_MEMORY, "engine: no memory");
     e->model = model;
     e->options = options ? *options : defaults;
+    bool any = e->options.device && strcmp(e->options.device, "auto") == 0;
     fp_status status = create(e, &e->options);
-    if (status != FP_OK) {
-        fp_engine_destroy(e);
-        return status;
+    bool on_gpu = strcmp(e->device, "cpu") != 0;
+    e->options.device = e->device;
+    if (status == FP_OK) {
+        *out = e;
+        return FP_OK;
     }
-    *out = e;
-    return FP_OK;
+    fp_engine_options on_cpu = e->options;
+    on_cpu.device = "cpu";
+    fp_engine_destroy(e);
+    if (any && on_gpu && (status == FP_UNSUPPORTED || status == FP_NO_MEMORY))
+        return fp_engine_create(model, &on_cpu, out); /* a GPU that cannot take this model */
+    return status;
 }
 
 void fp_engine_destroy(fp_engine *e)
