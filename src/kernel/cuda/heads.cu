@@ -47,10 +47,27 @@ template <int E> static __device__ __forceinline__ uint32_t amax_bits(const floa
     return __reduce_max_sync(ALL, most);
 }
 
+/* A lane's share of a position's row of the rotary table: entries lane, lane + 32, … */
+template <int E> struct rotary {
+    static constexpr int N = (E + 1) / 2;
+    float c[N], s[N];
+    __device__ __forceinline__ rotary(const fp__cuda_heads &a, uint32_t position, uint32_t lane)
+    {
+        uint32_t half = a.n_rot / 2;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            uint32_t i = lane + 32 * k;
+            bool has = i < half;
+            c[k] = has ? __ldg(a.cos + (size_t)position * half + i) : 0.0f;
+            s[k] = has ? __ldg(a.sin + (size_t)position * half + i) : 0.0f;
+        }
+    }
+};
+
 /* §2 and §5 on one vector; false where the norm left the range (zeros then). */
 template <int E>
 static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, const float *w,
-                                                     uint32_t position, float *row, uint32_t lane,
+                                                     const rotary<E> &turn, float *row, uint32_t lane,
                                                      float (&x)[E])
 {
     bool ok = true;
@@ -69,10 +86,13 @@ static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, co
         row[lane + 32 * e] = x[e];
     __syncwarp();
     uint32_t half = a.n_rot / 2;
-    const float *cos = a.cos + (size_t)position * half, *sin = a.sin + (size_t)position * half;
-    for (uint32_t i = lane; i < half; i += 32) {
+#pragma unroll
+    for (int k = 0; k < rotary<E>::N; k++) {
+        uint32_t i = lane + 32 * k;
+        if (i >= half)
+            continue;
         uint32_t p = a.halves ? i : 2 * i, q = a.halves ? i + half : 2 * i + 1;
-        float x0 = row[p], x1 = row[q], c = cos[i], s = sin[i];
+        float x0 = row[p], x1 = row[q], c = turn.c[k], s = turn.s[k];
         row[p] = __fmaf_rn(-x1, s, __fmul_rn(x0, c));
         row[q] = __fmaf_rn(x0, s, __fmul_rn(x1, c));
     }
@@ -143,10 +163,10 @@ __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a
     for (int e = 0; e < E; e++)
         x[e] = from[lane + 32 * e];
     fp__cuda_token token = a.token[t];
+    rotary<E> turn(a, token.position, lane);
     bool query = head < a.heads, value = head >= a.heads + a.kv_heads, norm_ok = true, ok;
     if (!value)
-        norm_ok =
-            norm_and_turn(a, query ? a.q_norm : a.k_norm, token.position, rows[threadIdx.x / 32], lane, x);
+        norm_ok = norm_and_turn(a, query ? a.q_norm : a.k_norm, turn, rows[threadIdx.x / 32], lane, x);
     if (query) {
         size_t row = (size_t)t * a.heads + head;
         ok = write_query(x, factor, lane, a.q_planes + row * 2 * D, a.q_scales + row);
