@@ -85,6 +85,7 @@ typedef struct fault {
     fp__fault_point point;
     /* once it has struck */
     bool struck, is_checked, over;
+    bool late;                   /* the answer had ended: its last check may have been there already */
     uint8_t *byte, flip, before; /* one bit of one byte; before: its value then */
     size_t page, slab, offset;   /* RETURNS: where in the context */
     unsigned returns;
@@ -396,6 +397,7 @@ static void hook(void *arg, fp_engine *e, fp__fault_point point)
     if (!f->struck && l->calls >= f->at && point == f->point && f->byte == NULL) {
         f->failures_before = e->checks.count.failures;
         f->struck_ns = fp__now_ns();
+        f->late = fp__session_ended(s);
         if (strike(l, s))
             f->undo_at = l->calls + 1 + roll(l, 6);
         return;
@@ -547,9 +549,10 @@ static void judge(lab *l, fp_status status, uint64_t failures)
         c.transient_detected = found;
     } else {
         c.persistent = 1;
-        c.persistent_checked = f->is_checked;
-        c.detected = f->is_checked && found;
-        c.missed = f->is_checked && !found;
+        bool is_checked = f->is_checked && (found || !f->late);
+        c.persistent_checked = is_checked;
+        c.detected = is_checked && found;
+        c.missed = is_checked && !found;
     }
     c.corrected = found && same;
     c.without_effect = !found && same;
@@ -562,7 +565,7 @@ static void judge(lab *l, fp_status status, uint64_t failures)
     add(l, &c);
     if (c.missed)
         problem(l, "it stayed, and was not noticed");
-    bool reachable = (!gone && !wrong_once && f->is_checked) || all;
+    bool reachable = !f->late && ((!gone && !wrong_once && f->is_checked) || all);
     if (status != FP_OK && f->span != RETURNS && reachable)
         problem(l, fp_error_detail());
     if (held && reachable && (c.gave_out_wrong || c.retractions))

@@ -3,11 +3,12 @@
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum { TOKENS = FP__PAGE_TOKENS, WINDOW_PAGES = 8, WINDOW_PAGES_GPU = 32 /* a step's chunk */ };
-#define PAGE_RATE ((uint64_t)32 << 20)
+#define PAGE_RATE ((uint64_t)8 << 20)
 #define WEIGHT_RATE ((uint64_t)64 << 20)
-#define SCRUB_EVERY_NS UINT64_C(5000000)
+#define SCRUB_EVERY_NS UINT64_C(20000000)
 #define DEBT_MAX_NS UINT64_C(1000000000) /* of a pause, no more than this is made up for */
 
 /* ---- names ---- */
@@ -106,10 +107,19 @@ static void run_item(fp__round *r, size_t item)
     atomic_fetch_add(&r->engine->checks.weight_bytes_checked, fp__integrity_item_bytes(weights, item));
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void work(fp__round *r)
 {
+    uint64_t start = thread_cpu_ns();
     for (size_t i; (i = atomic_fetch_add(&r->next, 1)) < r->items;)
         run_item(r, i);
+    atomic_fetch_add(&r->engine->checks.check_cpu_ns, thread_cpu_ns() - start);
 }
 
 static void run_round_job(fp__hash_job *job)
@@ -869,6 +879,7 @@ void fp_engine_validation(const fp_engine *e, fp_validation_status *out)
     out->validation = v->level;
     out->replay_65536 = v->replay_65536;
     out->pages_checked = atomic_load(&v->pages_checked);
+    out->check_cpu_ns = atomic_load(&v->check_cpu_ns);
     out->weight_bytes_checked = atomic_load(&v->weight_bytes_checked);
     if (v->level >= FP_VALIDATE_SCRUB) {
         out->page_window_ns = window_ns(resident_page_bytes(e), v->page_rate);

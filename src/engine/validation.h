@@ -119,7 +119,7 @@ typedef struct fp__validation {
     uint64_t random; /* chooses pages for re-execution */
     fp_validation_status count;
     atomic_size_t pages_checked;
-    atomic_size_t weight_bytes_checked;
+    atomic_size_t weight_bytes_checked, check_cpu_ns;
     void (*fault)(void *arg, fp_engine *engine, fp__fault_point point); /* NULL: none */
     void *fault_arg;
 } fp__validation;
