@@ -377,7 +377,7 @@ void fp__audit_decide_full(fp__audit *a, fp_status status, uint64_t start_ns)
         if (out->status != FP_CANCELLED)
             out->status = FP_OK;
     }
-    out->full_ns = fp__now_ns() - start_ns;
+    out->full_ns = (fp__now_ns() - start_ns) | 1; /* never 0: it was made */
     fp__audit_free(a);
 }
 
