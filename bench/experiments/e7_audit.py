@@ -29,11 +29,12 @@ PROMPTS = ("Explain how tides work.", "Write a short story about a lighthouse.",
 def plot(figure, result):
     axes = figure.add_subplot(1, 2, 1)
     ways = [p for p in result["points"] if "share" in p]
-    axes.bar([p["level"] + ("\ntogether" if p["together"] else "") for p in ways], [100 * p["share"] for p in ways])
+    axes.bar([p["level"].replace(":", "\n") + ("\ntogether" if p["together"] else "") for p in ways], [100 * p["share"] for p in ways])
     axes.set_ylabel("% of the time of making the answers")
     axes = figure.add_subplot(1, 2, 2)
     found = result.get("detection", {}).get("by_level", {})
-    axes.bar(list(found), list(found.values()))
+    levels = [x for x in ("load", "light", "sample", "full", "none") if x in found]
+    axes.bar(levels, [found[x] for x in levels])
     axes.set_ylabel("scenarios, by the cheapest level that sees them")
 
 
