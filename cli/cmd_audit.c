@@ -128,6 +128,8 @@ static int add_operands(job *j)
             return code;
         j->many = j->many || folder;
     }
+    if (j->n == 0 || !j->receipts || !j->transcripts)
+        return cli_usage("there is no receipt to audit");
     j->many = j->many || j->n > 1;
     const char *given = cli_text(args, "transcript", NULL), *nonce = cli_text(args, "nonce", NULL);
     if (j->many && (given || nonce))

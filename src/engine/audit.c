@@ -462,11 +462,12 @@ static int compare_sizes(const void *a, const void *b, void *arg)
 
 static fp_status prepare(many *m, const fp_audit_item *items)
 {
-    m->items = calloc(m->n, sizeof *m->items);
-    m->order = calloc(m->n, sizeof *m->order);
-    m->size = calloc(m->n, sizeof *m->size);
-    m->told = calloc(m->n, sizeof *m->told);
-    m->pending = calloc(m->n, sizeof *m->pending);
+    const size_t n = m->n;
+    m->items = calloc(n, sizeof *m->items);
+    m->order = calloc(n, sizeof *m->order);
+    m->size = calloc(n, sizeof *m->size);
+    m->told = calloc(n, sizeof *m->told);
+    m->pending = calloc(n, sizeof *m->pending);
     if (!m->items || !m->order || !m->size || !m->told || !m->pending)
         return fp__fail(FP_NO_MEMORY, "audit: no memory for %zu receipts", m->n);
     if (m->o->sample_65536 > 65536)
@@ -475,7 +476,7 @@ static fp_status prepare(many *m, const fp_audit_item *items)
         memcpy(m->seed, m->o->sample_seed, 32);
     else if (m->o->sample_65536 && RAND_bytes(m->seed, sizeof m->seed) != 1)
         return fp__fail(FP_INTERNAL, "audit: the system gives no random numbers");
-    for (size_t i = 0; i < m->n; i++) {
+    for (size_t i = 0; i < n; i++) {
         m->items[i] = (fp_audit_options){.receipt_path = items[i].receipt_path,
                                          .transcript_path = items[i].transcript_path,
                                          .nonce = items[i].nonce,
@@ -484,7 +485,7 @@ static fp_status prepare(many *m, const fp_audit_item *items)
         m->results[i] = (fp_audit_result){.position = -1, .sample_65536 = m->o->sample_65536};
         memcpy(m->results[i].sample_seed, m->seed, 32);
         m->order[i] = i;
-        m->size[i] = m->n > 1 ? claimed_size(items[i].receipt_path) : 0;
+        m->size[i] = n > 1 ? claimed_size(items[i].receipt_path) : 0;
     }
     qsort_r(m->order, m->n, sizeof *m->order, compare_sizes, m->size);
     if (!m->o->model)

@@ -863,7 +863,8 @@ static fp_status expect_answer(lab *l)
     l->expected_other = l->got_other;
     l->got = l->got_other = (answer){0};
     close_engine(l);
-    l->out->token_ms = l->expected_ms / (double)(l->expected.ids.size / sizeof(uint32_t));
+    size_t tokens = l->expected.ids.size / sizeof(uint32_t);
+    l->out->token_ms = l->expected_ms / (double)tokens;
     return FP_OK;
 }
 

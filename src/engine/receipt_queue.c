@@ -66,6 +66,7 @@ static entry *take(fp_receipts *q, size_t *n)
 static void log_batch(fp_receipts *q, entry *list, size_t n)
 {
     static const char unknown[] = "no memory";
+    FP_CHECK(n > 0);
     uint64_t start = fp__now_ns();
     uint8_t(*ids)[32] = calloc(n, sizeof *ids);
     fp_status *status = calloc(n, sizeof *status), logged = FP_OK;

@@ -682,10 +682,10 @@ static void scrub_pages(fp_engine *e)
         fp_session *s;
         fp_anchors *anchors;
         const fp__kvseq *seq = scrub_target(e, v->target, &s, &anchors);
-        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0, pages = anchors ? fp__kvseq_pages(seq) : sealed,
-               unhashed = 0;
+        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0,
+               pages = seq && anchors ? fp__kvseq_pages(seq) : sealed, unhashed = 0;
         bool rests = s && !anchors && !fp__session_active(s); /* a failure is found when it goes on */
-        if (seq && !anchors &&
+        if (seq && s && !anchors &&
             (fp__kvseq_poll(s->context, &unhashed, NULL) != FP_OK || unhashed > 0 || rests))
             pages = 0;
         if (v->target_page >= pages) {
