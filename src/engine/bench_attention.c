@@ -188,9 +188,8 @@ static fp_status compute(lab *l, uint64_t *words)
     FP_TRY(plan_for(l, 1));
     l->out = l->b.out, l->alpha = l->b.alpha, l->run_layers = 1;
     fp__team_run(l->team, attend, l);
-    size_t reads = o->context + o->anchor;
-    FP_CHECK(reads > 0);
-    size_t rows = CHECKED_TOKEN_READS / reads;
+    size_t reads = o->context + o->anchor, most = CHECKED_TOKEN_READS;
+    size_t rows = reads ? most / reads : most;
     rows = rows < o->kv_heads ? o->kv_heads : rows > l->b.rows ? l->b.rows : rows;
     for (size_t i = 0; i < rows; i++) /* the last row is always one of them */
         FP_TRY(row_differs(l, ((i + 1) * l->b.rows - 1) / rows, words));
