@@ -78,8 +78,10 @@ FP_API const char *fp_engine_device(const fp_engine *engine); /* in use: "cpu", 
 typedef struct fp_validation_status {
     fp_validation validation;
     uint32_t replay_65536;
-    /* Time in which each byte is read once while the engine works, as the rates and what is resident now have
-     * it; 0: not read at a rate. At the end of each answer all of it is read at this level, whatever the
+    /* A fault that stays is noticed within this time of work: that in which each byte is read once, as the
+     * rates and what is resident now have it, or, if that is longer (a worker without a core cannot keep the
+     * rate), the time since the last complete pass began. 0: not read at a rate. Pages of a conversation at
+     * rest are read when it goes on. At the end of each answer all of it is read at this level, whatever the
      * rates. */
     uint64_t page_window_ns, weight_window_ns;
     uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */

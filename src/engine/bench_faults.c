@@ -78,6 +78,8 @@ typedef struct answer {
     fp_finish finish;
 } answer;
 
+typedef enum window { W_NONE, W_PAGES, W_SCRUB_PAGES, W_SCRUB_WEIGHTS, W_ANSWER, W_STEP } window;
+
 typedef struct fault {
     kind kind;
     span span;
@@ -91,6 +93,10 @@ typedef struct fault {
     unsigned returns;
     uint64_t struck_ns, undo_at, failures_before;
     double detect_ms; /* < 0: not noticed */
+    window window;    /* in which it must be noticed */
+    size_t struck_tokens;
+    double window_share; /* of it, until it was */
+    bool beyond_rate, before_end;
 } fault;
 
 typedef struct lab {
@@ -280,6 +286,7 @@ static bool strike_context(lab *l, fp_session *s, bool fresh)
     if (!written && !open)
         return false;
     f->is_checked = written && (open || l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC);
+    f->window = open ? W_PAGES : l->level > 0 ? W_SCRUB_PAGES : W_ANSWER;
     strike_byte(l, groups[f->page] + f->slab * fp__slab_bytes(g->d) + f->offset);
     return true;
 }
@@ -295,6 +302,7 @@ static bool strike_anchor(lab *l)
     if (slot >= fp__kvseq_filled(seq)[page])
         return false;
     f->is_checked = l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC;
+    f->window = l->level > 0 ? W_SCRUB_PAGES : W_ANSWER;
     strike_byte(l, fp__kvseq_groups(seq)[page] + roll(l, fp__page_slabs(g)) * fp__slab_bytes(g->d) + offset);
     return true;
 }
@@ -304,6 +312,7 @@ static bool strike_model(lab *l)
     fault *f = &l->f;
     const fp_model *m = l->model;
     f->is_checked = l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC;
+    f->window = l->level > 0 ? W_SCRUB_WEIGHTS : W_ANSWER;
     if (f->kind == K_WEIGHTS) {
         strike_byte(l, m->packed + roll(l, m->packed_bytes));
         return true;
@@ -326,6 +335,7 @@ static bool strike_table(lab *l, fp_session *s)
     if (pages == 0)
         return false;
     f->is_checked = true;
+    f->window = W_STEP;
     uint8_t *entry = (uint8_t *)(uintptr_t)&fp__kvseq_groups(seq)[roll(l, pages)];
     strike_byte(l, entry + roll(l, sizeof(void *)));
     return true;
@@ -384,20 +394,56 @@ static void strike_again(lab *l, fp_session *s)
     flip(f);
 }
 
+/* How much of its window had passed when it was noticed. */
+static void measure(lab *l, const fp_engine *e, const fp_session *s)
+{
+    fault *f = &l->f;
+    size_t tokens = fp__kvseq_tokens(s->context), sealed = fp__kvseq_sealed(s->context);
+    uint64_t shown[2], computed[2], ns = fp__now_ns() - f->struck_ns;
+    size_t since = tokens > f->struck_tokens ? tokens - f->struck_tokens : 0;
+    f->before_end = !fp__session_ended(s);
+    switch (f->window) {
+    case W_PAGES:
+        f->window_share = sealed > f->page ? (double)(sealed - f->page) / (double)e->checks.window : 0;
+        break;
+    case W_SCRUB_PAGES:
+    case W_SCRUB_WEIGHTS:
+        fp__validation_windows(e, false, &shown[0], &shown[1]);
+        fp__validation_windows(e, true, &computed[0], &computed[1]);
+        f->window_share = (double)ns / (double)shown[f->window == W_SCRUB_WEIGHTS];
+        f->beyond_rate = ns > computed[f->window == W_SCRUB_WEIGHTS];
+        break;
+    case W_ANSWER: /* these have no length: in time, or too late */
+        f->window_share = fp__session_active(s) ? 0 : 2;
+        break;
+    case W_STEP:
+        f->window_share = since == 0 ? 0 : 2;
+        break;
+    case W_NONE:
+        break;
+    }
+}
+
 static void hook(void *arg, fp_engine *e, fp__fault_point point)
 {
     lab *l = arg;
     fault *f = &l->f;
     fp_session *s = e->sessions[0];
+    if (point == FP__FAULT_NOTICED) {
+        if (s && f->struck && f->detect_ms < 0) {
+            f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
+            measure(l, e, s);
+        }
+        return;
+    }
     l->calls++;
     if (!s || !fp__session_active(s))
         return;
-    if (f->struck && f->detect_ms < 0 && e->checks.count.failures > f->failures_before)
-        f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
     if (!f->struck && l->calls >= f->at && point == f->point && f->byte == NULL) {
         f->failures_before = e->checks.count.failures;
         f->struck_ns = fp__now_ns();
         f->late = fp__session_ended(s);
+        f->struck_tokens = fp__kvseq_tokens(s->context);
         if (strike(l, s))
             f->undo_at = l->calls + 1 + roll(l, 6);
         return;
@@ -522,6 +568,10 @@ static void add_counts(fp_fault_counts *to, const fp_fault_counts *one)
         sum[i] += from[i];
     to->detect_ms_max = one->detect_ms_max > to->detect_ms_max ? one->detect_ms_max : to->detect_ms_max;
     to->detect_ms_mean += one->detect_ms_mean; /* a sum until the end */
+    if (one->window_share_max > to->window_share_max)
+        to->window_share_max = one->window_share_max;
+    if (one->rollback_ms_max > to->rollback_ms_max)
+        to->rollback_ms_max = one->rollback_ms_max;
 }
 
 static void add(lab *l, const fp_fault_counts *one)
@@ -531,7 +581,7 @@ static void add(lab *l, const fp_fault_counts *one)
     add_counts(&l->out->cell[l->level][l->release], one);
 }
 
-static void judge(lab *l, fp_status status, uint64_t failures)
+static void judge(lab *l, fp_status status, uint64_t failures, double rollback_ms)
 {
     fault *f = &l->f;
     fp_fault_counts c = {0};
@@ -553,6 +603,12 @@ static void judge(lab *l, fp_status status, uint64_t failures)
         c.persistent_checked = is_checked;
         c.detected = is_checked && found;
         c.missed = is_checked && !found;
+        c.windowed = c.detected && f->window != W_NONE;
+        c.outside = c.windowed && f->window_share > 1;
+        c.beyond_rate = c.windowed && f->beyond_rate;
+        c.scrubbed =
+            c.windowed && f->before_end && (f->window == W_SCRUB_PAGES || f->window == W_SCRUB_WEIGHTS);
+        c.window_share_max = c.windowed ? f->window_share : 0;
     }
     c.corrected = found && same;
     c.without_effect = !found && same;
@@ -562,9 +618,12 @@ static void judge(lab *l, fp_status status, uint64_t failures)
     c.gave_out_wrong = l->gave_out_wrong;
     if (found && f->detect_ms >= 0)
         c.detect_ms_max = c.detect_ms_mean = f->detect_ms;
+    c.rollback_ms_max = rollback_ms;
     add(l, &c);
     if (c.missed)
         problem(l, "it stayed, and was not noticed");
+    if (c.outside)
+        problem(l, "it was noticed outside of its window");
     bool reachable = !f->late && ((!gone && !wrong_once && f->is_checked) || all);
     if (status != FP_OK && f->span != RETURNS && reachable)
         problem(l, fp_error_detail());
@@ -589,6 +648,7 @@ static fp_status run_memory(lab *l)
                                                          : points[roll(l, 3)];
     f->detect_ms = -1;
     fp_validation_status before, after;
+    l->engine->checks.count.rollback_max_ns = 0; /* of this run */
     fp_engine_validation(l->engine, &before);
     uint8_t *file = NULL;
     fp__buf artifact = {0};
@@ -622,12 +682,10 @@ static fp_status run_memory(lab *l)
     l->out->tokens_replayed += after.tokens_replayed - before.tokens_replayed;
     if ((double)after.rollback_max_ns / 1e6 > l->out->rollback_ms_max)
         l->out->rollback_ms_max = (double)after.rollback_max_ns / 1e6;
-    if (f->struck && f->detect_ms < 0 && failures > 0)
-        f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
     if (status == FP_CANCELLED)
         return status;
     fp_status shown = status == FP_OK ? FP_OK : fp__fail(status, "%s", why);
-    judge(l, shown, failures);
+    judge(l, shown, failures, (double)after.rollback_max_ns / 1e6);
     if (l->engine && (status != FP_OK || f->kind == K_ANCHOR || f->kind == K_TABLE)) {
         fp_anchors_release(l->anchors); /* a fresh copy: failures are counted for its life */
         l->anchors = NULL;
