@@ -24,10 +24,10 @@ def faults(e, args, name, model, count, clean, threads):
     e.failed = e.failed or answer["violations"] > 0 or answer["false_alarms"] > 0
     e.result.setdefault("faults", {})[name] = answer
     for cell in answer["cells"]:
-        e.add(faults=name, **{k: cell[k] for k in ("validation", "release", "injected", "persistent_checked", "detected", "missed", "windowed", "outside_of_window", "scrubbed", "beyond_rate",
-                                                   "window_share_max", "rollback_ms_max",
+        e.add(faults=name, **{k: cell[k] for k in ("validation", "release", "injected", "persistent_checked", "detected", "missed",
+                                                   "windowed", "outside_of_window", "scrubbed", "beyond_rate", "window_share_max",
                                                    "transient", "transient_detected", "corrected", "without_effect", "wrong",
-                                                   "errors", "retractions", "gave_out_wrong", "detect_ms_max")})
+                                                   "errors", "retractions", "gave_out_wrong", "detect_ms_max", "rollback_ms_max")})
 
 
 def decode_rate(args, *options):
