@@ -1,5 +1,5 @@
-/* The scenarios of test_tamper.c, row by row: name, what is tampered, level, verdict, reason, how, base, path, value,
- * leaf. Included inside of the array. */
+/* The scenarios of test_tamper.c, row by row: name, what is tampered, level, verdict, reason, how, base,
+ * path, value, leaf. Included inside of the array. */
 /* clang-format off */
     {"field-predicateType", "`predicateType`: `\"urn:fieldprint:receipt:v2\"`", LIGHT, "INVALID",
      "malformed receipt", field, 0, "predicateType", "\"urn:fieldprint:receipt:v2\"", -1},
@@ -405,4 +405,4 @@
      session_file, 0, "bit", NULL, -5000},
     {"session-transcript", "one bit of the transcript in a session file", LOAD, "refused",
      "is not the one that its manifest names", session_file, 0, "bit", NULL, 2600},
-/* clang-format on */
+    /* clang-format on */
