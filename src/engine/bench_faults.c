@@ -1,9 +1,8 @@
 /* Fault injection (fieldprint/faults.h). Everything is decided by a seed but the moments at which threads get
  * the processor. */
+#include "engine/bench_faults.h"
 #include "core/file.h"
-#include "engine/engine.h"
 #include "fieldprint/audit.h"
-#include "fieldprint/faults.h"
 #include "fieldprint/ledger.h"
 #include <dirent.h>
 #include <signal.h>
@@ -71,13 +70,6 @@ const char *fp_fault_level_name(size_t level)
     return level < FP_FAULT_LEVELS ? levels[level].name : NULL;
 }
 
-/* All that an answer is. */
-typedef struct answer {
-    fp__buf ids, text, masses, given; /* given: what on_text got, without what was taken back */
-    uint8_t head[32];
-    fp_finish finish;
-} answer;
-
 typedef enum window { W_NONE, W_PAGES, W_SCRUB_PAGES, W_SCRUB_WEIGHTS, W_ANSWER, W_STEP } window;
 
 typedef struct fault {
@@ -106,7 +98,7 @@ typedef struct lab {
     fp_workspace *w;
     char workspace[1024], artifact[4096];
     uint8_t anchor[1][32];
-    answer expected, expected_other;
+    fp__fault_answer expected, expected_other;
     double expected_ms;
     uint64_t hooks; /* calls of the hook in a run without faults */
     uint64_t random;
@@ -117,7 +109,7 @@ typedef struct lab {
     /* of a run */
     uint64_t number, calls;
     fault f;
-    answer got, got_other; /* other: of a second session that shares anchors and weights */
+    fp__fault_answer got, got_other; /* other: of a second session that shares anchors and weights */
     bool pair;
     bool gave_out_wrong, was_retracted;
     atomic_uint_fast64_t worker_jobs, worker_until;
@@ -151,27 +143,6 @@ static void problem(lab *l, const char *what)
 
 /* ---- an answer ---- */
 
-static void answer_free(answer *a)
-{
-    fp__buf_free(&a->ids);
-    fp__buf_free(&a->text);
-    fp__buf_free(&a->masses);
-    fp__buf_free(&a->given);
-    *a = (answer){0};
-}
-
-static bool same_bytes(const fp__buf *a, const fp__buf *b)
-{
-    return a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
-}
-
-static bool same_answer(const answer *a, const answer *b)
-{
-    return same_bytes(&a->ids, &b->ids) && same_bytes(&a->text, &b->text) &&
-           same_bytes(&a->masses, &b->masses) && same_bytes(&a->given, &b->given) &&
-           memcmp(a->head, b->head, 32) == 0 && a->finish == b->finish;
-}
-
 static int take_text(void *context, const char *text, size_t size)
 {
     lab *l = context;
@@ -190,17 +161,6 @@ static void take_back(void *context, size_t keep, const char *reason)
     (void)reason;
     l->got.given.size = keep;
     l->was_retracted = true;
-}
-
-static fp_status read_answer(fp_session *s, answer *a)
-{
-    fp_result r;
-    fp_session_result(s, &r);
-    a->finish = r.finish;
-    FP_TRY(fp__buf_append(&a->ids, r.ids, r.n_ids * sizeof *r.ids));
-    FP_TRY(fp__buf_append(&a->text, r.text, r.text_size));
-    FP_TRY(fp__buf_append(&a->masses, r.mass, r.layers * r.heads * sizeof *r.mass));
-    return fp_session_kv_head(s, a->head);
 }
 
 static const char prompt[] =
@@ -541,8 +501,8 @@ static fp_status generate(lab *l, double *ms)
     uint64_t start = fp__now_ns();
     l->calls = 0;
     l->gave_out_wrong = l->was_retracted = false;
-    answer_free(&l->got);
-    answer_free(&l->got_other);
+    fp__answer_free(&l->got);
+    fp__answer_free(&l->got_other);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK && l->pair)
         status = begin(l, true, &other);
@@ -550,35 +510,21 @@ static fp_status generate(lab *l, double *ms)
         status = fp_session_run(s);
     *ms = (double)(fp__now_ns() - start) / 1e6;
     if (status == FP_OK)
-        status = read_answer(s, &l->got);
+        status = fp__answer_read(s, &l->got);
     if (status == FP_OK && other)
         status = fp_session_run(other);
     if (status == FP_OK && other)
-        status = read_answer(other, &l->got_other);
+        status = fp__answer_read(other, &l->got_other);
     fp_session_destroy(s);
     fp_session_destroy(other);
     return status;
 }
 
-static void add_counts(fp_fault_counts *to, const fp_fault_counts *one)
-{
-    const uint64_t *from = (const uint64_t *)(const void *)one;
-    uint64_t *sum = (uint64_t *)(void *)to;
-    for (size_t i = 0; i < offsetof(fp_fault_counts, detect_ms_max) / sizeof(uint64_t); i++)
-        sum[i] += from[i];
-    to->detect_ms_max = one->detect_ms_max > to->detect_ms_max ? one->detect_ms_max : to->detect_ms_max;
-    to->detect_ms_mean += one->detect_ms_mean; /* a sum until the end */
-    if (one->window_share_max > to->window_share_max)
-        to->window_share_max = one->window_share_max;
-    if (one->rollback_ms_max > to->rollback_ms_max)
-        to->rollback_ms_max = one->rollback_ms_max;
-}
-
 static void add(lab *l, const fp_fault_counts *one)
 {
-    add_counts(&l->out->all, one);
-    add_counts(&l->out->kind[l->f.kind], one);
-    add_counts(&l->out->cell[l->level][l->release], one);
+    fp__fault_counts_add(&l->out->all, one);
+    fp__fault_counts_add(&l->out->kind[l->f.kind], one);
+    fp__fault_counts_add(&l->out->cell[l->level][l->release], one);
 }
 
 static void judge(lab *l, fp_status status, uint64_t failures, double rollback_ms)
@@ -586,8 +532,8 @@ static void judge(lab *l, fp_status status, uint64_t failures, double rollback_m
     fault *f = &l->f;
     fp_fault_counts c = {0};
     bool found = failures > 0,
-         same = status == FP_OK && same_answer(&l->got, &l->expected) &&
-                (!l->pair || same_answer(&l->got_other, &l->expected_other)),
+         same = status == FP_OK && fp__answer_equal(&l->got, &l->expected) &&
+                (!l->pair || fp__answer_equal(&l->got_other, &l->expected_other)),
          gone = f->span == PASSES;
     bool held = l->release != FP_RELEASE_OPTIMISTIC, all = l->level == FP_FAULT_LEVELS - 1;
     bool wrong_once = f->kind == K_COMPUTED || f->kind == K_TOKEN || f->kind == K_MASS;
@@ -713,8 +659,8 @@ static fp_status run_worker(lab *l)
     fp_status status = generate(l, &ms);
     close_engine(l);
     fp_fault_counts c = {.injected = 1, .persistent = 1};
-    bool same = status == FP_OK && same_answer(&l->got, &l->expected) &&
-                (!l->pair || same_answer(&l->got_other, &l->expected_other));
+    bool same = status == FP_OK && fp__answer_equal(&l->got, &l->expected) &&
+                (!l->pair || fp__answer_equal(&l->got_other, &l->expected_other));
     c.without_effect = same;
     c.wrong = !same;
     add(l, &c);
@@ -780,7 +726,7 @@ static fp_status run_store(lab *l)
     if (!l->engine)
         FP_TRY(open_engine(l));
     l->f.at = UINT64_MAX;
-    answer_free(&l->got);
+    fp__answer_free(&l->got);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK)
         status = fp_session_run(s);
@@ -871,7 +817,7 @@ static fp_status run_disk(lab *l)
     if (!l->engine)
         FP_TRY(open_engine(l));
     l->f.at = UINT64_MAX;
-    answer_free(&l->got);
+    fp__answer_free(&l->got);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK)
         status = fp_session_run(s);
@@ -919,7 +865,7 @@ static fp_status expect_answer(lab *l)
     l->pair = false;
     l->expected = l->got;
     l->expected_other = l->got_other;
-    l->got = l->got_other = (answer){0};
+    l->got = l->got_other = (fp__fault_answer){0};
     close_engine(l);
     size_t tokens = l->expected.ids.size / sizeof(uint32_t);
     l->out->token_ms = l->expected_ms / (double)tokens;
@@ -934,7 +880,7 @@ static fp_status check_clean(lab *l)
     l->release = FP_RELEASE_GATED;
     l->f = (fault){.at = UINT64_MAX};
     FP_TRY(open_engine(l));
-    answer_free(&l->got);
+    fp__answer_free(&l->got);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK)
         status = fp_session_run(s);
@@ -1015,12 +961,6 @@ static fp_status run_all(lab *l)
     return FP_OK;
 }
 
-static void finish_means(fp_fault_counts *c)
-{
-    uint64_t n = c->corrected + c->retractions > 0 ? c->corrected : 0;
-    c->detect_ms_mean = n > 0 ? c->detect_ms_mean / (double)n : 0;
-}
-
 fp_status fp_faults_run(const fp_model *model, const fp_fault_options *o, fp_fault_result *out)
 {
     lab *l = calloc(1, sizeof *l);
@@ -1040,15 +980,15 @@ fp_status fp_faults_run(const fp_model *model, const fp_fault_options *o, fp_fau
     snprintf(why, sizeof why, "%s", status == FP_OK ? "" : fp_error_detail());
     close_engine(l);
     fp_workspace_close(l->w);
-    answer *all[] = {&l->expected, &l->expected_other, &l->got, &l->got_other};
+    fp__fault_answer *all[] = {&l->expected, &l->expected_other, &l->got, &l->got_other};
     for (size_t i = 0; i < 4; i++)
-        answer_free(all[i]);
+        fp__answer_free(all[i]);
     out->rollback_ms_mean = l->rollbacks ? (double)l->rollback_ns / 1e6 / (double)l->rollbacks : 0;
     for (size_t i = 0; i < FP_FAULT_KINDS; i++)
-        finish_means(&out->kind[i]);
+        fp__fault_counts_finish(&out->kind[i]);
     for (size_t i = 0; i < FP_FAULT_LEVELS * FP_FAULT_RELEASES; i++)
-        finish_means(&out->cell[i / FP_FAULT_RELEASES][i % FP_FAULT_RELEASES]);
-    finish_means(&out->all);
+        fp__fault_counts_finish(&out->cell[i / FP_FAULT_RELEASES][i % FP_FAULT_RELEASES]);
+    fp__fault_counts_finish(&out->all);
     free(l);
     return status == FP_OK ? FP_OK : fp__fail(status, "%s", why);
 }
