@@ -717,19 +717,24 @@ static fp_status run_artifact(lab *l)
     return back;
 }
 
+/* An answer that nothing strikes, for what comes after it. The caller destroys *s, whatever the status. */
+static fp_status answer_unharmed(lab *l, fp_session **s)
+{
+    if (!l->engine)
+        FP_TRY(open_engine(l));
+    l->f.at = UINT64_MAX;
+    fp__answer_free(&l->got);
+    fp_status status = begin(l, false, s);
+    return status == FP_OK ? fp_session_run(*s) : status;
+}
+
 static fp_status run_store(lab *l)
 {
     fp__buf file = {0};
     fp_session *s = NULL, *again = NULL;
     char path[1200];
     snprintf(path, sizeof path, "%s/session.fpkv", l->o->folder);
-    if (!l->engine)
-        FP_TRY(open_engine(l));
-    l->f.at = UINT64_MAX;
-    fp__answer_free(&l->got);
-    fp_status status = begin(l, false, &s);
-    if (status == FP_OK)
-        status = fp_session_run(s);
+    fp_status status = answer_unharmed(l, &s);
     if (status == FP_OK)
         status = fp_session_save(s, l->w, path);
     fp_session_destroy(s);
@@ -814,13 +819,7 @@ static fp_status run_disk(lab *l)
     fp_session *s = NULL;
     struct rlimit old, full;
     uint8_t id[32];
-    if (!l->engine)
-        FP_TRY(open_engine(l));
-    l->f.at = UINT64_MAX;
-    fp__answer_free(&l->got);
-    fp_status status = begin(l, false, &s);
-    if (status == FP_OK)
-        status = fp_session_run(s);
+    fp_status status = answer_unharmed(l, &s);
     if (status != FP_OK || getrlimit(RLIMIT_FSIZE, &old) != 0) {
         fp_session_destroy(s);
         return status;
