@@ -13,6 +13,7 @@
 #include "kernel/cuda/async.cuh"
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/canon.cuh"
+#include "kernel/cuda/overlap.cuh"
 
 namespace fp
 {
@@ -65,6 +66,7 @@ template <int D, int NT> struct State {
 template <int NT> struct Weights {
     uint32_t p[NT][8];
     float keep[NT], scale[NT]; /* O' = fma(O, keep, o·scale) */
+    float unit[NT];            /* 2^E */
 };
 
 static __device__ __forceinline__ float low_float(uint32_t pair)
@@ -225,7 +227,8 @@ static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint
         float before = state.m[t], after = before > m ? before : m;
         float b = exp2c(__fsub_rn(m, after));
         out.keep[t] = exp2c(__fsub_rn(before, after));
-        out.scale[t] = __fmul_rn(b, pow2(e));
+        out.unit[t] = pow2(e);
+        out.scale[t] = __fmul_rn(b, out.unit[t]);
         state.m[t] = after;
         if (dead) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
             out.keep[t] = 1.0f;

@@ -1,48 +1,11 @@
 /* States of split work → outputs: one warp per (token, head, slice of channels), in canonical order
  * (arithmetic §6: spans into their chunk, chunks in order, then the mix of the two segments). */
-#ifndef FP_KERNEL_CUDA_ATTENTION_MERGE_CUH
-#define FP_KERNEL_CUDA_ATTENTION_MERGE_CUH
-#include "kernel/cuda/attention_page.cuh"
-#include "kernel/cuda/attention_plan.cuh"
+#include "kernel/cuda/attention_mix.cuh"
 
 namespace fp
 {
 namespace attn
 {
-
-/* §6 mix: the anchor's share that is used and the share that is reported. */
-struct Mix {
-    float alpha, share;
-    bool only_anchor, only_context;
-};
-
-static __device__ __forceinline__ Mix mix_shares(float ma, float la, float mc, float lc, uint32_t mode,
-                                                 uint32_t gamma)
-{
-    Mix x = {0.0f, 0.0f, mc == FP_NEG_INF && ma != FP_NEG_INF, ma == FP_NEG_INF};
-    if (x.only_anchor || x.only_context) {
-        x.alpha = x.only_anchor ? 1.0f : 0.0f;
-        return x;
-    }
-    float m = ma > mc ? ma : mc;
-    float na = __fmul_rn(la, exp2c(__fsub_rn(ma, m))), nc = __fmul_rn(lc, exp2c(__fsub_rn(mc, m)));
-    x.alpha = x.share = __fdiv_rn(na, __fadd_rn(na, nc));
-    float g = __fdiv_rn(__uint2float_rn(gamma), 65536.0f);
-    if (gamma > 0 && mode == 2)
-        x.share = g;
-    if (gamma > 0 && mode == 1)
-        x.share = x.alpha > g ? x.alpha : g;
-    return x;
-}
-
-static __device__ __forceinline__ float mix_channel(const Mix &x, float oa, float la, float oc, float lc)
-{
-    if (x.only_anchor)
-        return __fdiv_rn(oa, la);
-    if (x.only_context)
-        return __fdiv_rn(oc, lc);
-    return __fmaf_rn(x.share, __fdiv_rn(oa, la), __fmul_rn(__fsub_rn(1.0f, x.share), __fdiv_rn(oc, lc)));
-}
 
 template <int V> struct Slice {
     float m, l, o[V];
@@ -245,53 +208,37 @@ static __device__ __forceinline__ void merge_pieces(const StateHead *heads, cons
 
 /* Where the states of one row of one segment are. */
 struct RowStates {
-    const uint32_t *done;
-    uint32_t arrivals, pieces, stride;
+    uint32_t pieces, stride;
     size_t first;
 };
 
-static __device__ __forceinline__ RowStates find_states(const Params &p, const Header &h,
-                                                        const MergeSegment &s, uint32_t kv_head, uint32_t g)
+static __device__ __forceinline__ RowStates find_states(const Params &p, const MergeSegment &s, uint32_t kv_head,
+                                                        uint32_t g)
 {
     RowStates r = {};
-    if (s.done == NONE)
+    if (s.blocks == 0)
         return r;
     uint32_t row = s.row + g, block = row / s.rows_per_stream;
-    MergeStream stream = *reinterpret_cast<const MergeStream *>(p.plan + s.stream_at + block * 8);
-    r.done = p.plan + h.done_at + (s.done + block) * p.kv_heads + kv_head;
-    r.arrivals = stream.arrivals, r.pieces = stream.pieces, r.stride = stream.rows;
+    MergeStream stream = *reinterpret_cast<const MergeStream *>(p.plan + s.stream_at + block * 4);
+    r.pieces = stream.pieces, r.stride = stream.rows;
     r.first = stream.state + (size_t)kv_head * stream.stride + row % s.rows_per_stream;
     return r;
 }
 
-/* Until all states of both segments have arrived in this run. */
-static __device__ __forceinline__ void await_states(const RowStates (&r)[2], uint32_t epoch, uint32_t lane)
-{
-    const uint32_t *done = lane & 1 ? r[1].done : r[0].done;
-    uint32_t target = (epoch + 1) * (lane & 1 ? r[1].arrivals : r[0].arrivals);
-    bool wait = done != nullptr && lane < 2;
-    while (__any_sync(~0u, wait)) {
-        if (wait)
-            wait = (int32_t)(load_acquire(done) - target) < 0;
-    }
-    __syncwarp();
-}
-
 template <int V>
-static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint32_t d,
-                                                  uint32_t epoch, uint32_t worker, uint32_t workers,
-                                                  uint32_t lane, const Table &table)
+static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint32_t lane,
+                                                  const Table &table)
 {
-    uint32_t slices = (d + 32 * V - 1) / (32 * V), tasks = h.merge_tokens * p.heads_q * slices;
-    for (uint32_t task = worker; task < tasks; task += workers) {
+    uint32_t d = p.d, slices = (d + 32 * V - 1) / (32 * V), tasks = h.merge_tokens * p.heads_q * slices;
+    for (uint32_t task = blockIdx.x; task < tasks; task += gridDim.x) {
         uint32_t slice = task % slices, head = task / slices % p.heads_q, at = task / slices / p.heads_q;
         const MergeToken *token = reinterpret_cast<const MergeToken *>(p.plan + h.merge_at) + at;
         uint32_t channel = slice * 32 * V + lane * V, kv_head = head / p.group, g = head % p.group;
         bool on = channel < d;
-        RowStates rows[2] = {find_states(p, h, token->segment[0], kv_head, g),
-                             find_states(p, h, token->segment[1], kv_head, g)};
+        RowStates rows[2] = {find_states(p, token->segment[0], kv_head, g),
+                             find_states(p, token->segment[1], kv_head, g)};
+        wait_previous(); /* the plan is older than the step, the states are not */
         uint32_t gamma = p.gamma ? p.gamma[(size_t)token->gamma_row * p.heads_q + head] : 0;
-        await_states(rows, epoch, lane);
         Slice<V> state[2] = {};
 #pragma unroll
         for (int s = 0; s < 2; s++) {
@@ -316,6 +263,26 @@ static __device__ __forceinline__ void merge_rows(const Params &p, const Header 
     }
 }
 
+/* One warp a CTA. */
+static __global__ void __launch_bounds__(32) merge(const __grid_constant__ Params p)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    launch_next();
+    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    if (h.merge_narrow)
+        merge_rows<1>(p, h, threadIdx.x, make_room<1>(shared, MERGE_BYTES));
+    else
+        merge_rows<4>(p, h, threadIdx.x, make_room<4>(shared, MERGE_BYTES));
+    if (blockIdx.x == 0 && threadIdx.x == 0) { /* the run is over: nothing is drawn any more */
+        wait_previous();
+        *p.control = {};
+    }
+}
+
 } // namespace attn
 } // namespace fp
-#endif
+
+fp::attn::Kernel fp::attn::merge_kernel()
+{
+    return merge;
+}
