@@ -349,8 +349,9 @@ static bool brief; /* under a tool that makes everything slow: each case once */
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
-    static const uint32_t variants[][FP__TUNE_COUNT] = {{0},          {4, 4, 1},    {16, 16, 1},  {0, 32, 2},
-                                                        {4, 8, 0, 1}, {0, 0, 2, 1}, {16, 0, 1, 0, 1}};
+    static const uint32_t variants[][FP__TUNE_COUNT] = {
+        {0},           {4, 4, 4, 1},     {16, 16, 16, 1}, {0, 4, 32, 2},
+        {4, 16, 8, 0, 1}, {0, 0, 0, 2, 1}, {16, 4, 0, 1, 0, 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;

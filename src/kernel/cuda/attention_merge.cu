@@ -263,7 +263,7 @@ static __device__ __forceinline__ void merge_rows(const Params &p, const Header 
     }
 }
 
-/* One warp a CTA. */
+/* One warp a CTA; its registers fit beside a CTA of decode. */
 static __global__ void __launch_bounds__(32) merge(const __grid_constant__ Params p)
 {
     extern __shared__ __align__(128) uint8_t shared[];

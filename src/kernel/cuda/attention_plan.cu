@@ -65,7 +65,7 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
-    uint32_t merge_ctas;
+    uint32_t merge_ctas, decode_singles;
     Array<Item> decode_items, team_items;
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
@@ -140,13 +140,15 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     uint32_t levels = TEAM_BARRIER_BYTES + 2 * team_rows(d) * d * 4;
     plan->grid = (uint32_t)sms;
     plan->level_bytes = team_rows(d) * d * 4;
-    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / WARPS / stage, MAX_STAGES);
+    plan->decode_stages = MAX_STAGES;
+    while (plan->decode_stages * DECODE_WARPS * stage > room - DECODE_FIXED_BYTES)
+        plan->decode_stages /= 2;
     plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
     if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
                         "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)WARPS * plan->decode_stages * stage;
+    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)DECODE_WARPS * plan->decode_stages * stage;
     plan->team_bytes = levels + (size_t)plan->team_stages * stage;
     CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->decode_bytes),
@@ -333,13 +335,19 @@ static uint32_t count_pieces(uint32_t first, uint32_t end)
     return n;
 }
 
-/* Pages of the item that begins at page `first`. Of decode, an end that would leave half of a quad idle is done
- * span by span. */
-static uint32_t item_pages(const List *list, uint32_t pages, uint32_t first, uint32_t step)
+static bool stacked(const List *list)
 {
-    uint32_t left = pages - first;
-    if (!list->team && (first % CHUNK_PAGES || left <= CHUNK_PAGES / 2))
-        step = SPAN_PAGES;
+    return !list->team && list->block_rows > SPLIT_ROWS;
+}
+
+/* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it has two
+ * spans, for two KV heads at once. */
+static uint32_t item_pages(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first,
+                           uint32_t step)
+{
+    uint32_t left = pages - first, pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
+    if (!list->team && !stacked(list) && step == CHUNK_PAGES && left <= 2 * SPAN_PAGES)
+        step = left <= SPAN_PAGES ? SPAN_PAGES : pair;
     return min_of(step, left);
 }
 
@@ -371,7 +379,7 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
         return false;
     uint32_t state = stream->state = (uint32_t)plan->used_rows;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        n = item_pages(list, pages, first, step);
+        n = item_pages(plan, list, pages, first, step);
         stream->pieces += count_pieces(first, first + n);
     }
     stream->rows = rows;
@@ -381,7 +389,7 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
         Item *item = add_item(plan, list, block);
         if (!item)
             return false;
-        n = item_pages(list, pages, first, step);
+        n = item_pages(plan, list, pages, first, step);
         uint32_t *w = item->word;
         w[FIRST_PAGE] = first;
         w[PAGES] = n;
@@ -392,7 +400,9 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
         if (n <= CHUNK_PAGES)
             inline_pages(plan, list, first, n, w);
         if (!list->team) {
-            w[FLAGS] |= n <= SPAN_PAGES ? PAGED : 0;
+            w[FLAGS] |= stacked(list) ? STACKED : n <= SPAN_PAGES ? PAGED : 0;
+            if (!stacked(list) && n > SPAN_PAGES && n <= 2 * SPAN_PAGES && plan->config.kv_heads % 2 == 0)
+                w[FLAGS] |= PAIRED;
             w[EARLY] = early_pages(list->segment, first, n);
         }
         state += count_pieces(first, first + n) * rows;
@@ -413,7 +423,7 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->listed = listed;
     list->team = team;
     list->block_rows = team ? team_rows(plan->config.d)
-                            : (uint32_t)(rows > 8 ? 8 * decode_tiles((int)plan->config.d) : 8);
+                            : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -559,60 +569,78 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
     return true;
 }
 
-/* Rounds of all quads, or items of all teams, that lists take in steps of `step` pages. */
-static uint64_t count_units(const fp_cuda_attention *plan, bool team, uint32_t step)
+enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST };
+static ListKind kind_of(const List *list)
+{
+    return list->team ? TEAM_LIST : stacked(list) ? STACKED_LIST : SPLIT_LIST;
+}
+
+/* Units that lists take in steps of `step` pages. */
+static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32_t step)
 {
     uint64_t units = 0;
     for (size_t i = 0; i < plan->lists.n; i++)
-        for (uint32_t b = 0; plan->lists.at[i].team == team && b < plan->lists.at[i].blocks; b++)
+        for (uint32_t b = 0; kind_of(&plan->lists.at[i]) == kind && b < plan->lists.at[i].blocks; b++)
             units += (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), step) * plan->config.kv_heads;
     return units;
 }
 
-/* Pages of items: fine where there is little work, so that all take part. A quad needs about 3 µs for a unit of a
- * span, of which a third is not its page, and 9 µs for a chunk. */
-static void choose_steps(const fp_cuda_attention *plan, uint32_t *team, uint32_t *decode)
+/* Pages of items by kind of list: fine where there is little work, so that all take part. A quad needs about 3 µs for a
+ * split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
+static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
 {
-    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, false, SPAN_PAGES),
-             chunks = count_units(plan, false, CHUNK_PAGES), team_spans = count_units(plan, true, SPAN_PAGES);
-    *decode = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads) ? SPAN_PAGES : CHUNK_PAGES;
-    *team = SPAN_PAGES;
-    while (*team < 64 * CHUNK_PAGES && team_spans * SPAN_PAGES / *team >= 16ull * plan->grid)
-        *team *= 4;
-    if (fp__cuda_attention_tuning[FP__TUNE_DECODE_PAGES])
-        *decode = fp__cuda_attention_tuning[FP__TUNE_DECODE_PAGES];
-    if (fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES])
-        *team = fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES];
+    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
+             chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES), team = count_units(plan, TEAM_LIST, SPAN_PAGES);
+    bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
+    step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
+    step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
+    step[TEAM_LIST] = SPAN_PAGES;
+    while (step[TEAM_LIST] < 64 * CHUNK_PAGES && team * SPAN_PAGES / step[TEAM_LIST] >= 16ull * plan->grid)
+        step[TEAM_LIST] *= 4;
+    const uint32_t *tuned = fp__cuda_attention_tuning;
+    if (tuned[FP__TUNE_SPLIT_PAGES])
+        step[SPLIT_LIST] = tuned[FP__TUNE_SPLIT_PAGES];
+    if (tuned[FP__TUNE_STACKED_PAGES])
+        step[STACKED_LIST] = tuned[FP__TUNE_STACKED_PAGES];
+    if (tuned[FP__TUNE_TEAM_PAGES])
+        step[TEAM_LIST] = tuned[FP__TUNE_TEAM_PAGES];
 }
 
-static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t decode_step)
+static bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3])
 {
     for (size_t i = 0; i < plan->lists.n; i++) {
         List *list = &plan->lists.at[i];
         list->stream_at = (uint32_t)plan->streams.n; /* made a word offset when placed */
         for (uint32_t b = 0; b < list->blocks; b++)
-            if (!split_block(plan, list, b, list->team ? team_step : decode_step))
+            if (!split_block(plan, list, b, step[kind_of(list)]))
                 return false;
     }
     return true;
 }
 
-/* Most work first. Stable: items of neighbouring pages stay together. */
-static bool long_items_first(Array<Item> *items)
+static int decode_rank(const uint32_t *w)
 {
-    size_t n = items->n;
+    bool longs = w[PAGES] > SPAN_PAGES;
+    return w[FLAGS] & PAIRED ? 4 : w[FLAGS] & STACKED ? !longs : 3 - longs;
+}
+
+/* Most work first, paired items last. Stable: items of neighbouring pages stay together. */
+static bool order_decode(fp_cuda_attention *plan)
+{
+    Array<Item> *items = &plan->decode_items;
+    size_t n = items->n, at = 0;
     Item *copy = items->add(n); /* room behind the items */
     items->n = n;
     if (n && !copy)
         return false;
-    size_t at = 0;
-    for (int rank = 3; rank >= 0; rank--)
-        for (size_t i = 0; i < n; i++) {
-            const uint32_t *w = items->at[i].word;
-            if ((w[ROWS] > 8) + 2 * !(w[FLAGS] & PAGED) == rank)
+    for (int rank = 0; rank < 5; rank++) {
+        plan->decode_singles = (uint32_t)at; /* at last: before the paired ones */
+        for (size_t i = 0; i < n; i++)
+            if (decode_rank(items->at[i].word) == rank)
                 copy[at++] = items->at[i];
-        }
-    memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
+    }
+    if (n)
+        memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
     return true;
 }
 
@@ -677,6 +705,7 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
                 streams_at + plan->merges.at[i].segment[s].stream_at * (uint32_t)(sizeof(MergeStream) / 4);
     h.team_items = (uint32_t)plan->team_items.n;
     h.decode_items = (uint32_t)plan->decode_items.n;
+    h.decode_singles = plan->decode_singles;
     h.merge_tokens = (uint32_t)plan->merges.n;
     uint64_t rows = (uint64_t)plan->merges.n * plan->config.heads;
     h.merge_narrow = rows * (plan->config.d / 32) <= (uint64_t)plan->grid * WARPS;
@@ -714,23 +743,23 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     bool whole = prefer_whole(plan, sequences, n);
     if (!make_lists(plan, sequences, n, whole))
         return out_of_memory();
-    uint32_t team_step, decode_step;
-    choose_steps(plan, &team_step, &decode_step);
+    uint32_t step[3];
+    choose_steps(plan, step);
     size_t whole_items = plan->team_items.n;
     for (;;) {
         plan->team_items.n = whole_items;
         plan->decode_items.n = plan->streams.n = 0;
         plan->used_rows = 0;
-        if (!split_lists(plan, team_step, decode_step))
+        if (!split_lists(plan, step))
             return out_of_memory();
-        if (plan->used_rows <= plan->state_rows || team_step >= 64 * CHUNK_PAGES)
+        if (plan->used_rows <= plan->state_rows || step[TEAM_LIST] >= 64 * CHUNK_PAGES)
             break;
-        decode_step = CHUNK_PAGES; /* fewer states */
-        team_step = team_step < CHUNK_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES;
+        step[SPLIT_LIST] = step[STACKED_LIST] = CHUNK_PAGES; /* fewer states */
+        step[TEAM_LIST] = step[TEAM_LIST] < CHUNK_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES;
     }
     qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
     plan->merges.n = 0;
-    if (!long_items_first(&plan->decode_items) || !make_merges(plan, sequences, n, whole))
+    if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))
         return out_of_memory();
     return upload(plan, (cudaStream_t)stream);
 }
@@ -762,7 +791,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.level_bytes = plan->level_bytes;
     cudaStream_t s = (cudaStream_t)stream;
     if (plan->decode_items.n)
-        CUDA_TRY(launch(plan->decode, plan->grid, WARPS * 32, plan->decode_bytes, s, p), "starting attention");
+        CUDA_TRY(launch(plan->decode, plan->grid, DECODE_WARPS * 32, plan->decode_bytes, s, p), "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
     CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, 32, MERGE_BYTES, s, p), "starting the merge of attention");

@@ -14,22 +14,20 @@ constexpr int WARPS = 8, PAGE = 64, SPAN_PAGES = 4, CHUNK_PAGES = 16;
 constexpr uint32_t NONE = 0xffffffffu;
 
 /* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of
- * rows over one segment and one KV head. Decode streams have up to 8·decode_tiles rows, each held by every warp
- * of a quad; team streams have up to 64·team_tiles rows, held by the 8 warps of a CTA together. */
-constexpr int QUAD = 4, QUADS = WARPS / QUAD; /* warps that work on one unit of decode; such groups of a CTA */
+ * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp of a
+ * quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA together. */
+constexpr int QUAD = 4, QUADS = 3, DECODE_WARPS = QUAD * QUADS; /* a quad works on a unit of decode */
+constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
+constexpr int DECODE_REGISTERS = 144; /* of a thread: the 12 warps leave room for a warp of 80 in each quarter */
 
-/* Row tiles of 8 that one warp holds. */
-constexpr __host__ __device__ int decode_tiles(int d)
-{
-    return d > 128 ? 1 : 2;
-}
+/* Row tiles of 8 that one warp of a team holds. */
 constexpr __host__ __device__ int team_tiles(int d)
 {
     return d > 128 ? 1 : 2;
 }
 
 struct Header {
-    uint32_t team_items, decode_items;   /* of one KV head */
+    uint32_t team_items, decode_items, decode_singles; /* paired items follow decode_singles others */
     uint32_t merge_tokens, merge_narrow; /* narrow: a merge task is 32 channels, else 128 */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
 };
@@ -70,7 +68,9 @@ enum ItemFlags {
     LISTED = 1,  /* tokens come from a list */
     INLINED = 2, /* at most 16 pages, given in the item; all decode items are */
     WHOLE = 4,   /* both segments from first to last page; writes outputs, no states */
-    PAGED = 8    /* decode: a span, each warp of the quad takes a page; else a chunk, each takes a span */
+    PAGED = 8,   /* split: a span, each warp of the quad takes a page; else a chunk, each takes a span */
+    PAIRED = 16, /* split: two spans, two warps of the quad take one each; the other two, those of another KV head */
+    STACKED = 32
 };
 
 /* How the outputs of one token are merged from states. */
@@ -107,12 +107,12 @@ struct Params {
     float *out, *alpha;
     float *anchor_scratch; // [CTAs][team rows][d + 2]: anchor states of whole items
     uint32_t heads_q, kv_heads, group, d;
-    uint32_t team_stages, decode_stages; /* ring stages of a team and of a single warp */
+    uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode, a power of two */
     uint32_t level_bytes;                /* shared memory of one level of team states */
 };
 
 /* A ring stage: K with both scale arrays, or V. */
-constexpr uint32_t MAX_STAGES = 16;
+constexpr uint32_t MAX_STAGES = 16; /* a power of two */
 static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 {
     return 64 * d + 256;
@@ -120,7 +120,7 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 /* Shared memory of a team: barriers, two levels of states, the ring. */
 constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 /* Of decode: barriers, what a quad tells each other, the rings of the warps. */
-constexpr uint32_t DECODE_BARRIER_BYTES = WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = WARPS * 16 * 16;
+constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
 /* Of a merging warp: factors, l and flags, o of a piece of 128 channels; 32 such pieces, or 128 of 32 channels,
  * fit. It fits beside a CTA of decode. */

@@ -51,19 +51,13 @@ static __device__ __forceinline__ void load_rows(const Params &p, const Header &
         size_t q = (size_t)at.token[t] * p.heads_q + at.head[t];
         rows.scale[t] = p.q_scales[q];
         const uint8_t *hi = reinterpret_cast<const uint8_t *>(p.q_planes) + q * 2 * D, *lo = hi + D;
+        /* word by word: an MMA takes four words in neighbouring registers, hi and lo in turn */
+        const uint32_t *hi4 = reinterpret_cast<const uint32_t *>(hi), *lo4 = reinterpret_cast<const uint32_t *>(lo);
 #pragma unroll
-        for (int i16 = 0; i16 < D / 64; i16++) {
-            uint4 a = *reinterpret_cast<const uint4 *>(hi + 64 * i16 + 16 * c);
-            uint4 b = *reinterpret_cast<const uint4 *>(lo + 64 * i16 + 16 * c);
-            uint32_t *q8 = rows.q[t] + 8 * i16;
-            q8[0] = a.x, q8[1] = b.x, q8[2] = a.y, q8[3] = b.y;
-            q8[4] = a.z, q8[5] = b.z, q8[6] = a.w, q8[7] = b.w;
-        }
-        if (D % 64) {
-            uint2 a = *reinterpret_cast<const uint2 *>(hi + D / 64 * 64 + 8 * c);
-            uint2 b = *reinterpret_cast<const uint2 *>(lo + D / 64 * 64 + 8 * c);
-            uint32_t *q4 = rows.q[t] + D / 64 * 8;
-            q4[0] = a.x, q4[1] = b.x, q4[2] = a.y, q4[3] = b.y;
+        for (int k = 0; k < D / 16; k++) {
+            int from = k < D / 64 * 4 ? k / 4 * 16 + 4 * (int)c + k % 4 : D / 64 * 16 + 2 * (int)c + k % 4;
+            rows.q[t][2 * k] = hi4[from];
+            rows.q[t][2 * k + 1] = lo4[from];
         }
     }
     at.least = __reduce_min_sync(~0u, least);

@@ -7,8 +7,9 @@
 extern "C" {
 #endif
 enum {
-    FP__TUNE_DECODE_PAGES, /* pages of a unit of decode: 4 or 16 */
-    FP__TUNE_TEAM_PAGES,   /* pages of a team item */
+    FP__TUNE_SPLIT_PAGES,   /* pages of a unit of decode: 4 or 16 */
+    FP__TUNE_STACKED_PAGES, /* the same for units of stacked rows */
+    FP__TUNE_TEAM_PAGES,    /* pages of a team item */
     FP__TUNE_WHOLE,        /* 1: prefills never take whole segments, 2: always */
     FP__TUNE_UNSHARED,     /* 1: anchors are not shared */
     FP__TUNE_NO_OVERLAP,   /* 1: each kernel begins when the one before has ended */
