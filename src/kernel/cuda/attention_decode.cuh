@@ -1,5 +1,5 @@
 /* Attention of up to 8 query tokens a sequence, and of queries stacked over a shared anchor: a persistent grid of
- * one CTA of 12 warps a multiprocessor, three quads of 4 warps each. A quad works on one unit at a time:
+ * one CTA a multiprocessor, three quads of 4 warps each (two for d = 256). A quad works on one unit at a time:
  *
  *  - split: up to 8 rows. A chunk, of which each warp takes a span, or a span, of which each takes a page (what gives
  *    all quads work decides; the plan chose). A short end of two spans is done for two KV heads at once (paired).
@@ -25,7 +25,7 @@ struct Part {
     float m, l, unit; /* O' = fma(O, a, o·(b·unit)) */
     uint32_t at;
 };
-static_assert(sizeof(Part) * DECODE_WARPS * 8 == DECODE_PART_BYTES, "the plan knows what parts take");
+static_assert(sizeof(Part) * DECODE_MOST_WARPS * 8 == DECODE_PART_BYTES, "the plan knows what parts take");
 
 struct Unit {
     uint32_t number; /* see find_item; beyond the last: no more */
@@ -148,7 +148,7 @@ template <int D> struct DecodeWarp {
     __device__ __forceinline__ void draw()
     {
         if (part == 0 && lane == 0)
-            drawn = 2 * QUADS * gridDim.x + atomicAdd(&p.control->decode_taken, 1u);
+            drawn = 2 * decode_quads(D) * gridDim.x + atomicAdd(&p.control->decode_taken, 1u);
     }
     __device__ __forceinline__ void advance(uint32_t after_next)
     {
@@ -356,7 +356,7 @@ template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> 
 }
 
 /* The registers left over are for CTAs of the kernels before and after. */
-template <int D> __global__ void __maxnreg__(DECODE_REGISTERS) decode(const __grid_constant__ Params p)
+template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const __grid_constant__ Params p)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     DecodeWarp<D> w(p);
@@ -378,7 +378,7 @@ template <int D> __global__ void __maxnreg__(DECODE_REGISTERS) decode(const __gr
     w.units = w.singles + (h.decode_items - h.decode_singles) * (p.kv_heads / 2);
     /* neighbouring units go to different multiprocessors */
     w.now = {worker, w.load_words(worker)};
-    w.next = {worker + QUADS * gridDim.x, w.load_words(worker + QUADS * gridDim.x)};
+    w.next = {worker + decode_quads(D) * gridDim.x, w.load_words(worker + decode_quads(D) * gridDim.x)};
     if (w.now.number >= w.units)
         return;
     w.open(w.now);

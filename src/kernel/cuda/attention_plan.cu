@@ -57,7 +57,7 @@ struct List {
 
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
-    uint32_t group, grid, team_stages, decode_stages, level_bytes;
+    uint32_t group, grid, decode_warps, team_stages, decode_stages, level_bytes;
     size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
     Kernel decode, team;
     uint32_t *device_plan, *staging;
@@ -65,7 +65,7 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
-    uint32_t merge_ctas, decode_singles;
+    uint32_t merge_ctas, merge_bytes, decode_singles;
     Array<Item> decode_items, team_items;
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
@@ -140,15 +140,17 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     uint32_t levels = TEAM_BARRIER_BYTES + 2 * team_rows(d) * d * 4;
     plan->grid = (uint32_t)sms;
     plan->level_bytes = team_rows(d) * d * 4;
+    uint32_t warps = (uint32_t)(QUAD * decode_quads((int)d));
+    plan->decode_warps = warps;
     plan->decode_stages = MAX_STAGES;
-    while (plan->decode_stages * DECODE_WARPS * stage > room - DECODE_FIXED_BYTES)
+    while (plan->decode_stages * warps * stage > room - DECODE_FIXED_BYTES)
         plan->decode_stages /= 2;
     plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
     if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
                         "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)DECODE_WARPS * plan->decode_stages * stage;
+    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)warps * plan->decode_stages * stage;
     plan->team_bytes = levels + (size_t)plan->team_stages * stage;
     CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->decode_bytes),
@@ -589,7 +591,7 @@ static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32
  * split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
 static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
 {
-    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
+    uint64_t quads = (uint64_t)decode_quads((int)plan->config.d) * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
              chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES), team = count_units(plan, TEAM_LIST, SPAN_PAGES);
     bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
     step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
@@ -692,6 +694,17 @@ template <typename T> static uint32_t place(fp_cuda_attention *plan, size_t *wor
     return (uint32_t)at;
 }
 
+/* Shared memory in which a merging warp has all pieces of most rows at once. */
+static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
+{
+    uint32_t pieces = 0, o = narrow ? 128 : 512, bytes;
+    for (size_t i = 0; i < plan->streams.n; i++)
+        pieces = plan->streams.at[i].pieces > pieces ? plan->streams.at[i].pieces : pieces;
+    pieces *= 2; /* two segments */
+    bytes = pieces < 32 ? 32 * MERGE_FACTOR_BYTES + pieces * o : ceil_div(pieces, 32) * 32 * (MERGE_FACTOR_BYTES + o);
+    return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
+}
+
 static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
 {
     Header h = {};
@@ -711,6 +724,7 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.merge_narrow = rows * (plan->config.d / 32) <= (uint64_t)plan->grid * WARPS;
     uint64_t tasks = rows * ceil_div(plan->config.d, h.merge_narrow ? 32 : 128), most = (uint64_t)plan->grid * 16;
     plan->merge_ctas = (uint32_t)(tasks == 0 ? 1 : tasks < most ? tasks : most);
+    plan->merge_bytes = merge_room(plan, h.merge_narrow);
     h.team_at = place(plan, &word, plan->team_items);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
@@ -789,11 +803,12 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.team_stages = plan->team_stages;
     p.decode_stages = plan->decode_stages;
     p.level_bytes = plan->level_bytes;
+    p.merge_bytes = plan->merge_bytes;
     cudaStream_t s = (cudaStream_t)stream;
     if (plan->decode_items.n)
-        CUDA_TRY(launch(plan->decode, plan->grid, DECODE_WARPS * 32, plan->decode_bytes, s, p), "starting attention");
+        CUDA_TRY(launch(plan->decode, plan->grid, plan->decode_warps * 32, plan->decode_bytes, s, p), "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
-    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, 32, MERGE_BYTES, s, p), "starting the merge of attention");
+    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, 32, plan->merge_bytes, s, p), "starting the merge of attention");
     return FP_OK;
 }

@@ -16,9 +16,18 @@ constexpr uint32_t NONE = 0xffffffffu;
 /* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of
  * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp of a
  * quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA together. */
-constexpr int QUAD = 4, QUADS = 3, DECODE_WARPS = QUAD * QUADS; /* a quad works on a unit of decode */
+constexpr int QUAD = 4; /* warps that work on a unit of decode */
+constexpr __host__ __device__ int decode_quads(int d) /* of a CTA */
+{
+    return d > 128 ? 2 : 3;
+}
+constexpr int DECODE_MOST_WARPS = QUAD * decode_quads(64);
 constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
-constexpr int DECODE_REGISTERS = 144; /* of a thread: the 12 warps leave room for a warp of 80 in each quarter */
+/* Registers of a thread of decode: its warps leave room for a warp of 80 in each quarter of a multiprocessor. */
+constexpr __host__ __device__ int decode_registers(int d)
+{
+    return d > 128 ? 216 : 144;
+}
 
 /* Row tiles of 8 that one warp of a team holds. */
 constexpr __host__ __device__ int team_tiles(int d)
@@ -109,6 +118,7 @@ struct Params {
     uint32_t heads_q, kv_heads, group, d;
     uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode, a power of two */
     uint32_t level_bytes;                /* shared memory of one level of team states */
+    uint32_t merge_bytes;
 };
 
 /* A ring stage: K with both scale arrays, or V. */
@@ -120,11 +130,11 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 /* Shared memory of a team: barriers, two levels of states, the ring. */
 constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 /* Of decode: barriers, what a quad tells each other, the rings of the warps. */
-constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
+constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_MOST_WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = DECODE_MOST_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
-/* Of a merging warp: factors, l and flags, o of a piece of 128 channels; 32 such pieces, or 128 of 32 channels,
- * fit. It fits beside a CTA of decode. */
-constexpr uint32_t MERGE_PIECE_BYTES = 16 + 8 + 512, MERGE_BYTES = 128 * (16 + 8 + 128);
+/* Of a merging warp: factors of at least 32 pieces, and o of as many as there is room for. It fits beside decode. */
+constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_LEAST_BYTES = 32 * MERGE_FACTOR_BYTES + 8 * 512,
+                   MERGE_MOST_BYTES = 128 * (MERGE_FACTOR_BYTES + 128);
 
 typedef void (*Kernel)(Params);
 Kernel decode_kernel_64(), decode_kernel_96(), decode_kernel_128(), decode_kernel_256();
