@@ -36,10 +36,10 @@ template <int D> struct DecodeWarp {
     const Params &p;
     uint8_t *shared;
     Part *parts;     // [QUAD][8] of this quad
-    uint32_t *mail;  // [0] number of the unit after next, [1 + warp] its `taken` at the start of a stacked unit
+    uint32_t *mail;  // [0] number of the unit after next, [1 + warp] its place at the start of a stacked unit
     uint32_t lane, part, quad, singles, units; /* singles: units of one KV head each come first, then paired ones */
     uint32_t ring, full; /* shared addresses of this warp's stages and barriers */
-    uint32_t filled, taken; /* stages ever */
+    uint32_t place, fill_slot, ahead; /* place: slot + stages·parity of the next to use; ahead: filled, not released */
     Unit now, next;
     uint32_t half, end, step, kv_offset; /* halves to be fetched: page half / 2 of the unit; K, then V */
     const uint8_t *slab;
@@ -90,23 +90,31 @@ template <int D> struct DecodeWarp {
         end = 2 * last;
         step = stacked ? QUAD : 1;
     }
-    /* Stage and barrier of the n-th fill of a warp of this quad. */
-    __device__ __forceinline__ uint32_t stage(uint32_t owner, uint32_t n) const
+    /* A place `n` further on in a ring. */
+    __device__ __forceinline__ uint32_t further(uint32_t at, uint32_t n) const
     {
-        return ring + ((owner - part) * p.decode_stages + (n & (p.decode_stages - 1))) * stage_bytes(D);
+        at += n;
+        while (at >= 2 * p.decode_stages)
+            at -= 2 * p.decode_stages;
+        return at;
     }
-    __device__ __forceinline__ uint32_t barrier(uint32_t owner, uint32_t n) const
+    __device__ __forceinline__ uint32_t slot(uint32_t at) const
     {
-        return full + ((owner - part) * MAX_STAGES + (n & (p.decode_stages - 1))) * 8;
+        return at >= p.decode_stages ? at - p.decode_stages : at;
     }
-    __device__ __forceinline__ void wait(uint32_t owner, uint32_t n) const
+    /* A stage of a warp of this quad. */
+    __device__ __forceinline__ uint32_t stage(uint32_t owner, uint32_t at) const
     {
-        barrier_wait(barrier(owner, n), n & p.decode_stages ? 1 : 0);
+        return ring + ((owner - part) * p.decode_stages + slot(at)) * stage_bytes(D);
+    }
+    __device__ __forceinline__ void wait(uint32_t owner, uint32_t at) const
+    {
+        barrier_wait(full + ((owner - part) * MAX_STAGES + slot(at)) * 8, at >= p.decode_stages);
     }
     __device__ __forceinline__ void fetch_half()
     {
-        uint32_t words = feeds_next ? next.words : now.words, page = half / 2, to = stage(part, filled),
-                 b = barrier(part, filled);
+        uint32_t words = feeds_next ? next.words : now.words, page = half / 2;
+        uint32_t to = ring + fill_slot * stage_bytes(D), b = full + 8 * fill_slot;
         if (half % 2 == 0 || step > 1)
             slab = p.kv + word(words, INLINE + (int)page) * p.group_bytes + p.layer_offset + kv_offset;
         if (!waited && page >= word(words, EARLY))
@@ -114,11 +122,13 @@ template <int D> struct DecodeWarp {
         bool values = half % 2;
         fill_stage(b, to, values ? slab + 64 * D : slab, 64 * D, slab + 128 * D, values ? 0 : 256, lane);
         half += step;
-        filled++;
+        ahead++;
+        if (++fill_slot == p.decode_stages)
+            fill_slot = 0;
     }
     __device__ __forceinline__ void fill()
     {
-        while (filled - taken < p.decode_stages) {
+        while (ahead < p.decode_stages) {
             if (half >= end) {
                 if (feeds_next || next.number >= units)
                     return;
@@ -138,7 +148,8 @@ template <int D> struct DecodeWarp {
     __device__ __forceinline__ void release()
     {
         __syncwarp();
-        taken++;
+        ahead--;
+        place = further(place, 1);
         fill();
     }
     __device__ __forceinline__ void meet() const
@@ -189,7 +200,7 @@ static __device__ __forceinline__ void write_head(const Params &p, size_t row, f
 template <int D>
 static __device__ __forceinline__ void share_part(const DecodeWarp<D> &w, const State<D, 1> &s, float unit, bool any)
 {
-    uint32_t at = w.stage(w.part, w.taken) - shared_address(w.shared);
+    uint32_t at = w.stage(w.part, w.place) - shared_address(w.shared);
     float4 *o = reinterpret_cast<float4 *>(w.shared + at) + w.lane;
     if (w.lane % 4 == 0)
         w.parts[w.part * 8 + w.lane / 4] = {s.m[0], s.l[0], unit, at};
@@ -285,8 +296,8 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
         bool full = fill ? fill == PAGE : at.least >= before + PAGE;
         bool seen = !stacked || (at.active && (fill || at.most > before));
         /* stacked: halves lie in the rings of the quad's warps in turn */
-        uint32_t owner = stacked ? i % 2 * 2 : w.part, k = stacked ? w.mail[1 + owner] + i / 2 : w.taken;
-        uint32_t v = stacked ? w.mail[2 + owner] + i / 2 : w.taken + 1, next = stacked ? 1 : 0;
+        uint32_t owner = stacked ? i % 2 * 2 : w.part, k = stacked ? w.further(w.mail[1 + owner], i / 2) : w.place;
+        uint32_t v = stacked ? w.further(w.mail[2 + owner], i / 2) : w.further(w.place, 1), other = stacked;
         w.wait(owner, k);
         if (seen)
             page_scores<D, 1>(rows, w.stage(owner, k), before, fill, full, w.lane, span, weights);
@@ -294,9 +305,9 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
             w.release();
         if (flags & PAGED) /* a page of its own: o as it is, 2^E beside it */
             unit = weights.unit[0], weights.scale[0] = 1.0f;
-        w.wait(owner + next, v);
+        w.wait(owner + other, v);
         if (seen)
-            page_values<D, 1>(weights, w.stage(owner + next, v), w.lane, span);
+            page_values<D, 1>(weights, w.stage(owner + other, v), w.lane, span);
         if (!stacked) {
             if (i + 1 < last)
                 w.release();
@@ -329,7 +340,7 @@ template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> 
         loaded = stream;
         if (stacked) {
             if (w.lane == 0)
-                w.mail[1 + w.part] = w.taken;
+                w.mail[1 + w.part] = w.place;
             w.meet();
         }
         State<D, 1> span, chunk;
@@ -369,7 +380,7 @@ template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const _
     w.mail = reinterpret_cast<uint32_t *>(shared + DECODE_BARRIER_BYTES + DECODE_PART_BYTES) + w.quad * 8;
     w.full = base + warp * 8 * MAX_STAGES;
     w.ring = base + DECODE_FIXED_BYTES + warp * p.decode_stages * stage_bytes(D);
-    w.filled = w.taken = 0;
+    w.place = w.fill_slot = w.ahead = 0;
     w.feeds_next = w.waited = false;
     if (w.lane < MAX_STAGES)
         barrier_init(w.full + 8 * w.lane, FILL_ARRIVALS);

@@ -17,6 +17,10 @@ uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
 namespace
 {
 
+#ifndef FP_STACK
+#define FP_STACK 0
+#endif
+constexpr bool STACK = FP_STACK;
 constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
 static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4, "they have their place");
 
@@ -142,9 +146,7 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     plan->level_bytes = team_rows(d) * d * 4;
     uint32_t warps = (uint32_t)(QUAD * decode_quads((int)d));
     plan->decode_warps = warps;
-    plan->decode_stages = MAX_STAGES;
-    while (plan->decode_stages * warps * stage > room - DECODE_FIXED_BYTES)
-        plan->decode_stages /= 2;
+    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / warps / stage, MAX_STAGES);
     plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
     if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
@@ -425,7 +427,7 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->listed = listed;
     list->team = team;
     list->block_rows = team ? team_rows(plan->config.d)
-                            : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
+                            : (uint32_t)(rows > SPLIT_ROWS && STACK ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -809,6 +811,6 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
         CUDA_TRY(launch(plan->decode, plan->grid, plan->decode_warps * 32, plan->decode_bytes, s, p), "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
-    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, 32, plan->merge_bytes, s, p), "starting the merge of attention");
+    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, plan->merge_bytes, s, p), "starting the merge of attention");
     return FP_OK;
 }

@@ -19,14 +19,18 @@ constexpr uint32_t NONE = 0xffffffffu;
 constexpr int QUAD = 4; /* warps that work on a unit of decode */
 constexpr __host__ __device__ int decode_quads(int d) /* of a CTA */
 {
-    return d > 128 ? 2 : 3;
+#ifdef FP_QUADS
+    return d > 128 ? 2 : FP_QUADS;
+#else
+    return 2;
+#endif
 }
-constexpr int DECODE_MOST_WARPS = QUAD * decode_quads(64);
+constexpr int DECODE_MOST_WARPS = QUAD * 3;
 constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
 /* Registers of a thread of decode: its warps leave room for a warp of 80 in each quarter of a multiprocessor. */
 constexpr __host__ __device__ int decode_registers(int d)
 {
-    return d > 128 ? 216 : 144;
+    return decode_quads(d) == 2 ? 216 : 144;
 }
 
 /* Row tiles of 8 that one warp of a team holds. */
@@ -116,13 +120,13 @@ struct Params {
     float *out, *alpha;
     float *anchor_scratch; // [CTAs][team rows][d + 2]: anchor states of whole items
     uint32_t heads_q, kv_heads, group, d;
-    uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode, a power of two */
+    uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode */
     uint32_t level_bytes;                /* shared memory of one level of team states */
     uint32_t merge_bytes;
 };
 
 /* A ring stage: K with both scale arrays, or V. */
-constexpr uint32_t MAX_STAGES = 16; /* a power of two */
+constexpr uint32_t MAX_STAGES = 16;
 static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 {
     return 64 * d + 256;
@@ -132,9 +136,10 @@ constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 /* Of decode: barriers, what a quad tells each other, the rings of the warps. */
 constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_MOST_WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = DECODE_MOST_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
-/* Of a merging warp: factors of at least 32 pieces, and o of as many as there is room for. It fits beside decode. */
+constexpr int MERGE_THREADS = 128;
+/* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside decode. */
 constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_LEAST_BYTES = 32 * MERGE_FACTOR_BYTES + 8 * 512,
-                   MERGE_MOST_BYTES = 128 * (MERGE_FACTOR_BYTES + 128);
+                   MERGE_MOST_BYTES = MERGE_THREADS * (MERGE_FACTOR_BYTES + 128);
 
 typedef void (*Kernel)(Params);
 Kernel decode_kernel_64(), decode_kernel_96(), decode_kernel_128(), decode_kernel_256();
