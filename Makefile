@@ -1,12 +1,18 @@
 # A thin front to CMake and scripts/ for the commands of the README. `make help` lists them.
 PREFIX ?= /usr/local
+CUDA_ARCHITECTURES ?= 90a
 
-.PHONY: all help setup model demo test lint install clean
+.PHONY: all cuda help setup model demo test lint install clean
 
 all: ## build the program: build/fieldprint
 	@scripts/setup.sh --check build
 	@cmake --preset release --log-level=WARNING >/dev/null
 	@cmake --build --preset release --target program
+
+cuda: ## the same with NVIDIA GPUs: build-cuda/fieldprint (CUDA_ARCHITECTURES="80;90a": more GPUs than H100 and H200)
+	@scripts/setup.sh --check build
+	@cmake --preset cuda --log-level=WARNING -DFIELDPRINT_CUDA_ARCHITECTURES="$(CUDA_ARCHITECTURES)" >/dev/null
+	@cmake --build --preset cuda --target program
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 20
@@ -36,4 +42,4 @@ install: all ## install the program and the library under PREFIX (/usr/local); h
 	@cmake --install build
 
 clean: ## remove everything that was built
-	rm -rf build build-debug build-asan build-tsan build-fuzz build-aarch64 build-lint
+	rm -rf build build-cuda build-debug build-asan build-tsan build-fuzz build-aarch64 build-lint

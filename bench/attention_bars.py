@@ -1,6 +1,6 @@
 """Holds the figures of bench/gpu.sh against the bars set for the GPU's attention: one JSON object a bar.
 
-  bench/attention_bars.py FOLDER   reads attention_{check,bench,peers}.jsonl there; prints the bars
+  bench/attention_bars.py FOLDER   reads check_attention, bench_*, torch_peers (.jsonl) there; prints the bars
 
 Times are those of CUDA graphs of several layers, ours and the peers' alike."""
 import json
@@ -28,9 +28,9 @@ def ratio(a, b):
 
 def main():
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".")
-    checks = [c for c in lines(folder / "attention_check.jsonl") if "wrong" in c]
-    ours = {c["case"]: c for c in lines(folder / "attention_bench.jsonl") if "case" in c}
-    peers = {(c["case"], c.get("dual", False)): c["best_us"] for c in lines(folder / "attention_peers.jsonl") if "best_us" in c}
+    checks = [c for c in lines(folder / "check_attention.jsonl") if "wrong" in c]
+    ours = {c["case"]: c for path in sorted(folder.glob("bench_*.jsonl")) for c in lines(path) if "case" in c and "us" in c}
+    peers = {(c["case"], c.get("dual", False)): c["best_us"] for c in lines(folder / "torch_peers.jsonl") if "best_us" in c}
     us = {name: c["us"] for name, c in ours.items()}
 
     bar("words that differ from the definition", sum(c["wrong"] + c["failures"] for c in checks) if checks else None, 0, False,

@@ -254,11 +254,20 @@ fp_status cli_open_model(const cli_args *args, bool metadata_only, fp_model **ou
 void cli_engine_options(const cli_args *args, fp_engine_options *out)
 {
     uint64_t hash = cli_number(args, "hash-threads", 1, 0, 64);
-    *out = (fp_engine_options){.threads = (size_t)cli_number(args, "threads", 0, 0, 1024),
+    const char *device = cli_text(args, "device", getenv("FIELDPRINT_DEVICE"));
+    *out = (fp_engine_options){.device = device && device[0] ? device : NULL,
+                               .threads = (size_t)cli_number(args, "threads", 0, 0, 1024),
                                .context_tokens = (size_t)cli_number(args, "ctx", 0, 0, 1 << 24),
                                .chunk_tokens = (size_t)cli_number(args, "chunk", 0, 1, 8192),
                                .hash_threads = hash ? (size_t)hash : SIZE_MAX,
+                               .window_pages = (size_t)cli_number(args, "window", 0, 1, 4096),
+                               .scrub_page_bytes_per_s = cli_number(args, "scrub-pages", 0, 1, 1 << 20) << 20,
+                               .scrub_weight_bytes_per_s = cli_number(args, "scrub-weights", 0, 1, 1 << 20)
+                                                           << 20,
                                .cancel = &cli_interrupted};
+    if (fp_validation_parse(cli_text(args, "validate", "hash"), &out->validation, &out->replay_65536) !=
+        FP_OK)
+        exit(cli_usage("--validate %s", fp_error_detail()));
 }
 
 fp_status cli_open_workspace(const cli_args *args, fp_workspace **out)

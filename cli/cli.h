@@ -84,9 +84,21 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
     {                                                                                                        \
         "template", 0, "NAME", "chat template, instead of the one recognised in the file"                    \
     }
+#define CLI_DEVICE_OPTION                                                                                    \
+    {                                                                                                        \
+        "device", 0, "D",                                                                                    \
+            "where to compute: cpu, cuda, cuda:N, or auto: a GPU if one can be used; changes "               \
+            "no result (default: $FIELDPRINT_DEVICE, else cpu)"                                              \
+    }
 #define CLI_ENGINE_OPTIONS                                                                                   \
-    {"ctx", 'c', "N", "context size in tokens, anchors included (default: the model's, at most 8192)"},      \
-        {"chunk", 0, "N", "prompt tokens per step (default 512); changes no result"},                        \
+    CLI_DEVICE_OPTION,                                                                                       \
+        {"ctx", 'c', "N", "context size in tokens, anchors included (default: the model's, at most 8192)"},  \
+        {"chunk", 0, "N", "prompt tokens per step (default 512, on a GPU 2048); changes no result"},         \
+        {"validate", 0, "LEVEL",                                                                             \
+         "what is checked beside the answer: hash (default), scrub, replay or replay:SHARE"},                \
+        {"window", 0, "N", "most pages of an answer that are not yet checked (default 8)"},                  \
+        {"scrub-pages", 0, "MIB", "MiB of K/V pages read again per second (default 32)"},                    \
+        {"scrub-weights", 0, "MIB", "MiB of packed weights read again per second (default 64)"},             \
     {                                                                                                        \
         "hash-threads", 0, "N", "workers that hash sealed pages (default 1; 0 hashes in the token loop)"     \
     }
@@ -105,7 +117,7 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
 
 const char *cli_model_path(const cli_args *args); /* NULL after saying what is missing */
 fp_status cli_open_model(const cli_args *args, bool metadata_only, fp_model **out) FP_WARN_UNUSED;
-/* Options from --threads, --ctx, --chunk, --hash-threads; cancel is cli_interrupted. */
+/* Options from --device, --threads, --ctx, --chunk, --hash-threads; cancel is cli_interrupted. */
 void cli_engine_options(const cli_args *args, fp_engine_options *out);
 fp_status cli_open_workspace(const cli_args *args, fp_workspace **out) FP_WARN_UNUSED;
 fp_status cli_find_anchor(fp_workspace *workspace, const char *text, uint8_t id[32]) FP_WARN_UNUSED;

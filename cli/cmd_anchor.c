@@ -284,11 +284,9 @@ static int import_main(const cli_args *args)
  */
 
 static const cli_option compile_options[] = {
-    CLI_MODEL_OPTIONS,
-    CLI_WORKSPACE_OPTION,
-    {"chunk", 0, "N", "tokens per step (default 512); changes no result"},
-    CLI_JSON_OPTION,
-    CLI_END};
+    CLI_MODEL_OPTIONS, CLI_WORKSPACE_OPTION,
+    CLI_DEVICE_OPTION, {"chunk", 0, "N", "tokens per step (default 512, on a GPU 2048); changes no result"},
+    CLI_JSON_OPTION,   CLI_END};
 
 static int compile_ids(const cli_args *args, fp_workspace *workspace, const uint8_t (*ids)[32], size_t n)
 {

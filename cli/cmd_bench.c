@@ -133,13 +133,14 @@ static int report(bench *b)
            decode = b->decode ? median(b->decode_rate, b->repeat) : 0, mib = (double)usage.ru_maxrss / 1024;
     uint64_t hash = cli_number(b->args, "hash-threads", 1, 0, 64);
     if (b->args->json)
-        return cli_print_json(json_pack(
-            "{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:f, s:f, s:f}", "kernels", info.kernels, "types",
-            fp_model_types(b->model), "hash_threads", (json_int_t)hash, "prefill_tokens", (int)b->prefill,
-            "decode_tokens", (int)b->decode, "depth", (int)b->depth, "repeat", (int)b->repeat,
-            "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "peak_rss_mib", mib));
-    printf("%s, kernels %s, %s\n", fp_model_types(b->model), info.kernels,
-           hash ? "pages hashed by workers" : "pages hashed in the token loop");
+        return cli_print_json(
+            json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:f, s:f, s:f}", "device",
+                      fp_engine_device(b->engine), "kernels", info.kernels, "types", fp_model_types(b->model),
+                      "hash_threads", (json_int_t)hash, "prefill_tokens", (int)b->prefill, "decode_tokens",
+                      (int)b->decode, "depth", (int)b->depth, "repeat", (int)b->repeat,
+                      "prefill_tokens_per_s", prefill, "decode_tokens_per_s", decode, "peak_rss_mib", mib));
+    printf("%s, device %s, CPU kernels %s, %s\n", fp_model_types(b->model), fp_engine_device(b->engine),
+           info.kernels, hash ? "pages hashed by workers" : "pages hashed in the token loop");
     if (b->prefill)
         printf("prefill  %4zu tokens at depth %-5zu %9.1f tokens/s\n", b->prefill, b->depth, prefill);
     if (b->decode)

@@ -131,22 +131,62 @@ static int tokenize_main(const cli_args *args)
 
 static const cli_option doctor_options[] = {CLI_JSON_OPTION, CLI_END};
 
+static json_t *devices_json(const fp_devices *devices)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < devices->n; i++) {
+        const fp_device *d = &devices->device[i];
+        json_t *one = json_pack("{s:s, s:s, s:i, s:b}", "id", d->id, "name", d->name, "units", (int)d->units,
+                                "usable", (int)d->usable);
+        if (one && d->capability)
+            json_object_update_new(one, json_pack("{s:f, s:I, s:I}", "compute_capability",
+                                                  (double)d->capability / 10, "memory_bytes",
+                                                  (json_int_t)d->memory_bytes, "free_bytes",
+                                                  (json_int_t)d->free_bytes));
+        if (one && !d->usable)
+            json_object_set_new(one, "why", json_string(d->why));
+        json_array_append_new(list, one);
+    }
+    return list;
+}
+
+static void print_gpus(const fp_devices *devices)
+{
+    if (devices->cuda[0])
+        printf("CUDA           %s\n", devices->cuda);
+    if (devices->n == 1)
+        printf("GPU            none: %s\n", devices->why);
+    for (size_t i = 1; i < devices->n; i++) {
+        const fp_device *d = &devices->device[i];
+        printf("GPU            %s: %s, compute capability %u.%u, %u multiprocessors, %.1f of %.1f GiB "
+               "free%s%s\n",
+               d->id, d->name, d->capability / 10, d->capability % 10, d->units,
+               (double)d->free_bytes / 0x1p30, (double)d->memory_bytes / 0x1p30,
+               d->usable ? "" : "; cannot be used: ", d->why);
+    }
+}
+
 static int doctor_main(const cli_args *args)
 {
     fp_system_info i;
+    fp_devices devices;
     fp_status status = fp_system_info_get(&i);
+    if (status == FP_OK)
+        status = fp_devices_list(&devices);
     if (status != FP_OK)
         return cli_fail(status);
     if (args->json)
-        return cli_print_json(json_pack("{s:s, s:s, s:i, s:b, s:s, s:s}", "version", fp_version(),
-                                        "processor", i.processor, "cores", (int)i.cores, "sha_instructions",
-                                        i.sha_instructions, "kernels_in_use", i.kernels, "kernels_available",
-                                        i.kernels_available));
+        return cli_print_json(json_pack("{s:s, s:s, s:i, s:b, s:s, s:s, s:s, s:o, s:s}", "version",
+                                        fp_version(), "processor", i.processor, "cores", (int)i.cores,
+                                        "sha_instructions", i.sha_instructions, "kernels_in_use", i.kernels,
+                                        "kernels_available", i.kernels_available, "cuda", devices.cuda,
+                                        "devices", devices_json(&devices), "no_gpu_because", devices.why));
     printf("fieldprint     %s\nprocessor      %s\ncores          %zu usable\nSHA-256        %s\nkernels      "
-           "  %s (this machine runs: %s)\n"
-           "GPU            none: this build computes on the CPU\nfloating point %s\n",
+           "  %s (this machine runs: %s)\n",
            fp_version(), i.processor, i.cores, i.sha_instructions ? "in hardware" : "in software", i.kernels,
-           i.kernels_available,
+           i.kernels_available);
+    print_gpus(&devices);
+    printf("floating point %s\n",
            i.canonical_floats ? "canonical (round to nearest, subnormals kept)" : "NOT canonical");
     return 0;
 }
@@ -165,5 +205,5 @@ const cli_command cli_command_model_digest = {
 const cli_command cli_command_tokenize = {"tokenize",       "",           0, 0, "text to tokens", "",
                                           tokenize_options, tokenize_main};
 const cli_command cli_command_doctor = {
-    "doctor",       "",         0, 0, "what this machine has, and which kernels are in use", "",
+    "doctor",       "",         0, 0, "what this machine has, and which kernels and GPUs can be used", "",
     doctor_options, doctor_main};

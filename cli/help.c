@@ -11,6 +11,7 @@ static const char *const exit_codes[] = {
 static const char *const environment[][2] = {
     {"FIELDPRINT_MODEL", "the model when -m is not given"},
     {"FIELDPRINT_WORKSPACE", "the workspace when -w is not given (default .fieldprint)"},
+    {"FIELDPRINT_DEVICE", "where to compute when --device is not given: cpu, cuda, cuda:N or auto"},
     {"FIELDPRINT_KERNELS", "forces the kernels: ref, avx2, avx512, neon; changes no result"},
     {"FIELDPRINT_LOG", "error, warn (default), info or debug, on standard error"}};
 

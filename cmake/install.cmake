@@ -1,7 +1,7 @@
 add_library(fieldprint_shared SHARED $<TARGET_OBJECTS:fp_objects>)
 add_library(fieldprint_static STATIC $<TARGET_OBJECTS:fp_objects>)
 foreach(lib fieldprint_shared fieldprint_static)
-  if(TARGET fp_cuda)
+  if(FP_HAS_CUDA)
     target_sources(${lib} PRIVATE $<TARGET_OBJECTS:fp_cuda> $<TARGET_OBJECTS:fp_cuda_host>)
     target_link_libraries(${lib} PRIVATE CUDA::cudart_static)
   endif()
@@ -30,6 +30,11 @@ if(FP_HAS_CUDA)
   install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 else() # no GPU kernels in the library: their interface is not installed
   install(DIRECTORY include/fieldprint DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN "cuda_*" EXCLUDE)
+endif()
+if(FP_HAS_CUDA) # the runtime is linked statically: only users of libfieldprint.a need to name it
+  get_target_property(FP_CUDART CUDA::cudart_static IMPORTED_LOCATION)
+  get_filename_component(FP_CUDA_LIBDIR ${FP_CUDART} DIRECTORY)
+  set(FP_PC_CUDA " -L${FP_CUDA_LIBDIR} -lcudart_static -lstdc++ -ldl -lrt")
 endif()
 # The prefix is found from where the file is, so that --prefix and DESTDIR move it.
 file(RELATIVE_PATH FP_PC_PREFIX "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")

@@ -1,9 +1,9 @@
 /* Attention on the GPU against its definition, bit for bit, and its speed. Needs a GPU and core, exact and
  * kernel/cuda only, so that one binary can be carried to a machine that has one.
  *
- *   cuda_attention --check [cases]   painted and random inputs; every output word compared (exit 1 if one differs)
- *   cuda_attention --brief           few small cases, for compute-sanitizer
- *   cuda_attention --bench [case]    JSON: times of decode, shared anchors and prefill beside the device's copy rate */
+ *   cuda_attention --check [cases]   painted and random inputs; every output word compared (exit 1 if one
+ * differs) cuda_attention --brief           few small cases, for compute-sanitizer cuda_attention --bench
+ * [case]    JSON: times of decode, shared anchors and prefill beside the device's copy rate */
 #include "fieldprint/cuda_attention.h"
 #include "exact/exact.h"
 #include "kernel/cuda/attention_tuning.h"
@@ -349,9 +349,14 @@ static bool brief; /* under a tool that makes everything slow: each case once */
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
-    static const uint32_t variants[][FP__TUNE_COUNT] = {
-        {0},           {4, 4, 4, 1},     {16, 16, 16, 1}, {0, 4, 32, 2},
-        {4, 16, 8, 0, 1}, {0, 0, 0, 2, 1}, {16, 4, 0, 1, 0, 1}};
+    static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
+                                                        {4, 4, 4, 1},
+                                                        {16, 16, 16, 1},
+                                                        {0, 4, 32, 2},
+                                                        {4, 16, 8, 0, 1},
+                                                        {0, 0, 0, 2, 1},
+                                                        {16, 4, 0, 1, 0, 1},
+                                                        {0, 0, 0, 2, 0, 0, 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -415,6 +420,26 @@ static void check_random(uint32_t seed)
     char name[128];
     snprintf(name, sizeof name, "seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group, kv_heads,
              n, tokens);
+    check_lab(&c, name);
+    free_lab(&c);
+}
+
+/* Prefills: long causal tiles over anchors, prefixes of partial pages and earlier chunks. */
+static void check_prefill(uint32_t seed)
+{
+    static const uint32_t sizes[] = {128, 64, 128, 96};
+    random_state = seed;
+    uint32_t d = sizes[seed % 4], group = 1 + seed / 4 % 16, kv_heads = 1 + random_below(2);
+    size_t n = 1 + random_below(3);
+    uint32_t most = 40 + 1200 / group / (uint32_t)n, tokens = 0;
+    for (size_t i = 0; i < n; i++)
+        tokens += 1 + most / 2 + random_below(most / 2);
+    struct lab c;
+    make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
+    make_sequences(&c, n, most, (int)random_below(4), 24, 2 + random_below(40));
+    char name[128];
+    snprintf(name, sizeof name, "prefill seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
+             kv_heads, n, tokens);
     check_lab(&c, name);
     free_lab(&c);
 }
@@ -492,6 +517,20 @@ static void check_inputs(uint32_t d)
         free(got_scales);
 }
 
+static int report(void)
+{
+    printf("{\"check\": \"attention\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n", words_checked,
+           words_wrong, failures);
+    return failures ? 1 : 0;
+}
+
+static int check_prefills(uint32_t cases)
+{
+    for (uint32_t i = 0; i < cases; i++)
+        check_prefill(i * 5);
+    return report();
+}
+
 static int check(uint32_t cases)
 {
     static const uint32_t sizes[] = {64, 96, 128, 256};
@@ -502,9 +541,7 @@ static int check(uint32_t cases)
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
     for (uint32_t i = 0; i < cases; i++)
         check_random(1000 + i);
-    printf("{\"check\": \"attention\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n", words_checked,
-           words_wrong, failures);
-    return failures ? 1 : 0;
+    return check_prefills(2 * cases);
 }
 
 /* A few small cases of every kind, for memcheck and racecheck. */
@@ -520,8 +557,8 @@ static int check_briefly(void)
         check_lab(&c, "brief");
         free_lab(&c);
     }
-    printf("{\"check\": \"attention, brief\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n", words_checked,
-           words_wrong, failures);
+    printf("{\"check\": \"attention, brief\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n",
+           words_checked, words_wrong, failures);
     return failures ? 1 : 0;
 }
 
@@ -817,5 +854,7 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)
         return check_briefly();
+    if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
+        return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
 }

@@ -21,7 +21,7 @@ clean_up() {
 }
 trap clean_up EXIT
 cd "$folder" || exit 3
-unset FIELDPRINT_WORKSPACE FIELDPRINT_MODEL FIELDPRINT_KERNELS
+unset FIELDPRINT_WORKSPACE FIELDPRINT_MODEL FIELDPRINT_KERNELS FIELDPRINT_DEVICE
 export FIELDPRINT_WORKSPACE=$folder/ws
 failures=0 checks=0
 
@@ -124,6 +124,13 @@ for command in run "anchor add" "ledger proof" "key generate" "policy create" "b
 done
 check 0 "decode_tokens_per_s" bench speed -m a.gguf --prefill 64 --decode 8 --repeat 1 --json
 check 0 "tokens/s" bench speed -m a.gguf --prefill 64 --decode 8 --depth 100 --repeat 1 --hash-threads 0
+check 2 "is no device" run -m a.gguf -p x --device gpu --no-receipt
+check 2 "is no device" run -m a.gguf -p x --device cuda:x --no-receipt
+check 0 "tokens/s" bench speed -m a.gguf --prefill 64 --decode 8 --repeat 1 --device auto
+if "$program" doctor | grep -q '^GPU  *none'; then # why there is none is said where one is asked for
+    check 3 "GPU\|CUDA" run -m a.gguf -p x --device cuda --no-receipt
+    check 3 "GPU\|CUDA" bench speed -m a.gguf --device cuda:1
+fi
 "$program" help --markdown | diff - "$source_folder/docs/cli.md" >output ||
     fail "docs/cli.md is not what fieldprint help --markdown says"
 
@@ -229,7 +236,15 @@ done
 sed 's/"text":"[^"]*"/"text":"something else"/' "ws/receipts/$receipt.transcript.json" >changed.json
 check 1 "INVALID" audit "$receipt" --transcript changed.json
 check 1 "INVALID: malformed transcript" audit "$receipt" --transcript library.txt
-check 3 "UNDECIDED\|trust" audit "$receipt" --trust missing.json
+check 3 "UNDECIDED: .*trust" audit "$receipt" --trust missing.json
+check 2 "light, full or sample" audit "$receipt" -m a.gguf --level most
+check 2 "share between" audit "$receipt" -m a.gguf --level sample:0
+check 2 "of --level sample" audit "$receipt" -m a.gguf --beacon today
+check 0 "VALID-LIGHT VALID-SAMPLED(0.5)" audit "$receipt" -m a.gguf --level sample:0.5 --beacon today
+check 0 "chosen by seed $(printf today | sha256sum | cut -c1-64)" audit "$receipt" -m a.gguf --level sample:0.5 --beacon today
+check 0 "VALID-FULL .* [0-9]\|receipts/s" audit ws/receipts -m a.gguf
+check 0 '"summary"' audit ws/receipts -m a.gguf --level sample:0.25 --json
+check 2 "of one receipt" audit ws/receipts --nonce "$(printf '00%.0s' $(seq 32))"
 
 # ---- policies, trust files ----
 "$program" policy show --json | sed 's/.*"policy"://; s/}$//' >policy.json

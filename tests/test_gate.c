@@ -586,7 +586,7 @@ static void test_override(void **state)
     gate_wants(&c, FP_GATE_ALLOW);
     log_override(&c, true, 1, LAB_NOW - 10, ALICE | CAROL);
     gate_wants(&c, FP_GATE_OVERRIDDEN);
-    assert_memory_not_equal(c.result.override_id, zero, 32);
+    assert_memory_not_equal(c.result.overrides[0], zero, 32);
     c.query.now = LAB_NOW - 10 + 3600; /* it ends by itself */
     gate_wants(&c, FP_GATE_ALLOW);
     c.query.now = 2000000;
@@ -594,7 +594,7 @@ static void test_override(void **state)
     log_override(&c, false, 0, 2000000, BOB | CAROL);
     gate_wants(&c, FP_GATE_ALLOW);
     assert_true(c.result.bypassed);
-    assert_memory_not_equal(c.result.override_id, zero, 32);
+    assert_memory_not_equal(c.result.overrides[0], zero, 32);
     c.query.min_label = FP_LABEL_COUNT; /* a bypass raises no label */
     gate_wants(&c, FP_GATE_LABEL_TOO_LOW);
     c.query.min_label = FP_LABEL_EXTERNAL;

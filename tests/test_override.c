@@ -95,7 +95,9 @@ static fp_gate_reason ask(lab *l, uint8_t override_id[32])
     fp_gate_result r;
     fp_status status = fp_gate_check(l->w, &q, &r);
     assert_true(status == FP_OK || status == FP_DENIED);
-    memcpy(override_id, r.override_id, 32);
+    assert_true(r.overrides_count <= 1);
+    memset(override_id, 0, 32);
+    memcpy(override_id, r.overrides[0], r.overrides_count * 32);
     return r.reason;
 }
 

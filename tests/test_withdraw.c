@@ -1,6 +1,9 @@
 /* Anchors withdrawn while answers attend to them, labels from source to answer to memory, and what is made
  * from what. */
+#include "anchor/keys.h"
+#include "engine/receipt.h"
 #include "engine_lab.h"
+#include <time.h>
 
 typedef struct bench {
     fp_model *model;
@@ -180,6 +183,331 @@ static void test_superseded_in_flight(void **state)
     fails(fp_session_begin(s, &g), FP_DENIED, "superseded");
     fp_session_destroy(s);
     fp_anchors_release(anchors);
+    close_bench(&b);
+}
+
+/* ---- Overrides while an answer is being made ---- */
+
+/* A workspace in which ada and bea together may override, its twin that writes the override files, and the
+ * log of the first out of reach: what is used there is held, not logged. */
+static void open_override_bench(bench *b, const char *name, fp_workspace **twin)
+{
+    char command[600], copy[64], log_key[300], away[300];
+    gw_model m = el_model_like("llama", 11);
+    memset(b, 0, sizeof *b);
+    b->model = el_open(&m);
+    ok(fp_keys_generate(el_path(name), "ada", 0));
+    ok(fp_keys_generate(el_path(name), "ada", 1u << FP_PURPOSE_OVERRIDE));
+    ok(fp_keys_generate(el_path(name), "bea", 1u << FP_PURPOSE_OVERRIDE));
+    ok(fp_policy_create(el_path(name), NULL));
+    ok(fp_ledger_init(el_path(name)));
+    ok(fp_workspace_open(el_path(name), NULL, &b->w));
+    fp_engine_options o = {.threads = 2, .max_sessions = 4, .chunk_tokens = 64};
+    ok(fp_engine_create(b->model, &o, &b->engine));
+    el_anchor(b->w, "rules", el_text1, FP_INJECT_COMPETE, 0, b->id[0]);
+    ok(fp_anchors_compile(b->engine, b->w, (const uint8_t(*)[32])b->id, 1, NULL, NULL, NULL, NULL));
+    snprintf(copy, sizeof copy, "%s-twin", name);
+    snprintf(command, sizeof command, "cp -r '%s' '%s'", el_path(name), el_path(copy));
+    assert_int_equal(system(command), 0);
+    ok(fp_workspace_open(el_path(copy), NULL, twin));
+    snprintf(log_key, sizeof log_key, "%s/keys/ada/log.pem", el_path(name));
+    snprintf(away, sizeof away, "%s/log.away", el_path(name));
+    assert_int_equal(rename(log_key, away), 0);
+}
+
+static void log_is_back(const char *name)
+{
+    char log_key[300], away[300];
+    snprintf(log_key, sizeof log_key, "%s/keys/ada/log.pem", el_path(name));
+    snprintf(away, sizeof away, "%s/log.away", el_path(name));
+    assert_int_equal(rename(away, log_key), 0);
+}
+
+/* The twin's people sign an override; it is used here as a file. */
+static void use_override(bench *b, fp_workspace *twin, bool halt, uint64_t seconds, uint8_t id[32])
+{
+    uint64_t now = (uint64_t)time(NULL);
+    fp_override o = {.halt = halt, .valid_from = now - 1, .valid_until = now + seconds, .why = "incident"};
+    fp_event_receipt receipt;
+    fp_override_info info;
+    uint8_t *file;
+    size_t size;
+    bool logged = true;
+    ok(fp_event_override(twin, &o, &receipt));
+    assert_true(receipt.appended);
+    ok(fp_override_export(twin, receipt.event_id, &file, &size));
+    ok(fp_override_use(b->w, file, size, &info, &logged));
+    assert_false(logged);
+    memcpy(id, receipt.event_id, 32);
+    fp_bytes_free(file);
+}
+
+static size_t overrides_of(fp_session *s, fp_workspace *w, uint8_t ids[][32])
+{
+    char path[1024];
+    fp__buf bytes = {0};
+    fp__dsse dsse = {0};
+    fp__receipt r = {0};
+    ok(fp_session_receipt(s, w, NULL, path, NULL));
+    el_read(path, &bytes);
+    ok(fp__dsse_parse(bytes.data, bytes.size, &dsse));
+    ok(fp__receipt_parse(dsse.payload.data, dsse.payload.size, &r));
+    memcpy(ids, r.override_ids, r.overrides * 32);
+    size_t n = r.overrides;
+    fp__receipt_free(&r);
+    fp__dsse_free(&dsse);
+    fp__buf_free(&bytes);
+    return n;
+}
+
+/* A halt from a file stops the answer at the next commit boundary, not a second later; a second override does
+ * not lift it. The log comes back: both go in before the receipt, which names both and passes the audit. */
+static void test_halt_file_in_flight(void **state)
+{
+    (void)state;
+    bench b;
+    fp_workspace *twin;
+    char detail[1024];
+    uint8_t halt[32], bypass[32], named[16][32];
+    open_override_bench(&b, "halted", &twin);
+    fp_anchors *anchors = load_watched(&b, true);
+    fp_session *s = start(&b, anchors, 300);
+    step(&b, 20);
+    uint64_t second = (uint64_t)time(NULL);
+    while ((uint64_t)time(NULL) == second) { /* all that follows lies within one second of the clock */
+    }
+    step(&b, FP__PAGE_TOKENS); /* a boundary: the gate's verdict is fresh */
+    use_override(&b, twin, true, 3600, halt);
+    use_override(&b, twin, false, 3600, bypass);
+    size_t then = n_ids(s);
+    fails(fp_session_run(s), FP_DENIED, "overridden");
+    fp_result r;
+    fp_session_result(s, &r);
+    assert_int_equal(r.finish, FP_FINISH_ANCHOR_REVOKED);
+    assert_true(r.n_ids >= then && r.n_ids <= then + FP__PAGE_TOKENS);
+    log_is_back("halted");
+    assert_int_equal(overrides_of(s, b.w, named), 2);
+    assert_memory_equal(named[0], halt, 32);
+    assert_memory_equal(named[1], bypass, 32);
+    if (audit(&b, s, detail) != FP_VERDICT_VALID_FULL)
+        fail_msg("%s", detail);
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    fp_workspace_close(twin);
+    close_bench(&b);
+}
+
+/* A bypass that let the anchors in stays in the receipt after it has ended. */
+static void test_used_override_stays_named(void **state)
+{
+    (void)state;
+    bench b;
+    fp_workspace *twin;
+    char detail[1024];
+    uint8_t next[32], bypass[32], named[16][32];
+    fp_generate_options g = {.max_tokens = 100, .ignore_eog = true};
+    fp_sampling_default(&g.sampling);
+    open_override_bench(&b, "bypassed", &twin);
+    log_is_back("bypassed");
+    fp_anchors *anchors = load_watched(&b, true);
+    el_anchor(b.w, "rules2", el_text2, FP_INJECT_COMPETE, 0, next);
+    ok(fp_anchor_supersede(b.w, b.id[0], next, "", NULL));
+    fp_session *s;
+    fp_session_options o = {.anchors = anchors, .raw = true};
+    ok(fp_session_create(b.engine, &o, &s));
+    el_say(s, "when does it open?");
+    fails(fp_session_begin(s, &g), FP_DENIED, "superseded");
+    uint64_t now = (uint64_t)time(NULL);
+    fp_override request = {.valid_from = now - 1, .valid_until = now + 2, .why = "incident"};
+    fp_event_receipt receipt;
+    ok(fp_event_override(b.w, &request, &receipt));
+    memcpy(bypass, receipt.event_id, 32);
+    ok(fp_session_begin(s, &g));
+    step(&b, 3);
+    while ((uint64_t)time(NULL) < now + 2)
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    ok(fp_session_run(s)); /* superseding ends no turn that has begun */
+    assert_int_equal(overrides_of(s, b.w, named), 1);
+    assert_memory_equal(named[0], bypass, 32);
+    if (audit(&b, s, detail) != FP_VERDICT_VALID_FULL)
+        fail_msg("%s", detail);
+    /* the next answer is let in by nothing */
+    el_say(s, "and now?");
+    fails(fp_session_begin(s, &g), FP_DENIED, "superseded");
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    fp_workspace_close(twin);
+    close_bench(&b);
+}
+
+/* What is denied to a new answer (superseded) is not denied to one that runs, also within the same second. */
+static void test_denied_begin_stops_no_other(void **state)
+{
+    (void)state;
+    bench b;
+    uint8_t next[32];
+    open_bench(&b, "beside");
+    fp_anchors *anchors = load_watched(&b, true);
+    el_anchor(b.other, "rules2", el_text2, FP_INJECT_COMPETE, 0, next);
+    fp_session *s = start(&b, anchors, 200), *second;
+    step(&b, 10);
+    ok(fp_anchor_supersede(b.other, b.id[0], next, "new hours", NULL));
+    fp_session_options o = {.anchors = anchors, .raw = true};
+    fp_generate_options g = {.max_tokens = 4};
+    fp_sampling_default(&g.sampling);
+    ok(fp_session_create(b.engine, &o, &second));
+    el_say(second, "hello");
+    for (size_t i = 0; i < 18; i++) {
+        fails(fp_session_begin(second, &g), FP_DENIED, "superseded");
+        step(&b, 10);
+    }
+    ok(fp_session_run(s));
+    fp_result r;
+    fp_session_result(s, &r);
+    assert_int_equal(r.finish, FP_FINISH_LENGTH);
+    fp_session_destroy(second);
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    close_bench(&b);
+}
+
+/* Validity that ends between the last look at the gate and the receipt: the answer was made in time. */
+static void test_expired_after_the_answer(void **state)
+{
+    (void)state;
+    bench b;
+    char detail[1024];
+    fp_statement st;
+    open_bench(&b, "ended");
+    uint64_t until = (uint64_t)time(NULL) + 3;
+    fp_statement_default(&st);
+    st.valid_until = until;
+    ok(fp_anchor_add(b.w, el_text2, strlen(el_text2), &st, b.id[0]));
+    ok(fp_anchors_compile(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, NULL, NULL, NULL));
+    fp_anchors *anchors = load_watched(&b, true);
+    fp_session *s = start(&b, anchors, 20), *late;
+    ok(fp_session_run(s));
+    assert_true((uint64_t)time(NULL) < until); /* a machine that is this slow tells nothing */
+    late = start(&b, anchors, 100);
+    step(&b, 5);
+    while ((uint64_t)time(NULL) < until)
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+    if (audit(&b, s, detail) != FP_VERDICT_VALID_FULL)
+        fail_msg("%s", detail);
+    fails(fp_session_run(late), FP_DENIED, "expired");
+    if (audit(&b, late, detail) != FP_VERDICT_VALID_FULL)
+        fail_msg("%s", detail);
+    fp_session_destroy(late);
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    close_bench(&b);
+}
+
+/* ---- A log that must be witnessed ---- */
+
+/* What the witness would have put under the published checkpoint. */
+static void cosign(bench *b, const fp__ed25519_key *witness, uint64_t seconds)
+{
+    fp__buf lines = {0}, dir = {0};
+    bool remote;
+    fp__ledger_writer *writer = NULL;
+    fp__ledger_head head;
+    fp__note parsed;
+    fp_key *log_key;
+    ok(fp_workspace_sync(b->w));
+    const fp__buf *note = fp__ledger_reader_note(b->w->reader);
+    fp__ledger_reader_head(b->w->reader, &head);
+    ok(fp__note_parse(note->data, note->size, &parsed));
+    ok(fp__note_cosign(parsed.text, parsed.text_size, "witness.example", witness, seconds, &lines));
+    ok(fp_workspace_key(b->w, FP_PURPOSE_LOG, &log_key));
+    ok(fp__workspace_log_place(b->w->path, &dir, &remote));
+    ok(fp__ledger_writer_open((const char *)dir.data, b->w->trust.origin, fp__key_ed25519(log_key), &writer));
+    ok(fp__ledger_writer_cosign(writer, &head, lines.data, lines.size));
+    fp__ledger_writer_close(writer);
+    fp__note_free(&parsed);
+    fp__buf_free(&lines);
+    fp__buf_free(&dir);
+    fp_key_free(log_key);
+}
+
+static void open_witnessed_bench(bench *b, const char *name, fp__ed25519_key **witness)
+{
+    fp__note_key note_key;
+    fp__buf text = {0};
+    char path[300];
+    gw_model m = el_model_like("llama", 11);
+    memset(b, 0, sizeof *b);
+    b->model = el_open(&m);
+    ok(fp__ed25519_from_seed((const uint8_t[32]){7}, witness));
+    ok(fp__note_key_make("witness.example", FP__NOTE_COSIGNATURE, fp__ed25519_public(*witness), &note_key));
+    ok(fp__buf_append_text(&text, "witness w "));
+    ok(fp__note_key_format(&note_key, &text));
+    ok(fp__buf_append_text(&text, "\ngroup all 1 w\nquorum all\n"));
+    snprintf(path, sizeof path, "%s", el_path("witness.policy"));
+    el_write(path, &text);
+    fp__buf_free(&text);
+    ok(fp_keys_generate(el_path(name), NULL, 0));
+    fails(fp_policy_create(el_path(name), &(fp_policy_options){.freshness_seconds = 9}), FP_USAGE,
+          "told by witnesses");
+    ok(fp_policy_create(el_path(name),
+                        &(fp_policy_options){.witness_policy_path = path, .freshness_seconds = 600}));
+    ok(fp_ledger_init(el_path(name)));
+    snprintf(path, sizeof path, "%s/witness.policy", el_path(name));
+    assert_int_equal(unlink(path), 0); /* nobody is asked: the test signs */
+    ok(fp_workspace_open(el_path(name), NULL, &b->w));
+    fp_engine_options o = {.threads = 2, .max_sessions = 4, .chunk_tokens = 64};
+    ok(fp_engine_create(b->model, &o, &b->engine));
+}
+
+/* The gate asks for fresh cosignatures; an audit for those of the log at hand, whenever they were given. */
+static void test_witnessed(void **state)
+{
+    (void)state;
+    bench b;
+    fp__ed25519_key *witness;
+    fp_anchors *anchors;
+    char detail[1024];
+    uint64_t now = (uint64_t)time(NULL);
+    open_witnessed_bench(&b, "witnessed", &witness);
+    assert_int_equal(b.w->trust.witnesses.threshold, 1);
+    el_anchor(b.w, "rules", el_text1, FP_INJECT_COMPETE, 0, b.id[0]);
+    fails(fp_anchors_compile(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, NULL, NULL, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now);
+    ok(fp_anchors_compile(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, NULL, NULL, NULL));
+    fails(fp_anchors_load(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, &anchors, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now - 601);
+    fails(fp_anchors_load(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, &anchors, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now);
+    anchors = load_watched(&b, true);
+    fp_session *s = start(&b, anchors, 100), *stopped;
+    ok(fp_session_run(s));
+    stopped = start(&b, anchors, 100);
+    uint8_t other[32]; /* the log grows, and its new checkpoint is not cosigned: the next boundary stops */
+    fp_statement st;
+    fp_statement_default(&st);
+    ok(fp_anchor_add(b.w, "another", 7, &st, other));
+    fails(fp_session_run(stopped), FP_DENIED, "stale-checkpoint");
+    assert_int_equal(audit(&b, s, detail), FP_VERDICT_UNDECIDED);
+    if (strstr(detail, "not witnessed") == NULL)
+        fail_msg("%s", detail);
+    char paths[2][2][1024];
+    for (int i = 0; i < 2; i++)
+        ok(fp_session_receipt(i == 0 ? s : stopped, b.w, NULL, paths[i][0], paths[i][1]));
+    cosign(&b, witness, now - 100000); /* long ago: it tells that the history is one */
+    for (int i = 0; i < 2; i++) {
+        fp_audit_options o = {.receipt_path = paths[i][0], .transcript_path = paths[i][1], .model = b.model};
+        fp_audit_result r;
+        ok(fp_audit(b.w, &o, &r));
+        if (r.full != FP_VERDICT_VALID_FULL || !r.witnessed)
+            fail_msg("%d: %s", i, r.detail);
+    }
+    fp_session_destroy(stopped);
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    fp__ed25519_free(witness);
     close_bench(&b);
 }
 
@@ -476,6 +804,11 @@ int main(void)
         cmocka_unit_test(test_revoked_in_flight),
         cmocka_unit_test(test_unwatched_is_found_by_the_audit),
         cmocka_unit_test(test_superseded_in_flight),
+        cmocka_unit_test(test_halt_file_in_flight),
+        cmocka_unit_test(test_used_override_stays_named),
+        cmocka_unit_test(test_denied_begin_stops_no_other),
+        cmocka_unit_test(test_expired_after_the_answer),
+        cmocka_unit_test(test_witnessed),
         cmocka_unit_test(test_claimed_withdrawal),
         cmocka_unit_test(test_sources),
         cmocka_unit_test(test_memory),

@@ -13,21 +13,21 @@ if [ ! -d "$out/host" ]; then
     cmake -S . -B "$out/host" -G Ninja -DFIELDPRINT_CUDA=OFF -DFIELDPRINT_TESTS=OFF -DFIELDPRINT_BENCH=OFF >/dev/null
 fi
 ninja -C "$out/host" fp_objects >/dev/null
-for source in src/kernel/cuda/*.cu; do
+for source in src/*/cuda/*.cu; do
     object=$out/$(basename "$source" .cu).o
     if [ ! -e "$object" ] || [ -n "$(find src/kernel include/fieldprint/cuda_attention.h -newer "$object" -type f | head -1)" ]; then
         # shellcheck disable=SC2086
         nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude $arch -c "$source" -o "$object"
     fi
 done
-for source in src/model/cuda/*.c tests/cuda_forward.c; do
+for source in src/*/cuda/*.c tests/cuda_forward.c; do
     cc -std=c11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -ffp-contract=off -fno-math-errno -fno-trapping-math \
         -Isrc -Iinclude -I"$cuda/include" -c "$source" -o "$out/$(basename "$source" .c).c.o"
 done
 static=$(pkg-config --variable=libdir libcrypto)
 objects=$(find "$out/host/CMakeFiles/fp_objects.dir/src/core" "$out/host/CMakeFiles/fp_objects.dir/src/exact" \
     "$out/host/CMakeFiles/fp_objects.dir/src/merkle" "$out/host/CMakeFiles/fp_objects.dir/src/kernel" \
-    "$out/host/CMakeFiles/fp_objects.dir/src/cache" "$out/host/CMakeFiles/fp_objects.dir/src/model" -name '*.o')
+    "$out/host/CMakeFiles/fp_objects.dir/src/cache" "$out/host/CMakeFiles/fp_objects.dir/src/model" -name '*.o' ! -name 'no_cuda*')
 # shellcheck disable=SC2086
 nvcc -cudart static -o "$out/cuda_forward" "$out"/*.o $objects "$static/libcrypto.a" "$static/libjansson.a" "$static/libpcre2-8.a" -lpthread -ldl -lm
 echo "$out/cuda_forward"

@@ -147,12 +147,14 @@ typedef struct fp_gate_query {
     uint64_t now;       /* seconds; 0: the system clock */
 } fp_gate_query;
 
-/* What is decided, at which tree. Everything but reason, anchor_id, detail and the tree is meaningful on
- * ALLOW only. */
+#define FP_GATE_OVERRIDES_MAX 8 /* beyond that many a bypass lets nothing pass */
+/* What is decided, at which tree. Everything but reason, anchor_id, detail, time, overrides and the
+ * tree is meaningful on ALLOW only. */
 typedef struct fp_gate_result {
     fp_gate_reason reason;
     uint8_t anchor_id[32]; /* which anchor the reason is about; zero: the set */
     char detail[384];      /* a sentence with the remedy; empty on allow */
+    uint64_t time;         /* seconds since 1970 by which validity was judged */
     uint64_t tree_size;    /* the decision was made at this tree head */
     uint8_t tree_root[32];
     uint8_t policy_digest[32];
@@ -164,9 +166,11 @@ typedef struct fp_gate_result {
     uint8_t salt[32];
     uint8_t token_ids_digest[32];
     uint32_t tokens, pages;
-    uint64_t compile_index;  /* of the compile event in the log */
-    bool bypassed;           /* a bypass override replaced a refusal */
-    uint8_t override_id[32]; /* the override in force for the set (halt or bypass), else zero */
+    uint64_t compile_index; /* of the compile event in the log */
+    bool bypassed;          /* a bypass override replaced a refusal */
+    /* Overrides in force for the set: the halts that refuse it, the bypasses that let it pass or could. */
+    uint32_t overrides_count;
+    uint8_t overrides[FP_GATE_OVERRIDES_MAX][32];
     /* Who may read what is made from the set: the readers of its anchors, of what they were made from and of
      * the policy, intersected. 0: nobody; the single reader "*": everybody. */
     uint16_t readers_count;

@@ -3,7 +3,10 @@
 #define FIELDPRINT_FIELDPRINT_H
 #include "fieldprint/anchor.h"
 #include "fieldprint/audit.h"
+#include "fieldprint/bench.h"
+#include "fieldprint/device.h"
 #include "fieldprint/engine.h"
+#include "fieldprint/faults.h"
 #include "fieldprint/key.h"
 #include "fieldprint/ledger.h"
 #include "fieldprint/model.h"

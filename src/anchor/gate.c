@@ -46,34 +46,55 @@ static bool can_bypass(fp_gate_reason reason)
            reason == FP_GATE_SUPERSEDED || reason == FP_GATE_NOT_YET_VALID || reason == FP_GATE_EXPIRED;
 }
 
-/* The override of this kind in force for an anchor (NULL: all), from the log or else the one that is held. */
-static bool find_override(const struct decision *d, bool halt, const uint8_t *id, fp__override_entry *out)
+static bool held_covers(const struct decision *d, const fp__event *held, bool halt, const uint8_t *id)
 {
-    const fp__event *held = d->gate->held_override;
     const char *here = d->gate->deployment;
-    if (fp__registry_override(d->gate->registry, halt, id, here, d->now, out) == FP_OK)
-        return true;
-    if (held == NULL || held->halt != halt || d->now < held->valid_from || d->now >= held->valid_until)
+    if (held->halt != halt || d->now < held->valid_from || d->now >= held->valid_until)
         return false;
     bool fits =
         strcmp(held->deployment, "*") == 0 || (here != NULL ? strcmp(held->deployment, here) == 0 : halt);
     bool covers = held->ids_count == 0;
     for (size_t i = 0; id != NULL && i < held->ids_count; i++)
         covers = covers || memcmp(held->ids[i], id, 32) == 0;
-    if (!fits || !covers)
+    return fits && covers;
+}
+
+/* The override of this kind in force for an anchor (NULL: all), from the log or else one that is held. */
+static bool find_override(const struct decision *d, bool halt, const uint8_t *id, fp__override_entry *out)
+{
+    if (fp__registry_override(d->gate->registry, halt, id, d->gate->deployment, d->now, out) == FP_OK)
+        return true;
+    for (size_t i = 0; i < d->gate->held_count; i++) {
+        const fp__held_override *held = &d->gate->held[i];
+        if (!held_covers(d, held->event, halt, id))
+            continue;
+        *out = (fp__override_entry){
+            .index = FP_INDEX_NONE, .valid_until = held->event->valid_until, .halt = halt};
+        memcpy(out->event_id, held->id, 32);
+        return true;
+    }
+    return false;
+}
+
+/* What a decision goes by is named in it, and so in the receipt; false: there is no room. */
+static bool name_override(fp_gate_result *result, const uint8_t id[32])
+{
+    for (size_t i = 0; i < result->overrides_count; i++)
+        if (memcmp(result->overrides[i], id, 32) == 0)
+            return true;
+    if (result->overrides_count == FP_GATE_OVERRIDES_MAX)
         return false;
-    *out = (fp__override_entry){.index = FP_INDEX_NONE, .valid_until = held->valid_until, .halt = halt};
-    memcpy(out->event_id, d->gate->held_override_id, 32);
+    memcpy(result->overrides[result->overrides_count++], id, 32);
     return true;
 }
 
 static bool bypassed(struct decision *d, fp_gate_reason reason, const uint8_t *id)
 {
     fp__override_entry override;
-    if (!can_bypass(reason) || !find_override(d, false, id, &override))
+    if (!can_bypass(reason) || !find_override(d, false, id, &override) ||
+        !name_override(d->result, override.event_id))
         return false;
     d->result->bypassed = true;
-    memcpy(d->result->override_id, override.event_id, 32);
     return true;
 }
 
@@ -139,7 +160,8 @@ static void check_quorum(struct decision *d, const fp__quorum *quorum, const cha
     if (d->gate->note == NULL || !fp__quorum_time(d->gate->note, d->gate->trust, quorum, &seconds))
         refuse(d, FP_GATE_STALE_CHECKPOINT, NULL,
                "the %s asks for %u witnesses' cosignatures, which are not there", whose, quorum->threshold);
-    else if (limit > 0 && (seconds > d->now ? seconds - d->now : d->now - seconds) > limit)
+    else if (limit > 0 && !d->gate->history &&
+             (seconds > d->now ? seconds - d->now : d->now - seconds) > limit)
         refuse(d, FP_GATE_STALE_CHECKPOINT, NULL,
                "the checkpoint was cosigned at %llu, more than %llu seconds off", (unsigned long long)seconds,
                (unsigned long long)limit);
@@ -350,14 +372,13 @@ static fp_status check_lineage(struct decision *d, const uint8_t id[32], const f
 /* A halt refuses; a bypass in force is named by the decision whether it was needed or not. */
 static void check_override(struct decision *d, const uint8_t *id)
 {
-    static const uint8_t none[32];
     fp__override_entry found;
     if (find_override(d, true, id, &found)) {
-        memcpy(d->result->override_id, found.event_id, 32);
+        (void)name_override(d->result, found.event_id);
         refuse(d, FP_GATE_OVERRIDDEN, id, "is halted until %llu", (unsigned long long)found.valid_until);
-    } else if (memcmp(d->result->override_id, none, 32) == 0 && find_override(d, false, id, &found)) {
-        memcpy(d->result->override_id, found.event_id, 32);
     }
+    if (find_override(d, false, id, &found))
+        (void)name_override(d->result, found.event_id);
 }
 
 static fp_status check_anchor(struct decision *d, size_t i)
@@ -532,6 +553,7 @@ fp_status fp__gate_decide(const fp__gate *gate, const fp_gate_query *query, fp_g
     d.statements = calloc(query->anchors + 1, sizeof *d.statements);
     d.have = calloc(query->anchors + 1, sizeof *d.have);
     fp__registry_head(gate->registry, &head);
+    result->time = d.now;
     result->tree_size = head.size;
     memcpy(result->tree_root, head.root, 32);
     if (d.policy != NULL)

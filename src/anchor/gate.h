@@ -8,16 +8,21 @@
  * missing statements; anything else is an operating error. */
 typedef fp_status fp__gate_statement_fn(void *arg, const uint8_t id[32], fp__dsse *out);
 
+typedef struct fp__held_override {
+    fp__event *event;
+    uint8_t id[32];
+} fp__held_override;
+
 typedef struct fp__gate {
     fp__registry *registry; /* inside fp__registry_begin */
     const fp__trust *trust;
-    const fp__buf
-        *note; /* the signed checkpoint of the registry's head; NULL: none, as in an audit of an older tree */
+    const fp__buf *note;    /* the signed checkpoint that covers the registry's head, or NULL */
+    bool history;           /* an audit of an older tree: who cosigned counts, but not when */
     const char *log_fault;  /* why the log is inconsistent, or NULL */
     const char *deployment; /* name of this deployment, or NULL */
-    /* An override that was verified from the trust file and is not in the log (which is down), or NULL. */
-    const fp__event *held_override;
-    const uint8_t *held_override_id; /* [32] */
+    /* Overrides that were verified and are not in the tables: the log was down. */
+    const fp__held_override *held;
+    size_t held_count;
     fp__gate_statement_fn *statement;
     void *statement_arg;
 } fp__gate;

@@ -105,6 +105,24 @@ static fp_status spool(const fp_workspace *w, const fp__dsse *dsse)
     return status;
 }
 
+/* In force for this handle from here on, beside those that are held already. Takes the event. */
+static fp_status hold(fp_workspace *w, const uint8_t id[32], fp__event *event)
+{
+    for (size_t i = 0; i < w->held_count; i++)
+        if (memcmp(w->held[i].id, id, 32) == 0)
+            return FP_OK;
+    if (w->held_count == FP__HELD_OVERRIDES_MAX)
+        return fp__fail(FP_LIMIT, "%d overrides wait for the log already", FP__HELD_OVERRIDES_MAX);
+    fp__event *own = malloc(sizeof *own);
+    if (own == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory for an override");
+    *own = *event;
+    *event = (fp__event){0};
+    w->held[w->held_count].event = own;
+    memcpy(w->held[w->held_count++].id, id, 32);
+    return FP_OK;
+}
+
 fp_status fp_override_use(fp_workspace *w, const void *data, size_t size, fp_override_info *out, bool *logged)
 {
     fp__dsse dsse = {0};
@@ -122,11 +140,9 @@ fp_status fp_override_use(fp_workspace *w, const void *data, size_t size, fp_ove
     }
     if (status == FP_OK) {
         describe(&dsse, &event, out);
-        fp__event_free(&w->override);
-        w->override = event;
-        event = (fp__event){0};
-        w->has_override = !*logged; /* one that is logged is in the registry */
-        memcpy(w->override_id, dsse.id, 32);
+        w->inputs_epoch++;
+        if (!*logged) /* one that is logged is in the registry */
+            status = hold(w, dsse.id, &event);
     }
     fp__event_free(&event);
     fp__dsse_free(&dsse);

@@ -168,8 +168,8 @@ struct replay {
 static fp_status record(fp__registry *r, uint64_t index, const fp__dsse *dsse, const fp__event *e,
                         const char *type, const fp__verdict *verdict)
 {
-    return fp__db_run(r, FP__SQL_EVENT_ADD, "ibtbiit", index, dsse->id, type, e->target,
-                      (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
+    return fp__db_run(r, FP__SQL_EVENT_ADD, "iibtbiit", index, fp__db_key(dsse->id), dsse->id, type,
+                      e->target, (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
 }
 
 static fp_status replay_known(struct replay *replay, const fp__ahead_entry *entry)
@@ -467,7 +467,7 @@ fp_status fp__registry_receipt(fp__registry *r, const uint8_t id[32], uint64_t *
 {
     sqlite3_stmt *s = NULL;
     bool row = false;
-    FP_TRY(fp__db_bind(r, FP__SQL_RECEIPT_GET, &s, "b", id));
+    FP_TRY(fp__db_bind(r, FP__SQL_RECEIPT_GET, &s, "ib", fp__db_key(id), id));
     FP_TRY(fp__db_step(r, s, &row));
     if (!row)
         return fp__fail(FP_NOT_FOUND, "the log holds no such receipt");
@@ -522,8 +522,8 @@ fp_status fp__registry_override(fp__registry *r, bool halt, const uint8_t id[32]
     }
 }
 
-fp_status fp__registry_override_deployment(fp__registry *r, const uint8_t event_id[32],
-                                           char out[FP__DEPLOYMENT_MAX + 1])
+fp_status fp__registry_override_event(fp__registry *r, const uint8_t event_id[32], uint64_t *index,
+                                      fp__event *out)
 {
     sqlite3_stmt *s = NULL;
     bool row = false;
@@ -531,10 +531,19 @@ fp_status fp__registry_override_deployment(fp__registry *r, const uint8_t event_
     FP_TRY(fp__db_step(r, s, &row));
     if (!row)
         return fp__fail(FP_NOT_FOUND, "the log holds no such override");
-    const unsigned char *text = sqlite3_column_text(s, 0);
-    snprintf(out, FP__DEPLOYMENT_MAX + 1, "%.*s", FP__DEPLOYMENT_MAX, text == NULL ? "" : (const char *)text);
+    const unsigned char *name = sqlite3_column_text(s, 2);
+    const uint8_t *ids = sqlite3_column_blob(s, 3);
+    size_t count = (size_t)sqlite3_column_bytes(s, 3) / 32;
+    *index = (uint64_t)sqlite3_column_int64(s, 0);
+    *out = (fp__event){.type = FP__EVENT_OVERRIDE,
+                       .halt = sqlite3_column_int(s, 1) != 0,
+                       .valid_from = (uint64_t)sqlite3_column_int64(s, 4),
+                       .valid_until = (uint64_t)sqlite3_column_int64(s, 5)};
+    snprintf(out->deployment, sizeof out->deployment, "%.*s", FP__DEPLOYMENT_MAX,
+             name == NULL ? "" : (const char *)name);
+    fp_status status = fp__event_set_ids(out, (const uint8_t(*)[32])ids, count);
     fp__db_reset(s);
-    return FP_OK;
+    return status;
 }
 
 fp_status fp__registry_endorsed(fp__registry *r, const uint8_t content[32], uint64_t now, fp_label *label)
@@ -554,7 +563,7 @@ fp_status fp__registry_endorsed(fp__registry *r, const uint8_t content[32], uint
 fp_status fp__registry_seen(fp__registry *r, const uint8_t event_id[32], bool *seen)
 {
     sqlite3_stmt *s = NULL;
-    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &s, "b", event_id));
+    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &s, "ib", fp__db_key(event_id), event_id));
     FP_TRY(fp__db_step(r, s, seen));
     fp__db_reset(s);
     return FP_OK;
@@ -634,7 +643,7 @@ fp_status fp__registry_digest(fp__registry *r, uint8_t out[32])
     static const char *const tables[] = {
         "SELECT * FROM head ORDER BY 1",        "SELECT * FROM events ORDER BY 1",
         "SELECT * FROM policies ORDER BY 1",    "SELECT * FROM anchors ORDER BY 1",
-        "SELECT * FROM compiles ORDER BY 1",    "SELECT * FROM receipts ORDER BY 1",
+        "SELECT * FROM compiles ORDER BY 1",    "SELECT * FROM receipts ORDER BY 1, 2",
         "SELECT * FROM retractions ORDER BY 1", "SELECT * FROM endorsements ORDER BY 1",
         "SELECT * FROM overrides ORDER BY 1",   "SELECT * FROM distrusts ORDER BY 1"};
     fp__sha256_ctx hash = {0};

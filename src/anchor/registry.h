@@ -73,9 +73,10 @@ typedef struct fp__override_entry {
 } fp__override_entry;
 fp_status fp__registry_override(fp__registry *registry, bool halt, const uint8_t id[32],
                                 const char *deployment, uint64_t now, fp__override_entry *out) FP_WARN_UNUSED;
-/* Deployment that an override names; FP_NOT_FOUND. */
-fp_status fp__registry_override_deployment(fp__registry *registry, const uint8_t event_id[32],
-                                           char out[FP__DEPLOYMENT_MAX + 1]) FP_WARN_UNUSED;
+/* A logged override: what it does, for what, and until when (the fields halt, deployment, ids and validity of
+ * *out, which the caller frees). FP_NOT_FOUND. */
+fp_status fp__registry_override_event(fp__registry *registry, const uint8_t event_id[32], uint64_t *index,
+                                      fp__event *out) FP_WARN_UNUSED;
 /* Highest label that an endorsement in force at a time gives to a content (its SHA-256). FP_NOT_FOUND. */
 fp_status fp__registry_endorsed(fp__registry *registry, const uint8_t content[32], uint64_t now,
                                 fp_label *label) FP_WARN_UNUSED;

@@ -193,7 +193,10 @@ void fp_workspace_close(fp_workspace *w)
         return;
     fp__registry_close(w->registry);
     fp__ledger_reader_close(w->reader);
-    fp__event_free(&w->override);
+    for (size_t i = 0; i < w->held_count; i++) {
+        fp__event_free(w->held[i].event);
+        free(w->held[i].event);
+    }
     free(w->path);
     free(w->trust_path);
     free(w);

@@ -98,6 +98,7 @@ fp_status fp_workspace_set_deployment(fp_workspace *w, const char *name)
     if (name != NULL && (name[0] == 0 || strlen(name) > FP__DEPLOYMENT_MAX || strcmp(name, "*") == 0))
         return fp__fail(FP_USAGE, "a deployment's name has 1 to %d bytes and is not *", FP__DEPLOYMENT_MAX);
     w->has_deployment = name != NULL;
+    w->inputs_epoch++;
     snprintf(w->deployment, sizeof w->deployment, "%s", name != NULL ? name : "");
     return FP_OK;
 }

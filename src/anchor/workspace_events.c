@@ -512,8 +512,8 @@ fp_status fp_gate_check(fp_workspace *w, const fp_gate_query *query, fp_gate_res
                            .note = fp__ledger_reader_note(w->reader),
                            .log_fault = w->log_fault[0] != 0 ? w->log_fault : NULL,
                            .deployment = w->has_deployment ? w->deployment : NULL,
-                           .held_override = w->has_override ? &w->override : NULL,
-                           .held_override_id = w->override_id,
+                           .held = w->held,
+                           .held_count = w->held_count,
                            .statement = load_for_gate,
                            .statement_arg = w};
     status = fp__gate_decide(&gate, query, result);

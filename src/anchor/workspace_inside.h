@@ -5,6 +5,8 @@
 #include "anchor/statement.h"
 #include "fieldprint/workspace.h"
 
+#define FP__HELD_OVERRIDES_MAX 64
+
 struct fp_workspace {
     char *path, *trust_path;
     fp__trust trust;
@@ -13,10 +15,12 @@ struct fp_workspace {
     fp__ledger_reader *reader;
     fp__registry *registry;
     char log_fault[256]; /* why the log is inconsistent, found by the last sync; else empty */
-    bool has_deployment, has_override;
+    bool has_deployment;
     char deployment[FP__DEPLOYMENT_MAX + 1];
-    fp__event override; /* in force for this handle although it is not in the log; owned */
-    uint8_t override_id[32];
+    uint64_t inputs_epoch; /* counts changes of what the gate goes by besides log and time */
+    /* Overrides in force for this handle although they are not in the log; the events are owned. */
+    fp__held_override held[FP__HELD_OVERRIDES_MAX];
+    size_t held_count;
     fp_confirm_fn *confirm;
     void *confirm_context;
 };

@@ -238,8 +238,9 @@ static void run_seal(fp__hash_job *job)
         leaves[i] = groups[i]->slab_leaves;
         bad[i] = seq->slabs;
     }
-    bool failed = fp__store_check(seq->store, groups, n, false, bad) != FP_OK ||
-                  fp__store_hash(seq->store, groups, n, leaves) != FP_OK;
+    /* In this order: bytes that change before they are hashed fail the check, later ones the next hash. */
+    bool failed = fp__store_hash(seq->store, groups, n, leaves) != FP_OK ||
+                  fp__store_check(seq->store, groups, n, false, bad) != FP_OK;
     for (size_t i = 0; i < n; i++)
         end_seal(seq, page->index + i, bad[i], failed);
     atomic_fetch_sub_explicit(&seq->unhashed, n, memory_order_release);
@@ -459,41 +460,89 @@ fp_status fp__kvseq_truncate(fp__kvseq *seq, size_t tokens)
     return status;
 }
 
-/* ---- sharing ---- */
+/* ---- sharing and copying ---- */
 
-static fp_status check_shareable(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
+static fp_status check_alike(const fp__kvseq *dst, const fp__kvseq *src, size_t tokens)
 {
     const fp__kvseq_options *a = &dst->options, *b = &src->options;
     bool same_head = a->anchor_kv_head && b->anchor_kv_head
                          ? memcmp(a->anchor_kv_head, b->anchor_kv_head, 32) == 0
                          : !a->anchor_kv_head && !b->anchor_kv_head;
-    if (dst->pool != src->pool || a->segment != b->segment || a->first_pos != b->first_pos ||
-        a->label != b->label || !same_head)
-        return fp__fail(FP_USAGE, "the sequences differ in pool, segment, first position, label or anchors");
+    if (memcmp(dst->geometry, src->geometry, sizeof *dst->geometry) != 0 || a->segment != b->segment ||
+        a->first_pos != b->first_pos || a->label != b->label || !same_head)
+        return fp__fail(FP_USAGE, "the sequences differ in model, segment, first position, label or anchors");
     if (dst->taken > 0 || dst->anchors > 0 || tokens > src->tokens)
-        return fp__fail(FP_USAGE,
-                        "pages can be shared with an empty sequence only, and only committed tokens");
+        return fp__fail(FP_USAGE, "pages can be given to an empty sequence only, and only committed tokens");
     if (tokens > a->max_tokens)
-        return fp__fail(FP_LIMIT, "%zu shared tokens do not fit a context of %zu; raise the context size",
-                        tokens, a->max_tokens);
+        return fp__fail(FP_LIMIT, "%zu tokens do not fit a context of %zu; raise the context size", tokens,
+                        a->max_tokens);
     return FP_OK;
 }
 
-static void share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+static void put_page(fp__kvseq *dst, const fp__kvseq *src, size_t p, fp__group *group)
 {
     const page_entry *from = &src->page[p];
-    fp__pool_ref(dst->pool, from->group);
-    dst->page[p].group = from->group;
+    dst->page[p].group = group;
     dst->page[p].first_token = from->first_token;
     memcpy(dst->page[p].leaf, from->leaf, 32);
-    dst->groups[p] = from->group->data;
+    dst->groups[p] = group->data;
     dst->filled[p] = src->filled[p];
     dst->taken = p + 1;
 }
 
-fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+static fp_status share_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
 {
-    FP_TRY(check_shareable(dst, src, tokens));
+    fp__pool_ref(dst->pool, src->page[p].group);
+    put_page(dst, src, p, src->page[p].group);
+    return FP_OK;
+}
+
+static fp_status copy_bytes(fp__store *to_store, const fp__group *to, fp__store *from_store,
+                            const fp__group *from)
+{
+    uint8_t *in, *out;
+    FP_TRY(fp__store_map(from_store, from, FP__STORE_READ, &in));
+    fp_status status = fp__store_map(to_store, to, FP__STORE_WRITE, &out);
+    if (status == FP_OK) {
+        memcpy(out, in, to_store->group_bytes);
+        status = fp__store_unmap(to_store, to, FP__STORE_WRITE, out);
+    }
+    FP_TRY(fp__store_unmap(from_store, from, FP__STORE_READ, in));
+    return status;
+}
+
+/* What arrives is hashed there. An open page has no hash yet: its checksums were taken where it was written,
+ * and are compared there. */
+static fp_status copy_page(fp__kvseq *dst, const fp__kvseq *src, size_t p)
+{
+    fp__group *from = src->page[p].group, *to;
+    size_t slots = src->filled[p], bad;
+    uint8_t *leaves;
+    FP_TRY(fp__pool_take(dst->pool, &to));
+    put_page(dst, src, p, to);
+    if (p >= src->sealed) {
+        FP_TRY(first_bad_slab(src, from, true, &bad));
+        if (bad < src->slabs)
+            return fail_slab(src, p, bad, "changed after writing");
+    }
+    FP_TRY(copy_bytes(dst->store, to, src->store, from));
+    FP_TRY(fp__store_sum(dst->store, &to, &slots, 1, 0, dst->slabs));
+    if (p >= src->sealed)
+        return FP_OK;
+    leaves = to->slab_leaves;
+    FP_TRY(fp__store_hash(dst->store, &to, 1, &leaves));
+    for (bad = 0; bad < src->slabs; bad++)
+        if (memcmp(leaves + 32 * bad, from->slab_leaves + 32 * bad, 32) != 0)
+            return fail_slab(src, p, bad, "are not those that were committed");
+    memcpy(to->root, from->root, 32);
+    to->hashed = true;
+    return FP_OK;
+}
+
+static fp_status give_pages(fp__kvseq *dst, fp__kvseq *src, size_t tokens,
+                            fp_status (*give)(fp__kvseq *dst, const fp__kvseq *src, size_t p))
+{
+    FP_TRY(check_alike(dst, src, tokens));
     fp__hasher_wait(src->hasher, &src->owner);
     FP_TRY(check_failed_page(src));
     size_t anchors = 0;
@@ -504,15 +553,67 @@ fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
     memcpy(dst->anchor, src->anchor, anchors * sizeof *dst->anchor);
     memcpy(dst->ids, src->ids, tokens * sizeof *dst->ids);
     memcpy(dst->labels, src->labels, tokens);
-    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens; p++)
-        share_page(dst, src, p);
+    fp_status status = FP_OK;
+    for (size_t p = 0; p < src->pages && src->page[p].first_token < tokens && status == FP_OK; p++)
+        status = give(dst, src, p);
     dst->anchors = anchors;
     dst->tokens = tokens;
     /* Truncating to the same number of tokens derives the rest, and copies a last partial page. A copy of a
      * page that others may still append to must not see their tokens: reopen_page keeps only ours. */
-    fp_status status = fp__kvseq_truncate(dst, tokens);
+    if (status == FP_OK)
+        status = fp__kvseq_truncate(dst, tokens);
     if (status != FP_OK)
         drop_all(dst);
+    return status;
+}
+
+fp_status fp__kvseq_share(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool != src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in different pools: copy, instead of sharing");
+    return give_pages(dst, src, tokens, share_page);
+}
+
+fp_status fp__kvseq_copy(fp__kvseq *dst, fp__kvseq *src, size_t tokens)
+{
+    if (dst->pool == src->pool)
+        return fp__fail(FP_USAGE, "the sequences are in one pool: share, instead of copying");
+    return give_pages(dst, src, tokens, copy_page);
+}
+
+/* ---- comparing ---- */
+
+static fp_status compare_page(const fp__kvseq *a, const fp__kvseq *b, size_t p, uint8_t *buffer)
+{
+    const fp__group *first = a->page[p].group, *second = b->page[p].group;
+    size_t slab_bytes = a->store->slab_bytes, bad = 0;
+    uint8_t *bytes;
+    if (a->filled[p] != b->filled[p])
+        return fp__fail(FP_USAGE, "page %zu has %u tokens in one sequence and %u in the other", p,
+                        (unsigned)a->filled[p], (unsigned)b->filled[p]);
+    FP_TRY(fp__store_map(a->store, first, FP__STORE_READ, &bytes));
+    memcpy(buffer, bytes, a->store->group_bytes);
+    FP_TRY(fp__store_unmap(a->store, first, FP__STORE_READ, bytes));
+    FP_TRY(fp__store_map(b->store, second, FP__STORE_READ, &bytes));
+    while (bad < a->slabs && memcmp(buffer + bad * slab_bytes, bytes + bad * slab_bytes, slab_bytes) == 0)
+        bad++;
+    FP_TRY(fp__store_unmap(b->store, second, FP__STORE_READ, bytes));
+    return bad < a->slabs ? fail_slab(a, p, bad, "differ between two computations") : FP_OK;
+}
+
+fp_status fp__kvseq_compare(const fp__kvseq *a, const fp__kvseq *b, size_t first_page, size_t pages)
+{
+    size_t common = a->pages < b->pages ? a->pages : b->pages;
+    if (memcmp(a->geometry, b->geometry, sizeof *a->geometry) != 0 || first_page > common ||
+        pages > common - first_page)
+        return fp__fail(FP_USAGE, "only sequences of one model can be compared, and pages that both have");
+    uint8_t *buffer = malloc(a->store->group_bytes);
+    if (!buffer)
+        return fp__fail(FP_NO_MEMORY, "no memory to compare pages (%zu bytes)", a->store->group_bytes);
+    fp_status status = FP_OK;
+    for (size_t p = first_page; p < first_page + pages && status == FP_OK; p++)
+        status = compare_page(a, b, p, buffer);
+    free(buffer);
     return status;
 }
 
@@ -591,11 +692,11 @@ fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
         fp__group *group = seq->page[seq->sealed].group;
         uint8_t *leaves = group->slab_leaves;
         size_t bad;
-        FP_CHECK(group->summed == seq->filled[seq->sealed]); /* no step is under way */
+        FP_CHECK(group->summed == seq->filled[seq->sealed]);    /* no step is under way */
+        FP_TRY(fp__store_hash(seq->store, &group, 1, &leaves)); /* in this order, as in run_seal */
         FP_TRY(first_bad_slab(seq, group, false, &bad));
         if (bad < seq->slabs)
             return fail_slab(seq, seq->sealed, bad, "changed after writing");
-        FP_TRY(fp__store_hash(seq->store, &group, 1, &leaves));
         fp__merkle_root(leaves, seq->slabs, group->root);
         page_leaf(seq, seq->sealed, true, group->root, open_leaf);
     }
@@ -613,21 +714,15 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
     return check_failed_page(seq);
 }
 
-/* What is wrong with a page: bad_slab = L·HK and nothing set: nothing is. */
-typedef struct scrub_page {
-    size_t bad_slab;
-    bool bad_leaf, store_failed;
-} scrub_page;
-
 typedef struct scrub_job {
     fp__hash_job job; /* first */
     const fp__kvseq *seq;
     size_t first, n; /* pages, at most a batch */
-    scrub_page page[FP__STORE_BATCH];
+    fp__kv_check page[FP__STORE_BATCH];
 } scrub_job;
 
 /* A sealed page's slab leaves now against those that were committed, and what its page leaf says. */
-static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, scrub_page *out)
+static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, fp__kv_check *out)
 {
     const page_entry *page = &seq->page[p];
     const fp__group *group = page->group;
@@ -640,38 +735,50 @@ static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, 
     out->bad_leaf |= memcmp(leaf, page->leaf, 32) != 0;
 }
 
-static fp_status scrub(scrub_job *scrub, uint8_t *buffer)
+static fp_status scrub(const fp__kvseq *seq, size_t first, size_t n, size_t sealed_pages, uint8_t *buffer,
+                       fp__kv_check *out)
 {
-    const fp__kvseq *seq = scrub->seq;
     fp__group *groups[FP__STORE_BATCH];
     uint8_t *leaves[FP__STORE_BATCH];
     size_t sealed = 0;
-    for (size_t i = 0; i < scrub->n; i++) {
-        size_t p = scrub->first + i;
+    for (size_t i = 0; i < n; i++) {
+        size_t p = first + i;
         groups[i] = seq->page[p].group;
         leaves[i] = buffer + 32 * seq->slabs * i;
-        sealed += p < seq->sealed;
-        scrub->page[i].bad_leaf = seq->groups[p] != groups[i]->data;
+        sealed += p < sealed_pages;
+        out[i] = (fp__kv_check){.bad_leaf = seq->groups[p] != groups[i]->data};
     }
     if (sealed > 0)
         FP_TRY(fp__store_hash(seq->store, groups, sealed, leaves));
     for (size_t i = 0; i < sealed; i++)
-        scrub_sealed(seq, scrub->first + i, leaves[i], &scrub->page[i]);
-    for (size_t i = sealed; i < scrub->n; i++) /* the open page */
-        FP_TRY(first_bad_slab(seq, groups[i], false, &scrub->page[i].bad_slab));
+        scrub_sealed(seq, first + i, leaves[i], &out[i]);
+    for (size_t i = sealed; i < n; i++) /* the open page */
+        FP_TRY(first_bad_slab(seq, groups[i], false, &out[i].bad_slab));
     return FP_OK;
+}
+
+void fp__kvseq_check_pages(const fp__kvseq *seq, size_t first, size_t n, size_t sealed, fp__kv_check *out)
+{
+    FP_CHECK(n > 0 && n <= FP__STORE_BATCH);
+    uint8_t *buffer = malloc(n * seq->slabs * 32);
+    memset(out, 0, n * sizeof *out);
+    if (!buffer || scrub(seq, first, n, sealed, buffer, out) != FP_OK)
+        out[0].store_failed = true;
+    free(buffer);
 }
 
 static void run_scrub(fp__hash_job *job)
 {
     scrub_job *s = (scrub_job *)(void *)job;
-    uint8_t *buffer = malloc(s->n * s->seq->slabs * 32);
-    if (!buffer || scrub(s, buffer) != FP_OK)
-        s->page[0].store_failed = true;
-    free(buffer);
+    fp__kvseq_check_pages(s->seq, s->first, s->n, s->seq->sealed, s->page);
 }
 
-static fp_status scrub_verdict(const fp__kvseq *seq, size_t p, const scrub_page *page)
+bool fp__kvseq_check_found(const fp__kvseq *seq, const fp__kv_check *check)
+{
+    return check->store_failed || check->bad_leaf || check->bad_slab < seq->slabs;
+}
+
+fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t p, const fp__kv_check *page)
 {
     if (page->store_failed)
         return fp__fail(FP_INTERNAL,
@@ -687,13 +794,22 @@ static fp_status scrub_verdict(const fp__kvseq *seq, size_t p, const scrub_page 
     return FP_OK;
 }
 
+size_t fp__kvseq_bad_entry(const fp__kvseq *seq)
+{
+    size_t p = 0;
+    while (p < seq->taken && seq->groups[p] == seq->page[p].group->data)
+        p++;
+    return p < seq->taken ? p : SIZE_MAX;
+}
+
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
 {
     if (first_page > seq->pages || pages > seq->pages - first_page)
         return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
     fp__hasher_wait(seq->hasher, &seq->owner);
     FP_TRY(check_failed_page(seq));
-    size_t batch = seq->store->batch, jobs = (pages + batch - 1) / batch;
+    size_t batch = fp__store_job_groups(seq->store, pages, fp__hasher_workers(seq->hasher) + 1);
+    size_t jobs = (pages + batch - 1) / batch;
     scrub_job *scrubs = calloc(jobs ? jobs : 1, sizeof *scrubs);
     if (!scrubs)
         return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
@@ -708,7 +824,7 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
     fp__hasher_wait(seq->hasher, &seq->owner);
     fp_status status = FP_OK;
     for (size_t i = 0; i < pages && status == FP_OK; i++)
-        status = scrub_verdict(seq, first_page + i, &scrubs[i / batch].page[i % batch]);
+        status = fp__kvseq_check_verdict(seq, first_page + i, &scrubs[i / batch].page[i % batch]);
     free(scrubs);
     return status;
 }

@@ -6,35 +6,75 @@
 #include <stdlib.h>
 #include <time.h>
 
+_Static_assert(FP__ANSWER_OVERRIDES_MAX <= FP__RECEIPT_OVERRIDES_MAX, "a receipt names all of an answer");
+
+/* The gate's decision now, for what the receipt says of log and overrides; whether it allows the anchors is
+ * the audit's matter. */
+static fp_status ask_now(const fp_session *s, fp_workspace *w, fp__receipt *r)
+{
+    const fp_anchors *a = s->anchors;
+    fp_gate_query query = {.reader = s->has_tenant ? s->tenant : NULL, .running = true};
+    fp_gate_result gate;
+    if (a)
+        query = (fp_gate_query){.anchor_ids = (const uint8_t(*)[32])a->ids,
+                                .anchors = a->n,
+                                .model_digest = s->engine->model->digest,
+                                .arithmetic_version = FP__ARITHMETIC_VERSION,
+                                .reader = a->has_reader ? a->reader : NULL,
+                                .gamma = a->raised,
+                                .running = true};
+    fp_status status = fp_gate_check(w, &query, &gate);
+    if (status != FP_OK && status != FP_DENIED)
+        return status;
+    r->last_size = gate.tree_size;
+    r->last_time = gate.time;
+    memcpy(r->last_root, gate.tree_root, 32);
+    memcpy(r->policy, gate.policy_digest, 32);
+    for (size_t i = 0; i < gate.overrides_count; i++) {
+        bool known = false;
+        for (size_t k = 0; k < r->overrides && !known; k++)
+            known = memcmp(r->override_ids[k], gate.overrides[i], 32) == 0;
+        if (!known && r->overrides == FP__RECEIPT_OVERRIDES_MAX)
+            return fp__fail(FP_LIMIT, "receipt: more than %d overrides during one answer",
+                            FP__RECEIPT_OVERRIDES_MAX);
+        if (!known)
+            memcpy(r->override_ids[r->overrides++], gate.overrides[i], 32);
+    }
+    return FP_OK;
+}
+
 static fp_status fill_anchors(const fp_session *s, fp_workspace *w, fp__receipt *r)
 {
     const fp_anchors *a = s->anchors;
     const fp__hparams *hp = &s->engine->model->hp;
+    fp_workspace_info info;
     if (!a) {
-        fp_gate_query none = {.anchors = 0};
-        fp_gate_result
-            gate; /* for the override in force; a policy that requires anchors is the audit's matter */
-        fp_status status = fp_gate_check(w, &none, &gate);
-        if (status != FP_OK && status != FP_DENIED)
-            return status;
-        memcpy(r->override_id, gate.override_id, 32);
+        FP_TRY(ask_now(s, w, r));
         r->first_size = r->last_size;
+        r->first_time = r->last_time;
         memcpy(r->first_root, r->last_root, 32);
         return FP_OK;
     }
     r->first_size = s->first.size;
+    r->first_time = s->first.time;
     memcpy(r->first_root, s->first.root, 32);
+    r->overrides = s->overrides_count;
+    memcpy(r->override_ids, s->overrides, s->overrides_count * 32);
     /* Of watched anchors: the last time that the gate was asked, so that a revocation logged since does not
      * seem to have been overlooked. */
-    if (a->watched && memcmp(s->last.policy, r->policy, 32) == 0) {
+    FP_TRY(fp_workspace_get_info(w, &info));
+    if (a->watched && memcmp(s->last.policy, info.policy_digest, 32) == 0) {
         r->last_size = s->last.size;
+        r->last_time = s->last.time;
         memcpy(r->last_root, s->last.root, 32);
+        memcpy(r->policy, s->last.policy, 32);
+    } else {
+        FP_TRY(ask_now(s, w, r));
     }
     r->anchors = a->n;
     memcpy(r->anchor_ids, a->ids, a->n * 32);
     memcpy(r->set_id, a->gate.set_id, 32);
     memcpy(r->anchor_kv_head, a->gate.kv_head, 32);
-    memcpy(r->override_id, s->last.override_id, 32);
     r->compile_index = a->gate.compile_index;
     r->mode = a->gate.injection.mode;
     r->raised = a->raised;
@@ -42,19 +82,40 @@ static fp_status fill_anchors(const fp_session *s, fp_workspace *w, fp__receipt 
     return fp__ledger_reader_tlog_proof(w->reader, r->compile_index, NULL, 0, &r->proof);
 }
 
+static uint64_t milliseconds(uint64_t ns)
+{
+    return (ns + 999999) / 1000000;
+}
+
+static void fill_checks(const fp_session *s, fp__receipt *r)
+{
+    const fp__checks *c = &s->checks;
+    fp_validation_status v;
+    fp_engine_validation(s->engine, &v);
+    r->validation = v.validation;
+    r->replay_65536 = v.replay_65536;
+    r->page_window_ms = milliseconds(v.page_window_ns);
+    r->weight_window_ms = milliseconds(v.weight_window_ns);
+    r->failures = c->failed;
+    r->release = s->release;
+    r->standing = c->standing;
+    if (r->standing == FP_STANDING_PROVISIONAL) {
+        size_t tokens = fp__kvseq_tokens(s->context), verified = c->verified < tokens ? c->verified : tokens;
+        r->unverified_pages = (tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS - verified / FP__PAGE_TOKENS;
+    }
+    r->retractions = c->retractions;
+    memcpy(r->retraction_ids, c->retraction, c->retractions * 32);
+}
+
 static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, fp__receipt *r)
 {
-    fp_workspace_info info;
-    FP_TRY(fp_workspace_get_info(w, &info));
     r->has_nonce = s->has_nonce;
     memcpy(r->nonce, s->nonce, 32);
     fp__receipt_tenant(s->tenant, r->tenant);
     memcpy(r->model, s->engine->model->digest, 32);
     r->arithmetic = FP__ARITHMETIC_VERSION;
-    memcpy(r->policy, info.policy_digest, 32);
-    snprintf(r->origin, sizeof r->origin, "%s", info.origin);
-    r->last_size = info.tree_size;
-    memcpy(r->last_root, info.tree_root, 32);
+    snprintf(r->origin, sizeof r->origin, "%s", w->trust.origin);
+    r->time = (uint64_t)time(NULL);
     FP_TRY(fill_anchors(s, w, r));
     r->sampling = s->answer.sampling;
     r->max_tokens = s->answer.max_tokens;
@@ -68,9 +129,10 @@ static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, f
     r->context_limit = s->engine->context_tokens;
     r->finish = s->answer.finish;
     r->label = answer->label;
+    fill_checks(s, r);
     r->leaves = t->n;
-    snprintf(r->engine, sizeof r->engine, "fieldprint %s (%s)", fp_version(), s->engine->model->ops->name);
-    r->time = (uint64_t)time(NULL);
+    snprintf(r->engine, sizeof r->engine, "fieldprint %s (%s)", fp_version(),
+             s->engine->gpu ? "cuda" : s->engine->model->ops->name);
     return fp__transcript_root(t, r->root);
 }
 
@@ -104,9 +166,11 @@ static fp_status write_files(fp_workspace *w, const fp__dsse *dsse, const fp__tr
 fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], char *receipt_path,
                              char *transcript_path)
 {
-    if (s->answer.start_ns == 0 || fp__session_active(s) || s->answer.finish == FP_FINISH_ERROR ||
-        s->turns[s->answer.turn].count == 0)
+    bool retracted = s->checks.standing == FP_STANDING_RETRACTED;
+    if (s->answer.start_ns == 0 || !fp__session_ended(s) ||
+        (!retracted && (s->answer.finish == FP_FINISH_ERROR || s->turns[s->answer.turn].count == 0)))
         return fp__fail(FP_USAGE, "receipt: there is no answer");
+    FP_TRY(fp__retractions_log(s, w)); /* first: a receipt names them as logged */
     fp__transcript t = {0};
     fp__receipt r = {0};
     fp__dsse dsse = {0};

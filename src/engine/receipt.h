@@ -8,6 +8,7 @@
 
 #define FP__RECEIPT_PREDICATE "urn:fieldprint:receipt:v1"
 #define FP__RECEIPT_PROOF_MAX_BYTES 16384u
+#define FP__RECEIPT_OVERRIDES_MAX 16
 
 typedef struct fp__receipt {
     bool has_nonce;
@@ -17,8 +18,9 @@ typedef struct fp__receipt {
     uint64_t arithmetic;
     uint8_t policy[32];
     char origin[FP__ORIGIN_MAX + 1];
-    uint64_t first_size,
-        last_size; /* tree heads: when the anchors were let in, and when the receipt was made */
+    /* Tree heads and clock: when the anchors were let in, and when they were looked at last (without anchors,
+     * or when they are not watched: when the receipt was made). */
+    uint64_t first_size, last_size, first_time, last_time;
     uint8_t first_root[32], last_root[32];
     /* the set; anchors = 0: none, and the rest of it is zero */
     size_t anchors;
@@ -35,13 +37,23 @@ typedef struct fp__receipt {
     uint8_t stops[32];
     uint64_t anchor_tokens, prompt_tokens, output_tokens, context_tokens; /* context: committed K/V */
     uint64_t context_limit; /* of the engine, anchors included */
-    fp_finish finish;
+    fp_finish finish;       /* FP_FINISH_ERROR: retracted */
     fp_label label;
+    /* how it was checked */
+    fp_validation validation;
+    uint64_t replay_65536;                     /* share of the pages that was computed again */
+    uint64_t page_window_ms, weight_window_ms; /* detection windows of the scrub; 0: none */
+    uint64_t unverified_pages, failures;       /* failures: checks that failed during the answer */
+    fp_release release;
+    fp_standing standing;
+    size_t retractions;
+    uint8_t retraction_ids[FP__RETRACTIONS_MAX][32]; /* what the log's retraction events name */
     uint64_t leaves;
     uint8_t root[32];
     char engine[64];
     uint64_t time;
-    uint8_t override_id[32]; /* zero: none in force */
+    size_t overrides; /* in force at some time of the answer, in the order in which they were noticed */
+    uint8_t override_ids[FP__RECEIPT_OVERRIDES_MAX][32];
 } fp__receipt;
 
 void fp__receipt_free(fp__receipt *r);

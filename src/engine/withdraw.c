@@ -1,21 +1,24 @@
 /* Anchors that the gate withdraws while answers attend to them. The token loop asks at commit boundaries only
- * (a page was sealed): a look at the log's checkpoint costs microseconds, and the whole gate runs when the
- * log has grown, or once a second for what only time changes (validity, freshness, overrides). */
+ * (a page was sealed). The gate's verdict is taken for granted as long as nothing has changed that it goes
+ * by: the log, what this process was given (an override file, its deployment's name), and the second of the
+ * clock, in which validity, freshness and overrides are told. */
 #include "anchor/workspace_inside.h"
 #include "engine/engine.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
-#define ASK_AGAIN_NS UINT64_C(1000000000)
-
-/* What the log says now is what the gate looked at, a moment ago. */
+/* The gate would look at what it looked at the last time. */
 static bool is_answered(const fp_anchors *a, bool running)
 {
     fp__ledger_head head;
-    if (!running || fp__ledger_reader_refresh(a->watched->reader, NULL) != FP_OK)
+    bool decided = a->verdict == FP_OK || a->verdict == FP_DENIED;
+    if (!running || !a->asked_running || !decided ||
+        fp__ledger_reader_refresh(a->watched->reader, NULL) != FP_OK)
         return false;
     fp__ledger_reader_head(a->watched->reader, &head);
-    return head.size == a->now.tree_size && fp__now_ns() - a->asked_ns < ASK_AGAIN_NS;
+    return head.size == a->now.tree_size && a->watched->inputs_epoch == a->asked_epoch &&
+           (uint64_t)time(NULL) == a->now.time;
 }
 
 fp_status fp__anchors_ask(fp_anchors *a, bool running)
@@ -32,7 +35,8 @@ fp_status fp__anchors_ask(fp_anchors *a, bool running)
                                .running = running};
         a->verdict = fp_gate_check(a->watched, &query, &a->now);
         snprintf(a->why, sizeof a->why, "%s", a->verdict == FP_OK ? "" : fp_error_detail());
-        a->asked_ns = fp__now_ns();
+        a->asked_epoch = a->watched->inputs_epoch;
+        a->asked_running = running;
         if (a->verdict == FP_OK && memcmp(a->now.kv_head, a->gate.kv_head, 32) != 0) {
             a->verdict = FP_DENIED;
             snprintf(a->why, sizeof a->why, "the log names other K/V bytes for the set now");
@@ -41,17 +45,35 @@ fp_status fp__anchors_ask(fp_anchors *a, bool running)
     return a->verdict == FP_OK ? FP_OK : fp__fail(a->verdict, "%s", a->why);
 }
 
-void fp__session_note_gate(fp_session *s, bool begins)
+/* An override that was in force stays noted: the answer went by it, whatever comes after. */
+static fp_status note_overrides(fp_session *s, const fp_gate_result *gate)
+{
+    for (size_t i = 0; i < gate->overrides_count; i++) {
+        bool known = false;
+        for (size_t k = 0; k < s->overrides_count && !known; k++)
+            known = memcmp(s->overrides[k], gate->overrides[i], 32) == 0;
+        if (!known && s->overrides_count == FP__ANSWER_OVERRIDES_MAX)
+            return fp__fail(FP_LIMIT, "more than %d overrides during one answer", FP__ANSWER_OVERRIDES_MAX);
+        if (!known)
+            memcpy(s->overrides[s->overrides_count++], gate->overrides[i], 32);
+    }
+    return FP_OK;
+}
+
+fp_status fp__session_note_gate(fp_session *s, bool begins)
 {
     if (!s->anchors)
-        return;
+        return FP_OK;
     const fp_gate_result *gate = s->anchors->watched ? &s->anchors->now : &s->anchors->gate;
     s->last.size = gate->tree_size;
+    s->last.time = gate->time;
     memcpy(s->last.root, gate->tree_root, 32);
     memcpy(s->last.policy, gate->policy_digest, 32);
-    memcpy(s->last.override_id, gate->override_id, 32);
-    if (begins)
+    if (begins) {
         s->first = s->last;
+        s->overrides_count = 0;
+    }
+    return note_overrides(s, gate);
 }
 
 void fp__session_boundary(fp_session *s)
@@ -63,7 +85,11 @@ void fp__session_boundary(fp_session *s)
         fp__session_fail(s, status);
         return;
     }
-    fp__session_note_gate(s, false);
+    fp_status noted = fp__session_note_gate(s, false);
+    if (noted != FP_OK) {
+        fp__session_fail(s, noted);
+        return;
+    }
     if (status == FP_OK)
         return;
     snprintf(s->answer.error, sizeof s->answer.error, "%s", fp_error_detail());
@@ -78,8 +104,11 @@ fp_status fp_session_without_anchors(const fp_session *s, fp_workspace *w, fp_se
     if (fp__session_active(s))
         return fp__fail(FP_USAGE, "session: an answer is being generated");
     FP_TRY(fp_gate_check(w, &query, &gate));
-    fp_session_options options = {
-        .tenant = s->has_tenant ? s->tenant : NULL, .nonce = s->has_nonce ? s->nonce : NULL, .raw = s->raw};
+    fp_session_options options = {.tenant = s->has_tenant ? s->tenant : NULL,
+                                  .nonce = s->has_nonce ? s->nonce : NULL,
+                                  .raw = s->raw,
+                                  .release = s->release,
+                                  .workspace = s->workspace};
     FP_TRY(fp_session_create(s->engine, &options, &made));
     fp_status status = FP_OK;
     for (size_t i = 0; i < s->n_turns && status == FP_OK; i++)

@@ -209,8 +209,10 @@ static fp_status accept_note(fp__ledger_reader *r, fp__buf *note, const fp__ledg
 {
     fp__checkpoint checkpoint;
     fp__note_verdict verdicts[FP__NOTE_MAX_SIGNATURES];
-    FP_TRY(
-        fp__checkpoint_open(note->data, note->size, r->origin, r->keys, r->key_count, verdicts, &checkpoint));
+    fp_status opened =
+        fp__checkpoint_open(note->data, note->size, r->origin, r->keys, r->key_count, verdicts, &checkpoint);
+    if (opened != FP_OK)
+        return fp__fail_context(opened, "file checkpoint");
     fp__ledger_head held = r->head;
     if (r->open)
         FP_TRY(check_not_back(r, held.size, checkpoint.size, "the checkpoint read before"));

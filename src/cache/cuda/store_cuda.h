@@ -9,9 +9,7 @@
  * the store's own, behind the writer's last take, keep or sum, and returns when it is done, so that it can
  * stand beside the steps that follow; it is meant for hash workers. Digests and flags are all that comes to
  * the host, but for a mapping. What is written through a mapping is in device memory when unmap returns.
- *
- * Do not capture the writer's stream into a graph while another thread may take pages or commit (capture
- * another stream, and launch the graph in the writer's). */
+ */
 #ifndef FP_CACHE_CUDA_STORE_CUDA_H
 #define FP_CACHE_CUDA_STORE_CUDA_H
 #include "cache/store.h"

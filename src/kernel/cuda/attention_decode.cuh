@@ -1,16 +1,18 @@
-/* Attention of up to 8 query tokens a sequence, and of queries stacked over a shared anchor: a persistent grid of
- * one CTA a multiprocessor, three quads of 4 warps each (two for d = 256). A quad works on one unit at a time:
+/* Attention of up to 8 query tokens a sequence, and of queries stacked over a shared anchor: a persistent
+ * grid of one CTA a multiprocessor, three quads of 4 warps each (two for d = 256). A quad works on one unit
+ * at a time:
  *
- *  - split: up to 8 rows. A chunk, of which each warp takes a span, or a span, of which each takes a page (what gives
- *    all quads work decides; the plan chose). A short end of two spans is done for two KV heads at once (paired).
- *    The parts are chained in canonical order through shared memory, each warp a share of the channels.
- *  - stacked: up to 32 rows, 8 a warp. All warps take all pages of up to a chunk, in step, so that K/V comes into
- *    shared memory once.
+ *  - split: up to 8 rows. A chunk, of which each warp takes a span, or a span, of which each takes a page
+ * (what gives all quads work decides; the plan chose). A short end of two spans is done for two KV heads at
+ * once (paired). The parts are chained in canonical order through shared memory, each warp a share of the
+ * channels.
+ *  - stacked: up to 32 rows, 8 a warp. All warps take all pages of up to a chunk, in step, so that K/V comes
+ * into shared memory once.
  *
- * A warp fills its ring of half slabs ahead, across units. A unit writes one state a row; the merge kernel makes outputs
- * of the states. Pages that were complete before the step are read while the kernels before this one still run. A quad's
- * first two units are fixed, the others drawn from a counter; results are placed by index, so who did what changes no
- * bit. */
+ * A warp fills its ring of half slabs ahead, across units. A unit writes one state a row; the merge kernel
+ * makes outputs of the states. Pages that were complete before the step are read while the kernels before
+ * this one still run. A quad's first two units are fixed, the others drawn from a counter; results are placed
+ * by index, so who did what changes no bit. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_DECODE_CUH
 #define FP_KERNEL_CUDA_ATTENTION_DECODE_CUH
 #include "kernel/cuda/attention_rows.cuh"
@@ -35,11 +37,13 @@ struct Unit {
 template <int D> struct DecodeWarp {
     const Params &p;
     uint8_t *shared;
-    Part *parts;     // [QUAD][8] of this quad
-    uint32_t *mail;  // [0] number of the unit after next, [1 + warp] its place at the start of a stacked unit
-    uint32_t lane, part, quad, singles, units; /* singles: units of one KV head each come first, then paired ones */
+    Part *parts;    // [QUAD][8] of this quad
+    uint32_t *mail; // [0] number of the unit after next, [1 + warp] its place at the start of a stacked unit
+    uint32_t lane, part, quad, singles,
+        units;           /* singles: units of one KV head each come first, then paired ones */
     uint32_t ring, full; /* shared addresses of this warp's stages and barriers */
-    uint32_t place, fill_slot, ahead; /* place: slot + stages·parity of the next to use; ahead: filled, not released */
+    uint32_t place, fill_slot,
+        ahead; /* place: slot + stages·parity of the next to use; ahead: filled, not released */
     Unit now, next;
     uint32_t half, end, step, kv_offset; /* halves to be fetched: page half / 2 of the unit; K, then V */
     const uint8_t *slab;
@@ -73,7 +77,8 @@ template <int D> struct DecodeWarp {
     /* The pages of a unit that this warp works on. */
     __device__ __forceinline__ void range(uint32_t words, uint32_t &first, uint32_t &last) const
     {
-        uint32_t flags = word(words, FLAGS), pages = word(words, PAGES), each = flags & PAGED ? 1 : SPAN_PAGES;
+        uint32_t flags = word(words, FLAGS), pages = word(words, PAGES),
+                 each = flags & PAGED ? 1 : SPAN_PAGES;
         uint32_t at = flags & PAIRED ? part % 2 : part;
         first = flags & STACKED ? 0 : min(at * each, pages);
         last = flags & STACKED ? pages : min(first + each, pages);
@@ -187,18 +192,22 @@ static __device__ __forceinline__ void merge_state(State<D, 1> &into, const Stat
 }
 
 /* Row of states that a row of this unit goes to. */
-template <int D> static __device__ __forceinline__ size_t state_row(const DecodeWarp<D> &w, const Places<1> &at)
+template <int D>
+static __device__ __forceinline__ size_t state_row(const DecodeWarp<D> &w, const Places<1> &at)
 {
     return word(w.now.words, STATE) + (size_t)w.kv_head() * word(w.now.words, STATE_STRIDE) + at.row[0];
 }
-static __device__ __forceinline__ void write_head(const Params &p, size_t row, float m, float l, bool chunk_begins)
+static __device__ __forceinline__ void write_head(const Params &p, size_t row, float m, float l,
+                                                  bool chunk_begins)
 {
-    *reinterpret_cast<uint4 *>(p.heads + row) = make_uint4(__float_as_uint(m), __float_as_uint(l), chunk_begins, 0);
+    *reinterpret_cast<uint4 *>(p.heads + row) =
+        make_uint4(__float_as_uint(m), __float_as_uint(l), chunk_begins, 0);
 }
 
 /* A part to shared memory, into the stage that held its last half slab. */
 template <int D>
-static __device__ __forceinline__ void share_part(const DecodeWarp<D> &w, const State<D, 1> &s, float unit, bool any)
+static __device__ __forceinline__ void share_part(const DecodeWarp<D> &w, const State<D, 1> &s, float unit,
+                                                  bool any)
 {
     uint32_t at = w.stage(w.part, w.place) - shared_address(w.shared);
     float4 *o = reinterpret_cast<float4 *>(w.shared + at) + w.lane;
@@ -257,13 +266,15 @@ static __device__ __forceinline__ void chain_parts(const DecodeWarp<D> &w, const
             v.w = __fmaf_rn(v.w, a[q], __fmul_rn(x.w, b[q]));
         }
         *reinterpret_cast<float2 *>(out + 16 * i) = make_float2(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero));
-        *reinterpret_cast<float2 *>(out + 16 * i + 8) = make_float2(__fadd_rn(v.z, zero), __fadd_rn(v.w, zero));
+        *reinterpret_cast<float2 *>(out + 16 * i + 8) =
+            make_float2(__fadd_rn(v.z, zero), __fadd_rn(v.w, zero));
     }
 }
 
 /* A stacked warp's own rows. */
 template <int D>
-static __device__ __forceinline__ void write_rows(const DecodeWarp<D> &w, const Places<1> &at, const State<D, 1> &s)
+static __device__ __forceinline__ void write_rows(const DecodeWarp<D> &w, const Places<1> &at,
+                                                  const State<D, 1> &s)
 {
     size_t row = state_row(w, at);
     if (at.row[0] == NONE)
@@ -278,13 +289,16 @@ static __device__ __forceinline__ void write_rows(const DecodeWarp<D> &w, const 
     }
 }
 
-/* This warp's pages of the unit → a part (split; its last stage is not released), or the rows' state (stacked). */
+/* This warp's pages of the unit → a part (split; its last stage is not released), or the rows' state
+ * (stacked). */
 template <int D>
-static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<D, 1> &rows, const Places<1> &at,
-                                                   State<D, 1> &span, State<D, 1> &chunk, float &unit)
+static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<D, 1> &rows,
+                                                   const Places<1> &at, State<D, 1> &span, State<D, 1> &chunk,
+                                                   float &unit)
 {
     Weights<1> weights;
-    uint32_t words = w.now.words, flags = word(words, FLAGS), first_page = word(words, FIRST_PAGE), first, last;
+    uint32_t words = w.now.words, flags = word(words, FLAGS), first_page = word(words, FIRST_PAGE), first,
+             last;
     bool stacked = flags & STACKED;
     w.range(words, first, last);
     span.clear();
@@ -292,11 +306,13 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
     unit = 1.0f;
 #pragma unroll 1
     for (uint32_t i = first; i < last; i++) {
-        uint32_t before = (first_page + i) * PAGE, fill = word(words, FILLS + (int)(i / 4)) >> (8 * (i % 4)) & 255;
+        uint32_t before = (first_page + i) * PAGE,
+                 fill = word(words, FILLS + (int)(i / 4)) >> (8 * (i % 4)) & 255;
         bool full = fill ? fill == PAGE : at.least >= before + PAGE;
         bool seen = !stacked || (at.active && (fill || at.most > before));
         /* stacked: halves lie in the rings of the quad's warps in turn */
-        uint32_t owner = stacked ? i % 2 * 2 : w.part, k = stacked ? w.further(w.mail[1 + owner], i / 2) : w.place;
+        uint32_t owner = stacked ? i % 2 * 2 : w.part,
+                 k = stacked ? w.further(w.mail[1 + owner], i / 2) : w.place;
         uint32_t v = stacked ? w.further(w.mail[2 + owner], i / 2) : w.further(w.place, 1), other = stacked;
         w.wait(owner, k);
         if (seen)
@@ -333,10 +349,12 @@ template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> 
     Places<1> at;
     uint32_t loaded = NONE;
     while (w.now.number < w.units) {
-        uint32_t words = w.now.words, kv_head = w.kv_head(), stream = word(words, STREAM) * w.p.kv_heads + kv_head;
+        uint32_t words = w.now.words, kv_head = w.kv_head(),
+                 stream = word(words, STREAM) * w.p.kv_heads + kv_head;
         bool stacked = word(words, FLAGS) & STACKED;
         if (stream != loaded)
-            load_rows<D, 1>(w.p, h, words, kv_head, stacked ? 8 * w.part : 0, word(words, LIMIT), w.lane, rows, at);
+            load_rows<D, 1>(w.p, h, words, kv_head, stacked ? 8 * w.part : 0, word(words, LIMIT), w.lane,
+                            rows, at);
         loaded = stream;
         if (stacked) {
             if (w.lane == 0)
@@ -371,7 +389,8 @@ template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const _
 {
     extern __shared__ __align__(128) uint8_t shared[];
     DecodeWarp<D> w(p);
-    uint32_t warp = threadIdx.x / 32, worker = warp / QUAD * gridDim.x + blockIdx.x, base = shared_address(shared);
+    uint32_t warp = threadIdx.x / 32, worker = warp / QUAD * gridDim.x + blockIdx.x,
+             base = shared_address(shared);
     launch_next();
     const Header h = *reinterpret_cast<const Header *>(p.plan);
     w.lane = threadIdx.x % 32, w.part = warp % QUAD, w.quad = warp / QUAD;

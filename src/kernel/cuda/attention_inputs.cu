@@ -150,12 +150,13 @@ unsigned ctas(size_t vectors)
 }
 
 template <int E>
-cudaError_t start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, float *scales, uint32_t *numeric,
-                   cudaStream_t s)
+cudaError_t start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, float *scales,
+                          uint32_t *numeric, cudaStream_t s)
 {
     constexpr int D = 32 * E, H = D & -D;
     float factor = (float)(0x1.71547652b82fep+0 / sqrt((double)D) / (double)H);
-    return fp::attn::launch(prepare<E>, ctas(n), WARPS_PER_CTA * 32, 0, s, q, n, heads, factor, planes, scales, numeric);
+    return fp::attn::launch(prepare<E>, ctas(n), WARPS_PER_CTA * 32, 0, s, q, n, heads, factor, planes,
+                            scales, numeric);
 }
 
 } // namespace

@@ -21,7 +21,8 @@ static cudaError_t launch(void (*kernel)(Params...), uint32_t ctas, uint32_t thr
     if (e != cudaSuccess)
         return e;
     cudaLaunchAttribute attributes[2] = {};
-    attributes[0].id = cudaLaunchAttributePreferredSharedMemoryCarveout; /* kernels side by side need the same */
+    attributes[0].id =
+        cudaLaunchAttributePreferredSharedMemoryCarveout; /* kernels side by side need the same */
     attributes[0].val.sharedMemCarveout = 100;
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;

@@ -1,7 +1,8 @@
 /* States of split work → outputs: one CTA of 4 warps per (token, head, slice of channels), in canonical order
- * (arithmetic §6: spans into their chunk, chunks in order, then the mix of the two segments). The pieces of both
- * segments are one list: their heads, one a thread, and all their channels are in flight at once; the factors of all
- * are worked out side by side; what is left to do in order is two operations a piece and channel. */
+ * (arithmetic §6: spans into their chunk, chunks in order, then the mix of the two segments). The pieces of
+ * both segments are one list: their heads, one a thread, and all their channels are in flight at once; the
+ * factors of all are worked out side by side; what is left to do in order is two operations a piece and
+ * channel. */
 #include "kernel/cuda/async.cuh"
 #include "kernel/cuda/attention_mix.cuh"
 
@@ -11,7 +12,8 @@ namespace attn
 {
 
 /* What one piece does to a row:
- * chunk' = START ? o : fma(chunk, a, o·b), then, at the END of a chunk, total' = fma(total, up, chunk·down). */
+ * chunk' = START ? o : fma(chunk, a, o·b), then, at the END of a chunk, total' = fma(total, up, chunk·down).
+ */
 enum { START = 1, END = 2 };
 struct Factor {
     float a, b, up, down;
@@ -52,7 +54,8 @@ struct RowPieces {
     }
 };
 
-/* Of the pieces of a batch, behind the last BEFORE ones of the batch before it (a chunk has at most 4 pieces). */
+/* Of the pieces of a batch, behind the last BEFORE ones of the batch before it (a chunk has at most 4
+ * pieces). */
 constexpr uint32_t BEFORE = 4;
 struct Heads {
     float m[BEFORE + MERGE_THREADS];
@@ -60,10 +63,11 @@ struct Heads {
     float top[BEFORE + MERGE_THREADS]; /* largest m of the segment so far */
 };
 
-/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. Returns whether all pieces are
- * chunks. */
-static __device__ __forceinline__ bool make_factors(const Params &p, const RowPieces &rows, uint32_t from, uint32_t end,
-                                                    float carry, Heads &heads, const Table &table)
+/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. Returns whether all
+ * pieces are chunks. */
+static __device__ __forceinline__ bool make_factors(const Params &p, const RowPieces &rows, uint32_t from,
+                                                    uint32_t end, float carry, Heads &heads,
+                                                    const Table &table)
 {
     uint32_t tid = threadIdx.x, lane = tid % 32, i = from + tid, at = BEFORE + tid;
     bool valid = i < end, next_starts = true, starts = true;
@@ -123,8 +127,8 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const RowPi
 
 /* Channels slice·C.. of all pieces of a batch → table.o. */
 template <int C>
-static __device__ __forceinline__ void fetch_states(const Params &p, const RowPieces &rows, uint32_t from, uint32_t end,
-                                                    uint32_t slice, const Table &table)
+static __device__ __forceinline__ void fetch_states(const Params &p, const RowPieces &rows, uint32_t from,
+                                                    uint32_t end, uint32_t slice, const Table &table)
 {
     uint32_t part = threadIdx.x % (C / 4) * 4, channel = slice * C + part;
     for (uint32_t i = from + threadIdx.x / (C / 4); i < end && channel < p.d; i += MERGE_THREADS / (C / 4))
@@ -137,21 +141,24 @@ static __device__ __forceinline__ void fetch_states(const Params &p, const RowPi
 struct Sum {
     float l, o;
 };
-static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, float o, Sum &chunk, Sum &total)
+static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, float o, Sum &chunk,
+                                                  Sum &total)
 {
     bool start = piece.flags & START, end = piece.flags & END;
-    float l = __fmaf_rn(chunk.l, f.a, __fmul_rn(piece.l, f.b)), x = __fmaf_rn(chunk.o, f.a, __fmul_rn(o, f.b));
+    float l = __fmaf_rn(chunk.l, f.a, __fmul_rn(piece.l, f.b)),
+          x = __fmaf_rn(chunk.o, f.a, __fmul_rn(o, f.b));
     chunk.l = start ? piece.l : l;
     chunk.o = start ? o : x;
-    l = __fmaf_rn(total.l, f.up, __fmul_rn(chunk.l, f.down)), x = __fmaf_rn(total.o, f.up, __fmul_rn(chunk.o, f.down));
+    l = __fmaf_rn(total.l, f.up, __fmul_rn(chunk.l, f.down)),
+    x = __fmaf_rn(total.o, f.up, __fmul_rn(chunk.o, f.down));
     total.l = end ? l : total.l;
     total.o = end ? x : total.o;
 }
 
 /* Pieces from, …, end - 1 of a batch, all of one segment, one channel. */
 template <int C>
-static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t from, uint32_t end, bool simple,
-                                                    Sum &chunk, Sum &total)
+static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t from, uint32_t end,
+                                                    bool simple, Sum &chunk, Sum &total)
 {
     const float *o = table.o + threadIdx.x % C;
     if (simple) {
@@ -171,7 +178,8 @@ static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t
 /* Chain of all pieces of one row; of each thread below C, one channel. */
 template <int C>
 static __device__ __forceinline__ void merge_pieces(const Params &p, const RowPieces &rows, uint32_t slice,
-                                                    const Table &table, Heads &heads, Sum (&sum)[2], float (&m)[2])
+                                                    const Table &table, Heads &heads, Sum (&sum)[2],
+                                                    float (&m)[2])
 {
     Sum chunk = {};
     sum[0] = sum[1] = {};
@@ -203,8 +211,9 @@ static __device__ __forceinline__ void merge_pieces(const Params &p, const RowPi
     }
 }
 
-static __device__ __forceinline__ uint32_t find_pieces(const Params &p, const MergeSegment &s, uint32_t kv_head,
-                                                       uint32_t g, size_t &first, uint32_t &stride)
+static __device__ __forceinline__ uint32_t find_pieces(const Params &p, const MergeSegment &s,
+                                                       uint32_t kv_head, uint32_t g, size_t &first,
+                                                       uint32_t &stride)
 {
     first = stride = 0;
     if (s.blocks == 0)
@@ -217,7 +226,8 @@ static __device__ __forceinline__ uint32_t find_pieces(const Params &p, const Me
 }
 
 template <int C>
-static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint8_t *shared, Heads &heads)
+static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint8_t *shared,
+                                                  Heads &heads)
 {
     Table table = make_room(shared, p.merge_bytes, C);
     uint32_t d = p.d, slices = (d + C - 1) / C, tasks = h.merge_tokens * p.heads_q * slices;

@@ -129,11 +129,11 @@ static __device__ __forceinline__ float weight_exp2(float x)
     return exp2c_normal(fmaxf(x, -60.0f));
 }
 
-/* Softmax of one tile: x → P planes, l. unit: 65535·2^-E; p·s_v is scaled after its rounding, which only moves the
- * exponent (it could underflow only where the weight is 0). */
+/* Softmax of one tile: x → P planes, l. unit: 65535·2^-E; p·s_v is scaled after its rounding, which only
+ * moves the exponent (it could underflow only where the weight is 0). */
 template <int NT>
-static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const uint32_t (&s_v)[8], float unit,
-                                             uint32_t (&p)[8], int &l)
+static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const uint32_t (&s_v)[8],
+                                             float unit, uint32_t (&p)[8], int &l)
 {
     uint32_t sum = 0;
 #pragma unroll

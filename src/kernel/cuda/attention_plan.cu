@@ -1,6 +1,7 @@
 /* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++
  * library, so that C programs link it. */
 #include "kernel/cuda/attention_plan.cuh"
+#include "kernel/cuda/attention_prefill.h"
 
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
@@ -22,7 +23,8 @@ namespace
 #endif
 constexpr bool STACK = FP_STACK;
 constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
-static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4, "they have their place");
+static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4,
+              "they have their place");
 
 /* A growing array of plain values. */
 template <typename T> struct Array {
@@ -63,14 +65,16 @@ struct fp_cuda_attention {
     fp_cuda_attention_config config;
     uint32_t group, grid, decode_warps, team_stages, decode_stages, level_bytes;
     size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
-    Kernel decode, team;
+    Kernel decode, team, prefill; /* prefill: nullptr where this GPU has none for the head size */
+    size_t prefill_bytes;         /* of shared memory */
+    uint32_t prefill_stages;
     uint32_t *device_plan, *staging;
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
     uint32_t merge_ctas, merge_bytes, decode_singles;
-    Array<Item> decode_items, team_items;
+    Array<Item> decode_items, team_items, prefills; /* prefills: whole items of the prefill kernel */
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
     Array<List> lists;
@@ -157,8 +161,29 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->decode_bytes),
              "reserving shared memory");
-    CUDA_TRY(cudaFuncSetAttribute(plan->team, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)plan->team_bytes),
+    CUDA_TRY(
+        cudaFuncSetAttribute(plan->team, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan->team_bytes),
+        "reserving shared memory");
+    return FP_OK;
+}
+
+/* The prefill kernel, if this GPU has one for the head size. */
+static fp_status choose_prefill(fp_cuda_attention *plan)
+{
+    int device, shared;
+    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(d);
+    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
+    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+             "reading the GPU's properties");
+    plan->prefill = prefill_kernel(d);
+    if (!plan->prefill || (uint32_t)shared < fixed + 4 * PREFILL_STAGE_BYTES(d)) {
+        plan->prefill = nullptr;
+        return FP_OK;
+    }
+    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / PREFILL_STAGE_BYTES(d), MAX_STAGES);
+    plan->prefill_bytes = fixed + plan->prefill_stages * PREFILL_STAGE_BYTES(d);
+    CUDA_TRY(cudaFuncSetAttribute(plan->prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)plan->prefill_bytes),
              "reserving shared memory");
     return FP_OK;
 }
@@ -166,7 +191,8 @@ static fp_status choose_shape(fp_cuda_attention *plan)
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
-    size_t rows = plan->group * min_of(c->max_tokens, DECODE_TOKENS), row_bytes = 4 * c->d + sizeof(StateHead);
+    size_t rows = plan->group * min_of(c->max_tokens, DECODE_TOKENS),
+           row_bytes = 4 * c->d + sizeof(StateHead);
     plan->state_rows = c->state_bytes / row_bytes;
     if (c->state_bytes == 0)
         plan->state_rows =
@@ -207,6 +233,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     plan->group = config->heads / hk;
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
+        status = choose_prefill(plan);
+    if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
         fp_cuda_attention_destroy(plan);
@@ -228,6 +256,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->anchor_scratch);
     free(plan->decode_items.at);
     free(plan->team_items.at);
+    free(plan->prefills.at);
     free(plan->token_lists.at);
     free(plan->pages.at);
     free(plan->fills.at);
@@ -309,9 +338,9 @@ static bool add_table(fp_cuda_attention *plan, const fp_cuda_attention_segment *
     return true;
 }
 
-static Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block)
+static Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<Item> *items)
 {
-    Item *item = (list->team ? plan->team_items : plan->decode_items).add(1);
+    Item *item = items->add(1);
     if (!item)
         return nullptr;
     uint32_t rows = list->tokens * plan->group, first = block * list->block_rows;
@@ -344,8 +373,8 @@ static bool stacked(const List *list)
     return !list->team && list->block_rows > SPLIT_ROWS;
 }
 
-/* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it has two
- * spans, for two KV heads at once. */
+/* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
+ * has two spans, for two KV heads at once. */
 static uint32_t item_pages(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first,
                            uint32_t step)
 {
@@ -365,7 +394,8 @@ static uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, 
     return early;
 }
 
-static void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t *w)
+static void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n,
+                         uint32_t *w)
 {
     w[FLAGS] |= INLINED;
     for (uint32_t p = 0; p < n; p++) {
@@ -390,7 +420,7 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
     stream->stride = stream->pieces * rows;
     plan->used_rows += (size_t)stream->stride * plan->config.kv_heads;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        Item *item = add_item(plan, list, block);
+        Item *item = add_item(plan, list, block, list->team ? &plan->team_items : &plan->decode_items);
         if (!item)
             return false;
         n = item_pages(plan, list, pages, first, step);
@@ -426,8 +456,8 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->token = token;
     list->listed = listed;
     list->team = team;
-    list->block_rows = team ? team_rows(plan->config.d)
-                            : (uint32_t)(rows > SPLIT_ROWS && STACK ? STACKED_ROWS : SPLIT_ROWS);
+    list->block_rows =
+        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS && STACK ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -480,6 +510,16 @@ static void add_merge_segment(const fp_cuda_attention *plan, const List *list, u
     out->stream_at = list->stream_at;
 }
 
+/* Whether whole items go to the prefill kernel. */
+static bool use_prefill(const fp_cuda_attention *plan)
+{
+    return plan->prefill && !fp__cuda_attention_tuning[FP__TUNE_NO_PREFILL];
+}
+static uint32_t whole_rows(const fp_cuda_attention *plan)
+{
+    return use_prefill(plan) ? PREFILL_ROWS : team_rows(plan->config.d);
+}
+
 /* A block of query tokens that takes both of its segments from start to end. */
 static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
 {
@@ -488,13 +528,13 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     list.tokens = s->tokens;
     list.token = s->first_token;
     list.team = true;
-    list.block_rows = team_rows(plan->config.d);
+    list.block_rows = whole_rows(plan);
     list.blocks = ceil_div(s->tokens * plan->group, list.block_rows);
     uint32_t anchor_table;
     if (!add_table(plan, &s->context, &list.table) || !add_table(plan, &s->anchor, &anchor_table))
         return false;
     for (uint32_t block = 0; block < list.blocks; block++) {
-        Item *item = add_item(plan, &list, block);
+        Item *item = add_item(plan, &list, block, use_prefill(plan) ? &plan->prefills : &plan->team_items);
         if (!item)
             return false;
         uint32_t *w = item->word;
@@ -522,16 +562,17 @@ static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_
         uint32_t rows = sequences[i].tokens * plan->group;
         if (sequences[i].tokens <= DECODE_TOKENS)
             continue;
-        uint32_t blocks = ceil_div(rows, team_rows(plan->config.d));
+        uint32_t blocks = ceil_div(rows, whole_rows(plan));
         for (uint32_t b = 0; b < blocks; b++) {
-            uint32_t tokens = min_of((b + 1) * team_rows(plan->config.d), rows) / plan->group;
+            uint32_t tokens = min_of((b + 1) * whole_rows(plan), rows) / plan->group;
             uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) +
                              seen_pages(&sequences[i].context, tokens);
             total += pages * plan->config.kv_heads;
             largest = pages > largest ? pages : largest;
         }
     }
-    return total >= 2 * largest * plan->grid;
+    /* the prefill kernel is over twice as fast as teams: it may leave half of the CTAs idle */
+    return use_prefill(plan) ? 2 * total >= largest * plan->grid : total >= 2 * largest * plan->grid;
 }
 
 static int by_pages(const void *a, const void *b)
@@ -585,16 +626,19 @@ static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32
     uint64_t units = 0;
     for (size_t i = 0; i < plan->lists.n; i++)
         for (uint32_t b = 0; kind_of(&plan->lists.at[i]) == kind && b < plan->lists.at[i].blocks; b++)
-            units += (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), step) * plan->config.kv_heads;
+            units +=
+                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), step) * plan->config.kv_heads;
     return units;
 }
 
-/* Pages of items by kind of list: fine where there is little work, so that all take part. A quad needs about 3 µs for a
- * split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
+/* Pages of items by kind of list: fine where there is little work, so that all take part. A quad needs about
+ * 3 µs for a split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
 static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
 {
-    uint64_t quads = (uint64_t)decode_quads((int)plan->config.d) * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
-             chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES), team = count_units(plan, TEAM_LIST, SPAN_PAGES);
+    uint64_t quads = (uint64_t)decode_quads((int)plan->config.d) * plan->grid,
+             spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
+             chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES),
+             team = count_units(plan, TEAM_LIST, SPAN_PAGES);
     bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
     step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
     step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
@@ -703,7 +747,8 @@ static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
     for (size_t i = 0; i < plan->streams.n; i++)
         pieces = plan->streams.at[i].pieces > pieces ? plan->streams.at[i].pieces : pieces;
     pieces *= 2; /* two segments */
-    bytes = pieces < 32 ? 32 * MERGE_FACTOR_BYTES + pieces * o : ceil_div(pieces, 32) * 32 * (MERGE_FACTOR_BYTES + o);
+    bytes = pieces < 32 ? 32 * MERGE_FACTOR_BYTES + pieces * o
+                        : ceil_div(pieces, 32) * 32 * (MERGE_FACTOR_BYTES + o);
     return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
 }
 
@@ -722,12 +767,15 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.decode_items = (uint32_t)plan->decode_items.n;
     h.decode_singles = plan->decode_singles;
     h.merge_tokens = (uint32_t)plan->merges.n;
+    h.prefill_items = (uint32_t)plan->prefills.n;
     uint64_t rows = (uint64_t)plan->merges.n * plan->config.heads;
     h.merge_narrow = rows * (plan->config.d / 32) <= (uint64_t)plan->grid * WARPS;
-    uint64_t tasks = rows * ceil_div(plan->config.d, h.merge_narrow ? 32 : 128), most = (uint64_t)plan->grid * 16;
+    uint64_t tasks = rows * ceil_div(plan->config.d, h.merge_narrow ? 32 : 128),
+             most = (uint64_t)plan->grid * 16;
     plan->merge_ctas = (uint32_t)(tasks == 0 ? 1 : tasks < most ? tasks : most);
     plan->merge_bytes = merge_room(plan, h.merge_narrow);
     h.team_at = place(plan, &word, plan->team_items);
+    h.prefill_at = place(plan, &word, plan->prefills);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
@@ -752,7 +800,9 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     FP_TRY(check_step(plan, sequences, n));
     if (plan->planned)
         CUDA_TRY(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
-    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n = plan->lists.n = 0;
+    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n =
+        plan->lists.n = 0;
+    plan->prefills.n = 0;
     if (n && !plan->leader.add(n))
         return out_of_memory();
     find_leaders(plan, sequences, n);
@@ -774,6 +824,7 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
         step[TEAM_LIST] = step[TEAM_LIST] < CHUNK_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES;
     }
     qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
+    qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
     plan->merges.n = 0;
     if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))
         return out_of_memory();
@@ -805,12 +856,21 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.team_stages = plan->team_stages;
     p.decode_stages = plan->decode_stages;
     p.level_bytes = plan->level_bytes;
+    p.prefill_stages = plan->prefill_stages;
     p.merge_bytes = plan->merge_bytes;
     cudaStream_t s = (cudaStream_t)stream;
+    if (plan->prefills.n) {
+        plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, s>>>(p);
+        CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
+    }
     if (plan->decode_items.n)
-        CUDA_TRY(launch(plan->decode, plan->grid, plan->decode_warps * 32, plan->decode_bytes, s, p), "starting attention");
+        CUDA_TRY(launch(plan->decode, plan->grid, plan->decode_warps * 32, plan->decode_bytes, s, p),
+                 "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
-    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, plan->merge_bytes, s, p), "starting the merge of attention");
+    if (plan->decode_items.n == 0 && plan->team_items.n == 0)
+        return FP_OK;
+    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, plan->merge_bytes, s, p),
+             "starting the merge of attention");
     return FP_OK;
 }

@@ -14,9 +14,10 @@ constexpr int WARPS = 8, PAGE = 64, SPAN_PAGES = 4, CHUNK_PAGES = 16;
 constexpr uint32_t NONE = 0xffffffffu;
 
 /* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of
- * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp of a
- * quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA together. */
-constexpr int QUAD = 4; /* warps that work on a unit of decode */
+ * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp
+ * of a quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA
+ * together. */
+constexpr int QUAD = 4;                               /* warps that work on a unit of decode */
 constexpr __host__ __device__ int decode_quads(int d) /* of a CTA */
 {
 #ifdef FP_QUADS
@@ -27,7 +28,8 @@ constexpr __host__ __device__ int decode_quads(int d) /* of a CTA */
 }
 constexpr int DECODE_MOST_WARPS = QUAD * 3;
 constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
-/* Registers of a thread of decode: its warps leave room for a warp of 80 in each quarter of a multiprocessor. */
+/* Registers of a thread of decode: its warps leave room for a warp of 80 in each quarter of a multiprocessor.
+ */
 constexpr __host__ __device__ int decode_registers(int d)
 {
     return decode_quads(d) == 2 ? 216 : 144;
@@ -41,8 +43,9 @@ constexpr __host__ __device__ int team_tiles(int d)
 
 struct Header {
     uint32_t team_items, decode_items, decode_singles; /* paired items follow decode_singles others */
-    uint32_t merge_tokens, merge_narrow; /* narrow: a merge task is 32 channels, else 128 */
+    uint32_t merge_tokens, merge_narrow;               /* narrow: a merge task is 32 channels, else 128 */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
+    uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
 };
 
 /* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */
@@ -82,14 +85,15 @@ enum ItemFlags {
     INLINED = 2, /* at most 16 pages, given in the item; all decode items are */
     WHOLE = 4,   /* both segments from first to last page; writes outputs, no states */
     PAGED = 8,   /* split: a span, each warp of the quad takes a page; else a chunk, each takes a span */
-    PAIRED = 16, /* split: two spans, two warps of the quad take one each; the other two, those of another KV head */
+    PAIRED = 16, /* split: two spans, two warps of the quad take one each; the other two, those of another KV
+                    head */
     STACKED = 32
 };
 
 /* How the outputs of one token are merged from states. */
 struct MergeSegment {
-    uint32_t blocks;          /* streams of the list, one after the other; 0: empty segment */
-    uint32_t row;             /* i·G of this token in the list */
+    uint32_t blocks; /* streams of the list, one after the other; 0: empty segment */
+    uint32_t row;    /* i·G of this token in the list */
     uint32_t rows_per_stream;
     uint32_t stream_at; /* offset of the list's MergeStream records */
 };
@@ -118,11 +122,12 @@ struct Params {
     size_t group_bytes, layer_offset;
     const uint32_t *gamma;
     float *out, *alpha;
-    float *anchor_scratch; // [CTAs][team rows][d + 2]: anchor states of whole items
+    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items (d <= 128: 128 rows)
     uint32_t heads_q, kv_heads, group, d;
     uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode */
     uint32_t level_bytes;                /* shared memory of one level of team states */
-    uint32_t merge_bytes;
+    uint32_t prefill_stages;             /* ring stages of the prefill kernel */
+    uint32_t merge_bytes;                /* shared memory of a merging CTA */
 };
 
 /* A ring stage: K with both scale arrays, or V. */
@@ -134,10 +139,12 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 /* Shared memory of a team: barriers, two levels of states, the ring. */
 constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 /* Of decode: barriers, what a quad tells each other, the rings of the warps. */
-constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_MOST_WARPS * 8 * MAX_STAGES, DECODE_PART_BYTES = DECODE_MOST_WARPS * 8 * 16;
+constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_MOST_WARPS * 8 * MAX_STAGES,
+                   DECODE_PART_BYTES = DECODE_MOST_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
 constexpr int MERGE_THREADS = 128;
-/* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside decode. */
+/* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside
+ * decode. */
 constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_LEAST_BYTES = 32 * MERGE_FACTOR_BYTES + 8 * 512,
                    MERGE_MOST_BYTES = MERGE_THREADS * (MERGE_FACTOR_BYTES + 128);
 

@@ -52,7 +52,8 @@ static __device__ __forceinline__ void load_rows(const Params &p, const Header &
         rows.scale[t] = p.q_scales[q];
         const uint8_t *hi = reinterpret_cast<const uint8_t *>(p.q_planes) + q * 2 * D, *lo = hi + D;
         /* word by word: an MMA takes four words in neighbouring registers, hi and lo in turn */
-        const uint32_t *hi4 = reinterpret_cast<const uint32_t *>(hi), *lo4 = reinterpret_cast<const uint32_t *>(lo);
+        const uint32_t *hi4 = reinterpret_cast<const uint32_t *>(hi),
+                       *lo4 = reinterpret_cast<const uint32_t *>(lo);
 #pragma unroll
         for (int k = 0; k < D / 16; k++) {
             int from = k < D / 64 * 4 ? k / 4 * 16 + 4 * (int)c + k % 4 : D / 64 * 16 + 2 * (int)c + k % 4;

@@ -1,7 +1,7 @@
-/* Attention of many rows: up to 128 rows (prefill tiles, stacked queries) and all 8 warps of a CTA per item, one
- * persistent grid. The warps share a ring of half slabs; warp w holds rows 16w..16w+15; span states in registers,
- * chunk and segment states in shared memory. Items are taken from a counter; results are placed by index, so who
- * did what changes no bit. Whole items write outputs, others states for the merge kernel. */
+/* Attention of many rows: up to 128 rows (prefill tiles, stacked queries) and all 8 warps of a CTA per item,
+ * one persistent grid. The warps share a ring of half slabs; warp w holds rows 16w..16w+15; span states in
+ * registers, chunk and segment states in shared memory. Items are taken from a counter; results are placed by
+ * index, so who did what changes no bit. Whole items write outputs, others states for the merge kernel. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_TEAM_CUH
 #define FP_KERNEL_CUDA_ATTENTION_TEAM_CUH
 #include "kernel/cuda/attention_mix.cuh"
@@ -281,7 +281,8 @@ template <int D> struct Worker {
     {
         return u == NONE ? 0 : __ldg(p.plan + h.team_at + u / p.kv_heads * ITEM_WORDS + lane);
     }
-    /* The leader stays a stage behind what is free, so that it need not wait for the slowest warp each time. */
+    /* The leader stays a stage behind what is free, so that it need not wait for the slowest warp each time.
+     */
     __device__ __forceinline__ void fill()
     {
         if (!leads())
@@ -346,9 +347,9 @@ template <int D> struct Worker {
 
 /* A run of pages by one warp: total (whole items) or pieces (others). */
 template <int D, int NT>
-static __device__ __forceinline__ void
-run_pages(Worker<D> &w, const Rows<D, NT> &rows, const Places<NT> &at, uint32_t table, uint32_t first,
-          uint32_t pages, bool whole, size_t state, Level<D, NT> &chunk, Level<D, NT> *total)
+static __device__ __forceinline__ void run_pages(Worker<D> &w, const Rows<D, NT> &rows, const Places<NT> &at,
+                                                 uint32_t table, uint32_t first, uint32_t pages, bool whole,
+                                                 size_t state, Level<D, NT> &chunk, Level<D, NT> *total)
 {
     State<D, NT> span;
     Weights<NT> weights;
@@ -403,8 +404,7 @@ run_pages(Worker<D> &w, const Rows<D, NT> &rows, const Places<NT> &at, uint32_t 
 
 /* Both segments of a team's rows, to the outputs. */
 template <int D, int NT>
-static __device__ __forceinline__ void run_whole(Worker<D> &w, Level<D, NT> &chunk,
-                                                 Level<D, NT> &total)
+static __device__ __forceinline__ void run_whole(Worker<D> &w, Level<D, NT> &chunk, Level<D, NT> &total)
 {
     Rows<D, NT> rows;
     Places<NT> at;
@@ -422,8 +422,8 @@ static __device__ __forceinline__ void run_whole(Worker<D> &w, Level<D, NT> &chu
             continue;
         load_rows<D, NT>(w.p, w.h, w.words, kv_head, first, word(w.words, run ? LIMIT : ANCHOR_LIMIT), w.lane,
                          rows, at);
-        run_pages<D, NT>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0,
-                               chunk, &total);
+        run_pages<D, NT>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0, chunk,
+                         &total);
         if (run)
             continue;
 #pragma unroll
@@ -441,20 +441,19 @@ static __device__ __forceinline__ void run_whole(Worker<D> &w, Level<D, NT> &chu
     write_outputs<D, NT>(w.p, at, w.words, scratch, ma, la, w.lane, total);
 }
 
-template <int D, int NT>
-static __device__ __forceinline__ void run_part(Worker<D> &w, Level<D, NT> &chunk)
+template <int D, int NT> static __device__ __forceinline__ void run_part(Worker<D> &w, Level<D, NT> &chunk)
 {
     Rows<D, NT> rows;
     Places<NT> at;
     uint32_t kv_head = w.unit % w.p.kv_heads;
     size_t state = word(w.words, STATE) + (size_t)kv_head * word(w.words, STATE_STRIDE);
-    load_rows<D, NT>(w.p, w.h, w.words, kv_head, w.warp * 8 * NT, word(w.words, LIMIT), w.lane,
-                     rows, at);
+    load_rows<D, NT>(w.p, w.h, w.words, kv_head, w.warp * 8 * NT, word(w.words, LIMIT), w.lane, rows, at);
     run_pages<D, NT>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES),
-                           false, state, chunk, nullptr);
+                     false, state, chunk, nullptr);
 }
 
-template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend_team(const __grid_constant__ Params p)
+template <int D>
+__global__ void __launch_bounds__(WARPS * 32, 1) attend_team(const __grid_constant__ Params p)
 {
     constexpr int NT = team_tiles(D);
     extern __shared__ __align__(128) uint8_t shared[];

@@ -13,6 +13,7 @@ enum {
     FP__TUNE_WHOLE,        /* 1: prefills never take whole segments, 2: always */
     FP__TUNE_UNSHARED,     /* 1: anchors are not shared */
     FP__TUNE_NO_OVERLAP,   /* 1: each kernel begins when the one before has ended */
+    FP__TUNE_NO_PREFILL,   /* 1: whole segments are left to teams */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];

@@ -3,7 +3,7 @@
  * be replayed. Two staging slots let the host prepare a step while the one before it runs. */
 #include "model/cuda/forward_cuda.h"
 #include "kernel/cuda/heads.h"
-#include "model/cuda/try.h"
+#include "kernel/cuda/try.h"
 #include <stdlib.h>
 
 /* Places of model/forward.c: an error code is layer·PLACES + place. */
@@ -26,9 +26,10 @@ static const char *const place_names[PLACES] = {"attention norm", "attention inp
 typedef struct slot {
     fp__cuda_token *token;        // pinned [T], then rows [R], then ids [T]
     uint32_t *rows, *ids, *error; // pinned; error [T] comes back
+    uint32_t *chosen;             // pinned [R] greedy tokens, come back too
     uint64_t *position;           // [S] first position of a span
     size_t *tokens;               // [S]
-    size_t n;                     /* spans; 0: nothing to look at */
+    size_t spans, n;              /* of the step; n 0: its errors were looked at */
     cudaEvent_t end;
 } slot;
 
@@ -38,7 +39,7 @@ struct fp__cuda_forward {
     fp__cuda_forward_limits limits;
     fp_cuda_attention *attention;
     fp_cuda_attention_sequence *sequences; // [S]
-    cudaStream_t stream;
+    cudaStream_t stream, capture; /* capture: graphs are made there, as others may use `stream` meanwhile */
     cudaGraphExec_t (*graphs)[2]; // [S + 1][wants mass]
     cudaGraphExec_t last_graph;
     void *memory, *pinned;
@@ -105,6 +106,7 @@ static void layout(fp__cuda_forward *f)
         f->slots[i].rows = carve(h, &o, R * 4);
         f->slots[i].ids = carve(h, &o, T * 4);
         f->slots[i].error = carve(h, &o, T * 4);
+        f->slots[i].chosen = carve(h, &o, R * 4);
         f->slots[i].position = carve(h, &o, S * 8);
         f->slots[i].tokens = carve(h, &o, S * sizeof(size_t));
     }
@@ -122,6 +124,7 @@ static fp_status allocate(fp__cuda_forward *f)
     memset(f->pinned, 0, f->pinned_bytes);
     FP_CUDA(cudaMemset(f->memory, 0, f->memory_bytes), "scratch memory of the forward pass");
     FP_CUDA(cudaStreamCreateWithFlags(&f->stream, cudaStreamNonBlocking), "a stream");
+    FP_CUDA(cudaStreamCreateWithFlags(&f->capture, cudaStreamNonBlocking), "a stream");
     for (size_t i = 0; i < 2; i++)
         FP_CUDA(cudaEventCreateWithFlags(&f->slots[i].end, cudaEventDisableTiming), "an event");
     FP_CUDA(cudaDeviceSynchronize(), "scratch memory of the forward pass");
@@ -178,6 +181,8 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
         if (f->slots[i].end)
             (void)cudaEventDestroy(f->slots[i].end);
     fp_cuda_attention_destroy(f->attention);
+    if (f->capture)
+        (void)cudaStreamDestroy(f->capture);
     if (f->stream)
         (void)cudaStreamDestroy(f->stream);
     (void)cudaFree(f->memory);
@@ -312,9 +317,12 @@ static fp_status enqueue(fp__cuda_forward *f, uint32_t T, uint32_t n_rows, bool 
 static fp_status make_graph(fp__cuda_forward *f, uint32_t T, cudaGraphExec_t *out)
 {
     cudaGraph_t graph = NULL;
-    FP_CUDA(cudaStreamBeginCapture(f->stream, cudaStreamCaptureModeRelaxed), "the capture of a step");
+    cudaStream_t stream = f->stream;
+    FP_CUDA(cudaStreamBeginCapture(f->capture, cudaStreamCaptureModeRelaxed), "the capture of a step");
+    f->stream = f->capture;
     fp_status status = enqueue(f, T, T, true);
-    cudaError_t e = cudaStreamEndCapture(f->stream, &graph);
+    f->stream = stream;
+    cudaError_t e = cudaStreamEndCapture(f->capture, &graph);
     if (status == FP_OK)
         status = fp__cuda_status(e, "the capture of a step");
     if (status == FP_OK)
@@ -446,6 +454,16 @@ static fp_status copy_in(fp__cuda_forward *f, const slot *s, size_t T, size_t n_
     return FP_OK;
 }
 
+static fp_status copy_out(fp__cuda_forward *f, slot *s, size_t T, size_t n_rows)
+{
+    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
+            "the errors of a step");
+    if (n_rows > 0)
+        FP_CUDA(cudaMemcpyAsync(s->chosen, f->ids, n_rows * 4, cudaMemcpyDeviceToHost, f->stream),
+                "the tokens of a step");
+    return FP_OK;
+}
+
 static fp_status start(fp__cuda_forward *f, size_t n, uint32_t T, uint32_t n_rows, bool each)
 {
     f->last_graph = NULL;
@@ -484,17 +502,39 @@ fp_status fp__cuda_forward_step(fp__cuda_forward *f, const fp__cuda_span *spans,
     FP_TRY(set_gamma(f, spans, n));
     FP_TRY(copy_in(f, s, T, n_rows, each, own_ids));
     FP_TRY(start(f, n, (uint32_t)T, (uint32_t)n_rows, each));
-    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
-            "the errors of a step");
+    FP_TRY(copy_out(f, s, T, n_rows));
     if (f->want_mass)
         FP_CUDA(cudaMemcpyAsync(f->mass_host, f->mass, n * f->m->hp.layers * f->m->hp.heads * 8,
                                 cudaMemcpyDeviceToHost, f->stream),
                 "the anchor's mass");
     FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
-    s->n = n;
+    s->n = s->spans = n;
     f->n_logits = n_rows;
     f->mass_spans = f->want_mass ? n : 0;
     f->step++;
+    return FP_OK;
+}
+
+fp_status fp__cuda_forward_project(fp__cuda_forward *f, const size_t *rows, size_t n_rows)
+{
+    slot *s = &f->slots[(f->step + 1) % 2]; /* of the last step */
+    size_t T = 0;
+    if (f->step == 0 || n_rows > f->limits.logits)
+        return fp__fail(FP_LIMIT, "up to %zu rows of logits, after a step on the GPU", f->limits.logits);
+    for (size_t i = 0; i < s->spans; i++)
+        T += s->tokens[i];
+    for (size_t i = 0; i < n_rows; i++) {
+        if (rows[i] >= T)
+            return fp__fail(FP_USAGE, "row %zu is outside of a step of %zu tokens", rows[i], T);
+        s->rows[i] = (uint32_t)rows[i];
+    }
+    FP_CUDA(cudaMemcpyAsync(f->rows, s->rows, n_rows * 4, cudaMemcpyHostToDevice, f->stream),
+            "the copy of the rows");
+    FP_TRY(output(f, (uint32_t)n_rows, false));
+    FP_TRY(copy_out(f, s, T, n_rows));
+    FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
+    s->n = s->spans;
+    f->n_logits = n_rows;
     return FP_OK;
 }
 
@@ -511,15 +551,25 @@ fp_status fp__cuda_forward_wait(fp__cuda_forward *f, size_t *bad_span)
     return FP_OK;
 }
 
+fp_status fp__cuda_forward_read_rows(fp__cuda_forward *f, size_t first, size_t n, float *logits)
+{
+    size_t V = f->m->hp.vocabulary;
+    if (n > f->n_logits || first > f->n_logits - n)
+        return fp__fail(FP_USAGE, "the last step has logits of %zu rows", f->n_logits);
+    FP_CUDA(cudaStreamSynchronize(f->stream), "a step");
+    FP_CUDA(cudaMemcpy(logits, f->logits + first * V, n * V * 4, cudaMemcpyDeviceToHost),
+            "the copy of the logits");
+    return FP_OK;
+}
+
 fp_status fp__cuda_forward_read(fp__cuda_forward *f, float *logits, uint32_t *tokens)
 {
     size_t n = f->n_logits;
     FP_CUDA(cudaStreamSynchronize(f->stream), "a step");
     if (logits)
-        FP_CUDA(cudaMemcpy(logits, f->logits, n * f->m->hp.vocabulary * 4, cudaMemcpyDeviceToHost),
-                "the copy of the logits");
+        FP_TRY(fp__cuda_forward_read_rows(f, 0, n, logits));
     if (tokens)
-        FP_CUDA(cudaMemcpy(tokens, f->ids, n * 4, cudaMemcpyDeviceToHost), "the copy of the tokens");
+        memcpy(tokens, f->slots[(f->step + 1) % 2].chosen, n * 4);
     return FP_OK;
 }
 

@@ -1,6 +1,6 @@
 /* CUDA's errors as ours. */
-#ifndef FP_MODEL_CUDA_TRY_H
-#define FP_MODEL_CUDA_TRY_H
+#ifndef FP_KERNEL_CUDA_TRY_H
+#define FP_KERNEL_CUDA_TRY_H
 #include "core/error.h"
 #include <cuda_runtime_api.h>
 

@@ -1,0 +1,718 @@
+/* The prefill kernel (Hopper): 128 rows of a prefill against both of their segments, from first to last page,
+ * to the outputs. A row is a query token and a head of the group. Arithmetic §6, nothing else decides a bit.
+ *
+ * A CTA is two consumer warpgroups of 64 rows and a producer warp. The producer copies pages into a ring of
+ * shared memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for
+ * all rows. A consumer multiplies Q (two planes, in registers) with K, makes P (two planes, in registers
+ * again) and multiplies it with V; while one group waits for its products, the other one's weights are
+ * computed.
+ *
+ *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
+ * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
+ *  - span states are in registers, those of the chunk and the segment in shared memory.
+ *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
+ *
+ * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
+ * never put together: with p = y·2^n (y the polynomial), the products p·65535 and p·s_v·65535 are those of y,
+ * scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is exp2c(0) = 1. */
+#ifndef FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
+#define FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
+#include "kernel/cuda/async.cuh"
+#include "kernel/cuda/attention_mix.cuh"
+#include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_rows.cuh"
+#include "kernel/cuda/wgmma.cuh"
+
+namespace fp
+{
+namespace attn
+{
+namespace prefill
+{
+
+constexpr int GROUPS = PREFILL_ROWS / 64, CONSUMERS = 4 * GROUPS, THREADS = PREFILL_THREADS;
+constexpr int LAG = 2; /* pages that are under way when one is handed over */
+static_assert(THREADS == 32 * CONSUMERS + 128, "one warpgroup for the producer warp");
+/* Registers of the warpgroups, a lane: no more in all than the 168 each that the kernel starts with. */
+constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
+static_assert(GROUPS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= 168 * (GROUPS + 1),
+              "the groups wait for each other else");
+
+/* What a stage holds behind K and V. */
+struct Scales {
+    float k[PAGE];         /* s_k */
+    float v[PAGE];         /* s_v·2^-E of the whole page */
+    int e[PAGE];           /* E of the first i + 1 tokens */
+    uint16_t raw[2][PAGE]; /* s_k, s_v as stored */
+    uint32_t fill;         /* tokens shown to all rows; 0: causal */
+};
+
+template <int D> struct Stage {
+    static constexpr uint32_t V = 64 * D, SCALES = 128 * D, BYTES = PREFILL_STAGE_BYTES(D);
+    static_assert(SCALES + sizeof(Scales) <= BYTES, "a stage holds a page");
+};
+
+/* Walks through the ring; producer and consumers do it alike. */
+struct Place {
+    uint32_t slot, parity;
+    __device__ __forceinline__ void next(uint32_t stages)
+    {
+        if (++slot == stages)
+            slot = 0, parity ^= 1;
+    }
+};
+
+struct Shared {
+    uint32_t barriers, ring, stages; /* full[stages], empty[stages] */
+    float4 *levels;                  /* [groups][2][D / 8][128] */
+    uint8_t *base;
+    __device__ __forceinline__ uint32_t full(uint32_t slot) const
+    {
+        return barriers + 8 * slot;
+    }
+    __device__ __forceinline__ uint32_t empty(uint32_t slot) const
+    {
+        return barriers + 8 * (MAX_STAGES + slot);
+    }
+};
+
+/* The k-th unit of this CTA. */
+static __device__ __forceinline__ uint32_t unit_at(uint32_t k)
+{
+    return k * gridDim.x + (k & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
+}
+
+static __device__ __forceinline__ uint32_t item_word(const uint32_t *item, int i)
+{
+    return __ldg(item + i);
+}
+
+/* ---- producer ------------------------------------------------------------------------------------------ */
+
+static __device__ __forceinline__ void copy16(uint32_t to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(__cvta_generic_to_global(from))
+                 : "memory");
+}
+
+/* Starts the copy of a slab. Column n of K holds token 16·(n/16) + 4·(n%8/2) + 2·(n/8%2) + n%2. */
+template <int D>
+static __device__ __forceinline__ void copy_slab(uint32_t stage, const uint8_t *slab, uint32_t lane)
+{
+    uint32_t n = lane % 8, deep = lane / 8;
+    const uint8_t *k = slab + (4 * (n / 2) + n % 2) * D + 16 * deep;
+    uint32_t to = stage + deep * 1024 + n * 16;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+#pragma unroll
+        for (int j = 0; j < (D + 63) / 64; j++)
+            if (D % 64 == 0 || j < D / 64 || deep < D % 64 / 16)
+                copy16(to + j * 4096 + i * 128, k + (16 * (i / 2) + 2 * (i % 2)) * D + 64 * j);
+    const uint8_t *v = slab + 64 * D + n * PAGE + 16 * deep;
+    to = stage + Stage<D>::V + deep * 16 * D + n * 16;
+#pragma unroll
+    for (int i = 0; i < D / 8; i++)
+        copy16(to + i * 128, v + 8 * i * PAGE);
+    if (lane < 16)
+        copy16(stage + Stage<D>::SCALES + (uint32_t)offsetof(Scales, raw) + 16 * lane,
+               slab + 128 * D + 16 * lane);
+}
+
+static __device__ __forceinline__ int exponent(uint32_t largest)
+{
+    uint32_t bits = largest << 16;
+    return bits ? (int)(bits >> 23) - 126 : 0;
+}
+
+/* Scales as stored → as the rows use them; lane: tokens 2·lane and + 1. */
+static __device__ __forceinline__ void prepare_scales(Scales *s, uint32_t fill, uint32_t lane)
+{
+    uint32_t k = *reinterpret_cast<const uint32_t *>(&s->raw[0][2 * lane]),
+             v = *reinterpret_cast<const uint32_t *>(&s->raw[1][2 * lane]);
+    uint32_t first = v & 0xffffu, both = max(first, v >> 16), before = both;
+#pragma unroll
+    for (int i = 1; i < 32; i *= 2) {
+        uint32_t other = __shfl_up_sync(~0u, before, i);
+        before = (int)lane >= i ? max(before, other) : before;
+    }
+    uint32_t largest = __shfl_sync(~0u, before, 31), below = __shfl_up_sync(~0u, before, 1);
+    below = lane ? below : 0;
+    float down = __uint_as_float((uint32_t)(127 - exponent(largest)) << 23);
+    *reinterpret_cast<float2 *>(&s->k[2 * lane]) = make_float2(low_float(k), high_float(k));
+    *reinterpret_cast<float2 *>(&s->v[2 * lane]) =
+        make_float2(__fmul_rn(low_float(v), down), __fmul_rn(high_float(v), down));
+    *reinterpret_cast<int2 *>(&s->e[2 * lane]) = make_int2(exponent(max(below, first)), exponent(before));
+    if (lane == 0)
+        s->fill = fill;
+}
+
+template <int D> struct Producer {
+    const Params &p;
+    const Header &h;
+    const Shared &sh;
+    Place in, out;
+    uint32_t started, published, fills; /* fills: of the pages under way, a byte each, the newest lowest */
+
+    __device__ __forceinline__ void publish(uint32_t lane)
+    {
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        __syncwarp();
+        Scales *s = reinterpret_cast<Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
+                                               out.slot * Stage<D>::BYTES + Stage<D>::SCALES);
+        prepare_scales(s, fills >> 8 * (started - published - 1) & 255, lane);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(sh.full(out.slot));
+        out.next(sh.stages);
+        published++;
+    }
+    __device__ __forceinline__ void run(const uint32_t *item, int table_word, int pages_word,
+                                        uint32_t kv_head, uint32_t lane)
+    {
+        uint32_t table = item_word(item, table_word), pages = item_word(item, pages_word), page_window = 0,
+                 fill_window = 0;
+        const uint8_t *fill_table = reinterpret_cast<const uint8_t *>(p.plan + h.fills_at) + table;
+        const uint8_t *base = p.kv + p.layer_offset + kv_head * (size_t)(128 * D + 256);
+        for (uint32_t i = 0; i < pages; i++) {
+            if (i % 32 == 0) {
+                bool on = i + lane < pages;
+                page_window = on ? __ldg(p.plan + h.pages_at + table + i + lane) : 0;
+                fill_window = on ? __ldg(fill_table + i + lane) : 0;
+            }
+            const uint8_t *slab = base + __shfl_sync(~0u, page_window, (int)(i % 32)) * p.group_bytes;
+            uint32_t fill = __shfl_sync(~0u, fill_window, (int)(i % 32));
+            barrier_wait(sh.empty(in.slot), in.parity ^ 1);
+            copy_slab<D>(sh.ring + in.slot * Stage<D>::BYTES, slab, lane);
+            asm volatile("cp.async.commit_group;" ::: "memory");
+            in.next(sh.stages);
+            fills = fills << 8 | fill;
+            started++;
+            if (started - published > LAG) {
+                asm volatile("cp.async.wait_group %0;" ::"n"(LAG) : "memory");
+                publish(lane);
+            }
+        }
+    }
+    __device__ __forceinline__ void all(uint32_t lane)
+    {
+        uint32_t units = h.prefill_items * p.kv_heads;
+        for (uint32_t k = 0;; k++) {
+            uint32_t unit = unit_at(k);
+            if (k * gridDim.x >= units)
+                break;
+            if (unit >= units)
+                continue;
+            const uint32_t *item = p.plan + h.prefill_at + unit / p.kv_heads * ITEM_WORDS;
+            if (item_word(item, ANCHOR_PAGES))
+                run(item, ANCHOR_TABLE, ANCHOR_PAGES, unit % p.kv_heads, lane);
+            if (item_word(item, PAGES))
+                run(item, TABLE, PAGES, unit % p.kv_heads, lane);
+        }
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        while (published < started)
+            publish(lane);
+    }
+};
+
+/* ---- consumer ------------------------------------------------------------------------------------------ */
+
+/* A thread's two rows: g and g + 8 of its warp. */
+struct Two {
+    float r[2];
+};
+
+template <int D> struct Tile {
+    uint32_t q[2][D / 32][4]; /* planes as A operands */
+    float scale[2];
+    int limit[2];    /* tokens of the segment that the row sees in causal pages */
+    uint32_t at[2];  /* token·H + head; NONE: no row */
+    int least, most; /* limits of the group's rows; most < 0: no row */
+};
+
+template <int D>
+static __device__ __forceinline__ void load_tile(const Params &p, const Header &h, const uint32_t *item,
+                                                 uint32_t kv_head, uint32_t group, uint32_t warp,
+                                                 uint32_t lane, Tile<D> &t)
+{
+    uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), from = item_word(item, TOKEN);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        uint32_t row = group * 64 + warp * 16 + lane / 4 + 8 * r, i = (first_row + row) / p.group;
+        bool on = row < n;
+        size_t at = (size_t)(from + i) * p.heads_q + kv_head * p.group + (first_row + row) % p.group;
+        t.at[r] = on ? (uint32_t)at : NONE;
+        t.scale[r] = on ? p.q_scales[at] : 0.0f;
+        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + at * 2 * D + 4 * (lane % 4);
+#pragma unroll
+        for (int plane = 0; plane < 2; plane++)
+#pragma unroll
+            for (int s = 0; s < D / 32; s++)
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    t.q[plane][s][2 * half + r] =
+                        on ? *reinterpret_cast<const uint32_t *>(q + plane * D + 32 * s + 16 * half) : 0;
+    }
+}
+
+/* Limits of the tile's rows in a segment whose first token sees `limit` tokens. */
+template <int D>
+static __device__ __forceinline__ void set_limits(const Params &p, const uint32_t *item, int limit_word,
+                                                  uint32_t group, uint32_t warp, uint32_t lane, Tile<D> &t)
+{
+    uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), first = group * 64;
+    int limit = (int)item_word(item, limit_word);
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+        t.limit[r] = limit + (int)((first_row + first + warp * 16 + lane / 4 + 8 * r) / p.group);
+    t.least = limit + (int)((first_row + first) / p.group);
+    t.most = first < n ? limit + (int)((first_row + min(first + 64, n) - 1) / p.group) : -1;
+}
+
+template <int D> struct Span {
+    float m[2], l[2], o[D / 2]; /* o: channels 8j + 2c + e of row r at [4j + 2r + e] */
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            m[r] = FP_NEG_INF, l[r] = 0.0f;
+#pragma unroll
+        for (int i = 0; i < D / 2; i++)
+            o[i] = 0.0f;
+    }
+};
+
+/* Q·K of a page: both planes. */
+template <int D>
+static __device__ __forceinline__ void multiply_keys(const Tile<D> &t, uint32_t stage, int (&hi)[32],
+                                                     int (&lo)[32])
+{
+    uint64_t k = wgmma_operand(stage, 1024, 128);
+    wgmma_begin();
+#pragma unroll
+    for (int s = 0; s < D / 32; s++) {
+        if (s == 0) {
+            wgmma<false, 0>(hi, t.q[0][s], k);
+            wgmma<false, 0>(lo, t.q[1][s], k);
+        } else {
+            wgmma<false, 1>(hi, t.q[0][s], k + s * (2048 >> 4));
+            wgmma<false, 1>(lo, t.q[1][s], k + s * (2048 >> 4));
+        }
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    wgmma_results(hi);
+    wgmma_results(lo);
+}
+
+/* Four tokens of one row: x - m → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC. */
+static __device__ __forceinline__ uint32_t weigh_four(const float *x, float m, const float (&s_v)[4],
+                                                      uint32_t &hi, uint32_t &lo)
+{
+    uint32_t w[4], u[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float d = fmaxf(__fsub_rn(x[i], m), -20.0f);
+        float t = __fadd_rn(d, 12582912.0f), f = __fsub_rn(d, __fsub_rn(t, 12582912.0f));
+        float y = __fmaf_rn(0x1.3fa206p-13f, f, 0x1.5f0b82p-10f);
+        y = __fmaf_rn(y, f, 0x1.3b30ap-7f);
+        y = __fmaf_rn(y, f, 0x1.c6af76p-5f);
+        y = __fmaf_rn(y, f, 0x1.ebfbd8p-3f);
+        y = __fmaf_rn(y, f, 0x1.62e43p-1f);
+        y = __fmaf_rn(y, f, 1.0f);
+        float power = __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
+        u[i] = __float_as_uint(__fmaf_rn(__fmul_rn(y, 65535.0f), power, 12582912.0f));
+        w[i] = __float_as_uint(__fmaf_rn(__fmul_rn(__fmul_rn(y, s_v[i]), 65535.0f), power, 12582912.0f));
+    }
+    pack_planes(w, hi, lo);
+    return (u[0] + u[1]) + (u[2] + u[3]);
+}
+
+/* Factors of a page or state (m, l) merged into (before, …): keep, and b. */
+struct Step {
+    float keep, b, m;
+};
+static __device__ __forceinline__ Step merge_step(float before, float m)
+{
+    Step s;
+    float e = exp2c(-fabsf(__fsub_rn(before, m)));
+    bool up = m > before;
+    s.keep = up ? e : 1.0f;
+    s.b = up ? 1.0f : e;
+    s.m = up ? m : before;
+    return s;
+}
+
+/* Scores → P, and the factors of O' = fma(O, keep, o·scale). MASKED: rows see a part of the page. */
+template <int D, bool MASKED>
+static __device__ __forceinline__ void
+make_weights(const Tile<D> &t, const Scales *s, uint32_t before, uint32_t c, const int (&hi)[32],
+             const int (&lo)[32], uint32_t (&p)[2][2][4], float (&keep)[2], float (&scale)[2], Span<D> &span)
+{
+    float x[2][16], m[2];
+    int visible[2] = {PAGE, PAGE}, e[2];
+#pragma unroll
+    for (int a = 0; a < 4; a++) {
+        float4 four = *reinterpret_cast<const float4 *>(&s->k[16 * a + 4 * c]);
+        float s_k[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+#pragma unroll
+            for (int b = 0; b < 4; b++) {
+                int i = 4 * (2 * a + b / 2) + 2 * r + b % 2;
+                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(t.scale[r], s_k[b]));
+            }
+    }
+    e[0] = e[1] = s->e[PAGE - 1];
+    if (MASKED) {
+        int fill = (int)s->fill;
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            visible[r] = fill ? fill : max(0, min(PAGE, t.limit[r] - (int)before));
+            e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
+#pragma unroll
+            for (int u = 0; u < 16; u++)
+                x[r][u] = 16 * (u / 4) + 4 * (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        m[r] = fmaxf(fmaxf(x[r][0], x[r][1]), fmaxf(x[r][2], x[r][3]));
+#pragma unroll
+        for (int u = 4; u < 16; u += 4)
+            m[r] = fmaxf(m[r], fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
+        m[r] = __fadd_rn(quad_max(m[r]), 0.0f);
+    }
+    uint32_t sum[2] = {0, 0};
+#pragma unroll
+    for (int a = 0; a < 4; a++) {
+        float4 four = *reinterpret_cast<const float4 *>(&s->v[16 * a + 4 * c]);
+        float s_v[4] = {four.x, four.y, four.z, four.w};
+        uint2 raw = MASKED ? *reinterpret_cast<const uint2 *>(&s->raw[1][16 * a + 4 * c]) : make_uint2(0, 0);
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            if (MASKED) {
+                float down = __uint_as_float((uint32_t)(127 - e[r]) << 23);
+                s_v[0] = __fmul_rn(low_float(raw.x), down), s_v[1] = __fmul_rn(high_float(raw.x), down);
+                s_v[2] = __fmul_rn(low_float(raw.y), down), s_v[3] = __fmul_rn(high_float(raw.y), down);
+            }
+            sum[r] += weigh_four(&x[r][4 * a], m[r], s_v, p[0][a / 2][2 * (a % 2) + r],
+                                 p[1][a / 2][2 * (a % 2) + r]);
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        int l = (int)(sum[r] - 16u * MAGIC);
+        l += __shfl_xor_sync(~0u, l, 1);
+        l += __shfl_xor_sync(~0u, l, 2);
+        if (MASKED && visible[r] == 0) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
+            keep[r] = 1.0f;
+            scale[r] = -0.0f;
+            continue;
+        }
+        Step step = merge_step(span.m[r], m[r]);
+        keep[r] = step.keep;
+        scale[r] = __fmul_rn(step.b, pow2(e[r]));
+        span.m[r] = step.m;
+        span.l[r] = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+    }
+}
+
+/* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
+template <int D, int FIRST, int N>
+static __device__ __forceinline__ void multiply_values(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N],
+                                                       int (&lo)[N])
+{
+    wgmma<true, 0>(hi, p[0][0], v + FIRST);
+    wgmma<true, 0>(lo, p[1][0], v + FIRST);
+    wgmma<true, 1>(hi, p[0][1], v + FIRST + (32 * D >> 4));
+    wgmma<true, 1>(lo, p[1][1], v + FIRST + (32 * D >> 4));
+    wgmma_commit();
+}
+template <int D, int FIRST, int N>
+static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], const float (&keep)[2],
+                                                    const float (&scale)[2], Span<D> &span)
+{
+    wgmma_results(hi);
+    wgmma_results(lo);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int r = i / 2 % 2;
+        float &o = span.o[FIRST / 2 + i];
+        o = __fmaf_rn(o, keep[r], __fmul_rn(join(hi[i], lo[i]), scale[r]));
+    }
+}
+
+template <int D, int FIRST, int N>
+static __device__ __forceinline__ void
+page_values_from(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N], int (&lo)[N], int (&hi2)[N],
+                 int (&lo2)[N], const float (&keep)[2], const float (&scale)[2], Span<D> &span)
+{
+    /* hi, lo of FIRST are under way */
+    if constexpr (FIRST + 2 * N < D) {
+        wgmma_begin();
+        multiply_values<D, FIRST + 2 * N>(p, v, hi2, lo2);
+        wgmma_wait<1>();
+        merge_values<D, FIRST>(hi, lo, keep, scale, span);
+        page_values_from<D, FIRST + 2 * N>(p, v, hi2, lo2, hi, lo, keep, scale, span);
+    } else {
+        wgmma_wait<0>();
+        merge_values<D, FIRST>(hi, lo, keep, scale, span);
+    }
+}
+
+template <int D>
+static __device__ __forceinline__ void page_values(const uint32_t (&p)[2][2][4], uint32_t stage,
+                                                   const float (&keep)[2], const float (&scale)[2],
+                                                   Span<D> &span)
+{
+    uint64_t v = wgmma_operand(stage + Stage<D>::V, 16 * D, 128);
+#if PREFILL_VALUES == 32
+    int hi[16], lo[16], hi2[16], lo2[16];
+    wgmma_begin();
+    multiply_values<D, 0>(p, v, hi, lo);
+    page_values_from<D, 0>(p, v, hi, lo, hi2, lo2, keep, scale, span);
+#else
+    if constexpr (D >= 64) {
+        int hi[32], lo[32];
+        wgmma_begin();
+        multiply_values<D, 0>(p, v, hi, lo);
+        wgmma_wait<0>();
+        merge_values<D, 0>(hi, lo, keep, scale, span);
+        if constexpr (D == 128) {
+            wgmma_begin();
+            multiply_values<D, 64>(p, v, hi, lo);
+            wgmma_wait<0>();
+            merge_values<D, 64>(hi, lo, keep, scale, span);
+        }
+    }
+    if constexpr (D == 96) {
+        int hi[16], lo[16];
+        wgmma_begin();
+        multiply_values<D, 64>(p, v, hi, lo);
+        wgmma_wait<0>();
+        merge_values<D, 64>(hi, lo, keep, scale, span);
+    }
+#endif
+}
+
+/* m and l of the chunk and the segment; their o is in shared memory, [j][thread], in Span's order. */
+struct Level {
+    float m[2], l[2];
+    bool empty; /* nothing was written to shared memory yet: zero */
+    __device__ __forceinline__ void clear()
+    {
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            m[r] = FP_NEG_INF, l[r] = 0.0f;
+        empty = true;
+    }
+};
+
+/* Factors of a state merged into a level; a state without a visible token leaves it as it is. */
+static __device__ __forceinline__ void merge_heads(Level &to, const float (&m)[2], const float (&l)[2],
+                                                   float (&a)[2], float (&b)[2])
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        Step step = merge_step(to.m[r], m[r]);
+        bool live = m[r] != FP_NEG_INF;
+        a[r] = live ? step.keep : 1.0f;
+        b[r] = live ? step.b : -0.0f;
+        to.l[r] = live ? __fmaf_rn(to.l[r], a[r], __fmul_rn(l[r], b[r])) : to.l[r];
+        to.m[r] = live ? step.m : to.m[r];
+    }
+}
+
+static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &from, const float (&a)[2],
+                                                    const float (&b)[2])
+{
+    to.x = __fmaf_rn(to.x, a[0], __fmul_rn(from.x, b[0]));
+    to.y = __fmaf_rn(to.y, a[0], __fmul_rn(from.y, b[0]));
+    to.z = __fmaf_rn(to.z, a[1], __fmul_rn(from.z, b[1]));
+    to.w = __fmaf_rn(to.w, a[1], __fmul_rn(from.w, b[1]));
+    return to;
+}
+
+/* The span into the chunk; at the chunk's end, the chunk into the segment. */
+template <int D>
+static __device__ __forceinline__ void merge_span(Span<D> &span, Level &chunk, Level &total, float4 *chunk_o,
+                                                  float4 *total_o, bool end)
+{
+    const float4 zero = make_float4(0, 0, 0, 0);
+    float a[2], b[2], up[2], down[2];
+    merge_heads(chunk, span.m, span.l, a, b);
+    if (!end) {
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
+            chunk_o[j * 128] = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
+        }
+        chunk.empty = false;
+    } else {
+        merge_heads(total, chunk.m, chunk.l, up, down);
+#pragma unroll
+        for (int j = 0; j < D / 8; j++) {
+            float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
+            o = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
+            total_o[j * 128] = merge_four(total.empty ? zero : total_o[j * 128], o, up, down);
+        }
+        total.empty = false;
+        chunk.clear();
+    }
+    span.clear();
+}
+
+/* Both segments' states → outputs. */
+template <int D>
+static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, const Tile<D> &t,
+                                                     const float (&ma)[2], const float (&la)[2],
+                                                     const float4 *anchor_o, const Level &context,
+                                                     const float4 *context_o, uint32_t c)
+{
+    const float4 zero = make_float4(0, 0, 0, 0);
+    uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW);
+    Mix mix[2];
+    float *out[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        bool on = t.at[r] != NONE;
+        uint32_t gamma = p.gamma && on ? p.gamma[(size_t)gamma_row * p.heads_q + t.at[r] % p.heads_q] : 0;
+        mix[r] = mix_shares(ma[r], la[r], context.m[r], context.l[r], mode, gamma);
+        out[r] = p.out + (size_t)(on ? t.at[r] : 0) * D + 2 * c;
+        if (p.alpha && on && c == 0)
+            p.alpha[t.at[r]] = mix[r].alpha;
+    }
+    bool anchored = anchor_o != nullptr;
+#pragma unroll 4
+    for (int j = 0; j < D / 8; j++) {
+        float4 a = anchored ? anchor_o[j * 128] : zero, x = context.empty ? zero : context_o[j * 128];
+        if (t.at[0] != NONE)
+            *reinterpret_cast<float2 *>(out[0] + 8 * j) =
+                make_float2(mix_channel(mix[0], a.x, la[0], x.x, context.l[0]),
+                            mix_channel(mix[0], a.y, la[0], x.y, context.l[0]));
+        if (t.at[1] != NONE)
+            *reinterpret_cast<float2 *>(out[1] + 8 * j) =
+                make_float2(mix_channel(mix[1], a.z, la[1], x.z, context.l[1]),
+                            mix_channel(mix[1], a.w, la[1], x.w, context.l[1]));
+    }
+}
+
+template <int D> struct Consumer {
+    const Params &p;
+    const Header &h;
+    const Shared &sh;
+    Place at;
+    uint32_t group, warp, lane;
+    float4 *chunk_o, *total_o;
+
+    __device__ __forceinline__ void segment(Tile<D> &t, uint32_t pages, Level &total)
+    {
+        Span<D> span;
+        Level chunk;
+        uint32_t c = lane % 4;
+        span.clear();
+        chunk.clear();
+        total.clear();
+        for (uint32_t page = 0; page < pages; page++) {
+            uint32_t before = page * PAGE, stage = sh.ring + at.slot * Stage<D>::BYTES;
+            const Scales *s = reinterpret_cast<const Scales *>(sh.base + (stage - shared_address(sh.base)) +
+                                                               Stage<D>::SCALES);
+            barrier_wait(sh.full(at.slot), at.parity);
+            uint32_t fill = s->fill;
+            bool seen = t.most >= 0 && (fill || t.most > (int)before);
+            bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
+            if (seen) {
+                uint32_t weights[2][2][4];
+                float keep[2], scale[2];
+                int hi[32], lo[32];
+                multiply_keys<D>(t, stage, hi, lo);
+                if (whole)
+                    make_weights<D, false>(t, s, before, c, hi, lo, weights, keep, scale, span);
+                else
+                    make_weights<D, true>(t, s, before, c, hi, lo, weights, keep, scale, span);
+                page_values<D>(weights, stage, keep, scale, span);
+            }
+            __syncwarp();
+            if (lane == 0)
+                barrier_arrive(sh.empty(at.slot));
+            at.next(sh.stages);
+            bool last = page + 1 == pages;
+            if (page % SPAN_PAGES == SPAN_PAGES - 1 || last)
+                merge_span<D>(span, chunk, total, chunk_o, total_o,
+                              page % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+        }
+    }
+    __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
+    {
+        Tile<D> t;
+        Level total;
+        float ma[2] = {FP_NEG_INF, FP_NEG_INF}, la[2] = {0.0f, 0.0f};
+        float4 *anchor_o = nullptr;
+        load_tile<D>(p, h, item, kv_head, group, warp, lane, t);
+        uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
+#pragma unroll 1
+        for (int run = anchor_pages ? 0 : 1; run < 2; run++) {
+            set_limits<D>(p, item, run ? LIMIT : ANCHOR_LIMIT, group, warp, lane, t);
+            segment(t, run ? pages : anchor_pages, total);
+            if (run == 0) {
+                anchor_o = reinterpret_cast<float4 *>(p.anchor_scratch) +
+                           ((size_t)blockIdx.x * GROUPS + group) * (D / 8 * 128) + threadIdx.x % 128;
+                for (int j = 0; j < D / 8; j++)
+                    anchor_o[j * 128] = total_o[j * 128];
+#pragma unroll
+                for (int r = 0; r < 2; r++)
+                    ma[r] = total.m[r], la[r] = total.l[r];
+            }
+        }
+        write_outputs<D>(p, item, t, ma, la, anchor_o, total, total_o, lane % 4);
+    }
+    __device__ __forceinline__ void all()
+    {
+        uint32_t units = h.prefill_items * p.kv_heads;
+        for (uint32_t k = 0; k * gridDim.x < units; k++) {
+            uint32_t u = unit_at(k);
+            if (u < units)
+                unit(p.plan + h.prefill_at + u / p.kv_heads * ITEM_WORDS, u % p.kv_heads);
+        }
+    }
+};
+
+template <int D>
+__global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_constant__ Params p)
+{
+#if FP_CUDA_WGMMA
+    extern __shared__ __align__(128) uint8_t shared[];
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    Shared sh;
+    sh.base = shared;
+    sh.barriers = shared_address(shared);
+    sh.stages = p.prefill_stages;
+    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(D);
+    sh.levels = reinterpret_cast<float4 *>(shared + PREFILL_BARRIER_BYTES);
+    if (threadIdx.x < sh.stages) {
+        barrier_init(sh.full(threadIdx.x), 1);
+        barrier_init(sh.empty(threadIdx.x), CONSUMERS);
+    }
+    barrier_init_fence();
+    __syncthreads();
+    if (warp >= CONSUMERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
+        if (warp == CONSUMERS) {
+            Producer<D> producer = {p, h, sh, {0, 0}, {0, 0}, 0, 0, 0};
+            producer.all(lane);
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
+        uint32_t group = warp / 4;
+        float4 *level = sh.levels + group * 2 * (D / 8 * 128) + threadIdx.x % 128;
+        Consumer<D> consumer = {p, h, sh, {0, 0}, group, warp % 4, lane, level, level + D / 8 * 128};
+        consumer.all();
+    }
+#endif
+}
+
+} // namespace prefill
+} // namespace attn
+} // namespace fp
+#endif
