@@ -77,6 +77,9 @@ if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # under three minutes
     step model_q8_0 30 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096@24,1x32000@24,1x102400@24,32x4096@24 --runs 2 --seconds 20 --json
 else
     step check_attention 60 "$programs/cuda_attention" --check 40
+    for tool in memcheck racecheck; do
+        step check_$tool 60 compute-sanitizer --tool $tool --error-exitcode 9 "$programs/cuda_attention" --brief
+    done
     step check_ops 60 "$programs/ops_gpu" check
     step check_forward 60 "$programs/cuda_forward" check
     step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
@@ -85,6 +88,7 @@ else
     step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
     experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
     step bench_attention 45 "$programs/cuda_attention" --bench
+    step attention_bars 5 python3 "$here/attention_bars.py" "$raw"
     step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
     step hash_cpu 10 "$fieldprint" bench hash --json

@@ -17,8 +17,10 @@
  * scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is exp2c(0) = 1. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
-#include "kernel/cuda/attention_merge.cuh"
+#include "kernel/cuda/async.cuh"
+#include "kernel/cuda/attention_mix.cuh"
 #include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_rows.cuh"
 #include "kernel/cuda/wgmma.cuh"
 
 namespace fp
