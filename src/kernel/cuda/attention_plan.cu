@@ -66,6 +66,7 @@ struct fp_cuda_attention {
     Kernel kernel, prefill; /* prefill: nullptr where this GPU has none for the head size */
     size_t prefill_bytes;   /* of shared memory */
     uint32_t prefill_stages;
+    float4 *prefill_scratch;
     uint32_t *device_plan, *staging;
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
@@ -155,17 +156,17 @@ static fp_status choose_shape(fp_cuda_attention *plan)
 static fp_status choose_prefill(fp_cuda_attention *plan)
 {
     int device, shared;
-    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(d);
+    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + prefill_row_bytes(d);
     CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
     plan->prefill = prefill_kernel(d);
-    if (!plan->prefill || (uint32_t)shared < fixed + 4 * PREFILL_STAGE_BYTES(d)) {
+    if (!plan->prefill || (uint32_t)shared < fixed + 4 * prefill_stage_bytes(d)) {
         plan->prefill = nullptr;
         return FP_OK;
     }
-    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / PREFILL_STAGE_BYTES(d), MAX_STAGES);
-    plan->prefill_bytes = fixed + plan->prefill_stages * PREFILL_STAGE_BYTES(d);
+    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / prefill_stage_bytes(d), MAX_STAGES);
+    plan->prefill_bytes = fixed + plan->prefill_stages * prefill_stage_bytes(d);
     CUDA_TRY(cudaFuncSetAttribute(plan->prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->prefill_bytes),
              "reserving shared memory");
@@ -193,6 +194,10 @@ static fp_status allocate(fp_cuda_attention *plan)
              "device memory for attention's states");
     CUDA_TRY(cudaMalloc((void **)&plan->anchor_scratch, (size_t)plan->grid * plan->level_bytes),
              "device memory for attention's anchor states");
+    if (plan->prefill)
+        CUDA_TRY(
+            cudaMalloc((void **)&plan->prefill_scratch, (size_t)plan->grid * prefill_scratch_bytes(c->d)),
+            "device memory for prefill's states");
     CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming),
              "an event for attention's plan");
     return FP_OK;
@@ -237,6 +242,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFreeHost(plan->staging);
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
+    cudaFree(plan->prefill_scratch);
     free(plan->small.at);
     free(plan->team.at);
     free(plan->prefills.at);
@@ -807,6 +813,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.small_stages = plan->small_stages;
     p.level_bytes = plan->level_bytes;
     p.prefill_stages = plan->prefill_stages;
+    p.prefill_scratch = plan->prefill_scratch;
     if (plan->prefills.n)
         plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, (cudaStream_t)stream>>>(p);
     if (plan->small.n || plan->team.n || plan->merges.n || plan->prefills.n == 0)

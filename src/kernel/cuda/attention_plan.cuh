@@ -104,11 +104,12 @@ struct Params {
     size_t group_bytes, layer_offset;
     const uint32_t *gamma;
     float *out, *alpha;
-    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items (d <= 128: 128 rows)
+    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items
     uint32_t heads_q, kv_heads, group;
     uint32_t team_stages, small_stages; /* ring stages of a team and of a single warp */
     uint32_t level_bytes;               /* shared memory of one level of team states */
     uint32_t prefill_stages;            /* ring stages of the prefill kernel */
+    float4 *prefill_scratch;            // [CTAs][rows][d][2]: states of its segments
 };
 
 /* Shared memory: barriers, then (team) two levels of states, then the ring; (single warps) rings. */

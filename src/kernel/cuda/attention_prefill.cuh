@@ -1,15 +1,15 @@
-/* The prefill kernel (Hopper): 128 rows of a prefill against both of their segments, from first to last page,
+/* The prefill kernel (Hopper): 192 rows of a prefill against both of their segments, from first to last page,
  * to the outputs. A row is a query token and a head of the group. Arithmetic §6, nothing else decides a bit.
  *
- * A CTA is two consumer warpgroups of 64 rows and a producer warp. The producer copies pages into a ring of
+ * A CTA is three consumer warpgroups of 64 rows and a producer warp. The producer copies pages into a ring of
  * shared memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for
- * all rows. A consumer multiplies Q (two planes, in registers) with K, makes P (two planes, in registers
- * again) and multiplies it with V; while one group waits for its products, the other one's weights are
- * computed.
+ * all rows. A consumer multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers)
+ * and multiplies it with V; while one group waits for its products, the other one's weights are computed.
  *
  *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
  * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
- *  - span states are in registers, those of the chunk and the segment in shared memory.
+ *  - span states are in registers, those of the chunk in shared memory, of the segment in device
+ *    memory (L2).
  *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
  *
  * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
@@ -29,11 +29,12 @@ namespace prefill
 {
 
 constexpr int GROUPS = PREFILL_ROWS / 64, CONSUMERS = 4 * GROUPS, THREADS = PREFILL_THREADS;
-constexpr int LAG = 2; /* pages that are under way when one is handed over */
+constexpr int LAG = 1; /* pages that are under way when one is handed over */
 static_assert(THREADS == 32 * CONSUMERS + 128, "one warpgroup for the producer warp");
-/* Registers of the warpgroups, a lane: no more in all than the 168 each that the kernel starts with. */
-constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
-static_assert(GROUPS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= 168 * (GROUPS + 1),
+/* Registers of the warpgroups, a lane: no more in all than the kernel starts with. */
+constexpr int STARTING_REGISTERS = 65536 / THREADS / 8 * 8, CONSUMER_REGISTERS = GROUPS == 2 ? 232 : 160,
+              PRODUCER_REGISTERS = GROUPS == 2 ? 40 : 32;
+static_assert(GROUPS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= STARTING_REGISTERS * (GROUPS + 1),
               "the groups wait for each other else");
 
 /* What a stage holds behind K and V. */
@@ -46,7 +47,7 @@ struct Scales {
 };
 
 template <int D> struct Stage {
-    static constexpr uint32_t V = 64 * D, SCALES = 128 * D, BYTES = PREFILL_STAGE_BYTES(D);
+    static constexpr uint32_t V = 64 * D, SCALES = 128 * D, BYTES = prefill_stage_bytes(D);
     static_assert(SCALES + sizeof(Scales) <= BYTES, "a stage holds a page");
 };
 
@@ -62,7 +63,6 @@ struct Place {
 
 struct Shared {
     uint32_t barriers, ring, stages; /* full[stages], empty[stages] */
-    float4 *levels;                  /* [groups][2][D / 8][128] */
     uint8_t *base;
     __device__ __forceinline__ uint32_t full(uint32_t slot) const
     {
@@ -214,54 +214,72 @@ template <int D> struct Producer {
 
 /* ---- consumer ------------------------------------------------------------------------------------------ */
 
-/* A thread's two rows: g and g + 8 of its warp. */
-struct Two {
-    float r[2];
-};
-
-template <int D> struct Tile {
-    uint32_t q[2][D / 32][4]; /* planes as A operands */
-    float scale[2];
-    int limit[2];    /* tokens of the segment that the row sees in causal pages */
-    uint32_t at[2];  /* token·H + head; NONE: no row */
-    int least, most; /* limits of the group's rows; most < 0: no row */
-};
-
-template <int D>
-static __device__ __forceinline__ void load_tile(const Params &p, const Header &h, const uint32_t *item,
-                                                 uint32_t kv_head, uint32_t group, uint32_t warp,
-                                                 uint32_t lane, Tile<D> &t)
+static __device__ __forceinline__ void group_barrier(uint32_t group)
 {
-    uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), from = item_word(item, TOKEN);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        uint32_t row = group * 64 + warp * 16 + lane / 4 + 8 * r, i = (first_row + row) / p.group;
-        bool on = row < n;
-        size_t at = (size_t)(from + i) * p.heads_q + kv_head * p.group + (first_row + row) % p.group;
-        t.at[r] = on ? (uint32_t)at : NONE;
-        t.scale[r] = on ? p.q_scales[at] : 0.0f;
-        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + at * 2 * D + 4 * (lane % 4);
-#pragma unroll
-        for (int plane = 0; plane < 2; plane++)
-#pragma unroll
-            for (int s = 0; s < D / 32; s++)
-#pragma unroll
-                for (int half = 0; half < 2; half++)
-                    t.q[plane][s][2 * half + r] =
-                        on ? *reinterpret_cast<const uint32_t *>(q + plane * D + 32 * s + 16 * half) : 0;
-    }
+    asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-/* Limits of the tile's rows in a segment whose first token sees `limit` tokens. */
+/* A row of a tile. */
+struct Row {
+    size_t at;        /* token·H + head */
+    uint32_t i, head; /* i: of its token in the sequence */
+    bool on;
+};
+static __device__ __forceinline__ Row find_row(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                               uint32_t row)
+{
+    Row r;
+    uint32_t number = item_word(item, FIRST_ROW) + row;
+    r.on = row < item_word(item, ROWS);
+    r.i = number / p.group;
+    r.head = kv_head * p.group + number % p.group;
+    r.at = (size_t)(item_word(item, TOKEN) + r.i) * p.heads_q + r.head;
+    return r;
+}
+
+/* What is needed of a group's rows while pages go by. */
+struct Tile {
+    uint32_t q;      /* shared address of both planes: 16-byte columns of 64 rows */
+    float scale[2];  /* of the thread's rows: g and g + 8 of its warp */
+    int least, most; /* tokens of the segment that the group's rows see in causal pages; most < 0: no row */
+};
+
+/* Q of a group to shared memory; all its warps call this together, and nobody reads the tile before any more.
+ */
 template <int D>
+static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                                 uint32_t group, uint32_t warp, uint32_t lane, Tile &t)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8 * r);
+        t.scale[r] = row.on ? p.q_scales[row.at] : 0.0f;
+    }
+    group_barrier(group);
+#pragma unroll 1
+    for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
+        uint32_t place = warp * 16 + half * 8 + lane % 8;
+        Row row = find_row(p, item, kv_head, group * 64 + place);
+        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
+        uint32_t to = t.q + lane / 8 * 1024 + place * 16;
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++) {
+            uint4 x = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
+            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x.x), "r"(x.y),
+                         "r"(x.z), "r"(x.w)
+                         : "memory");
+        }
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    group_barrier(group);
+}
+
+/* Tokens that the rows see in the causal pages of a segment whose first token sees `limit`. */
 static __device__ __forceinline__ void set_limits(const Params &p, const uint32_t *item, int limit_word,
-                                                  uint32_t group, uint32_t warp, uint32_t lane, Tile<D> &t)
+                                                  uint32_t group, Tile &t)
 {
     uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), first = group * 64;
     int limit = (int)item_word(item, limit_word);
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-        t.limit[r] = limit + (int)((first_row + first + warp * 16 + lane / 4 + 8 * r) / p.group);
     t.least = limit + (int)((first_row + first) / p.group);
     t.most = first < n ? limit + (int)((first_row + min(first + 64, n) - 1) / p.group) : -1;
 }
@@ -281,20 +299,17 @@ template <int D> struct Span {
 
 /* Q·K of a page: both planes. */
 template <int D>
-static __device__ __forceinline__ void multiply_keys(const Tile<D> &t, uint32_t stage, int (&hi)[32],
+static __device__ __forceinline__ void multiply_keys(const Tile &t, uint32_t stage, int (&hi)[32],
                                                      int (&lo)[32])
 {
-    uint64_t k = wgmma_operand(stage, 1024, 128);
+    uint32_t k = wgmma_operand(stage, 1024), q = wgmma_operand(t.q, 1024);
     wgmma_begin();
+    wgmma<0>(hi, q, k);
+    wgmma<0>(lo, q + (64 * D >> 4), k);
 #pragma unroll
-    for (int s = 0; s < D / 32; s++) {
-        if (s == 0) {
-            wgmma<false, 0>(hi, t.q[0][s], k);
-            wgmma<false, 0>(lo, t.q[1][s], k);
-        } else {
-            wgmma<false, 1>(hi, t.q[0][s], k + s * (2048 >> 4));
-            wgmma<false, 1>(lo, t.q[1][s], k + s * (2048 >> 4));
-        }
+    for (int s = 1; s < D / 32; s++) {
+        wgmma<1>(hi, q + s * (2048 >> 4), k + s * (2048 >> 4));
+        wgmma<1>(lo, q + (64 * D >> 4) + s * (2048 >> 4), k + s * (2048 >> 4));
     }
     wgmma_commit();
     wgmma_wait<0>();
@@ -342,9 +357,10 @@ static __device__ __forceinline__ Step merge_step(float before, float m)
 
 /* Scores → P, and the factors of O' = fma(O, keep, o·scale). MASKED: rows see a part of the page. */
 template <int D, bool MASKED>
-static __device__ __forceinline__ void
-make_weights(const Tile<D> &t, const Scales *s, uint32_t before, uint32_t c, const int (&hi)[32],
-             const int (&lo)[32], uint32_t (&p)[2][2][4], float (&keep)[2], float (&scale)[2], Span<D> &span)
+static __device__ __forceinline__ void make_weights(const Tile &t, const Scales *s, uint32_t before,
+                                                    const int (&limits)[2], uint32_t c, const int (&hi)[32],
+                                                    const int (&lo)[32], uint32_t (&p)[2][2][4],
+                                                    float (&keep)[2], float (&scale)[2], Span<D> &span)
 {
     float x[2][16], m[2];
     int visible[2] = {PAGE, PAGE}, e[2];
@@ -365,7 +381,7 @@ make_weights(const Tile<D> &t, const Scales *s, uint32_t before, uint32_t c, con
         int fill = (int)s->fill;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            visible[r] = fill ? fill : max(0, min(PAGE, t.limit[r] - (int)before));
+            visible[r] = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
             e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
 #pragma unroll
             for (int u = 0; u < 16; u++)
@@ -417,7 +433,7 @@ make_weights(const Tile<D> &t, const Scales *s, uint32_t before, uint32_t c, con
 
 /* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
 template <int D, int FIRST, int N>
-static __device__ __forceinline__ void multiply_values(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N],
+static __device__ __forceinline__ void multiply_values(const uint32_t (&p)[2][2][4], uint32_t v, int (&hi)[N],
                                                        int (&lo)[N])
 {
     wgmma<true, 0>(hi, p[0][0], v + FIRST);
@@ -442,7 +458,7 @@ static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], 
 
 template <int D, int FIRST, int N>
 static __device__ __forceinline__ void
-page_values_from(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N], int (&lo)[N], int (&hi2)[N],
+page_values_from(const uint32_t (&p)[2][2][4], uint32_t v, int (&hi)[N], int (&lo)[N], int (&hi2)[N],
                  int (&lo2)[N], const float (&keep)[2], const float (&scale)[2], Span<D> &span)
 {
     /* hi, lo of FIRST are under way */
@@ -463,7 +479,7 @@ static __device__ __forceinline__ void page_values(const uint32_t (&p)[2][2][4],
                                                    const float (&keep)[2], const float (&scale)[2],
                                                    Span<D> &span)
 {
-    uint64_t v = wgmma_operand(stage + Stage<D>::V, 16 * D, 128);
+    uint32_t v = wgmma_operand(stage + Stage<D>::V, 16 * D);
 #if PREFILL_VALUES == 32
     int hi[16], lo[16], hi2[16], lo2[16];
     wgmma_begin();
@@ -493,32 +509,22 @@ static __device__ __forceinline__ void page_values(const uint32_t (&p)[2][2][4],
 #endif
 }
 
-/* m and l of the chunk and the segment; their o is in shared memory, [j][thread], in Span's order. */
-struct Level {
-    float m[2], l[2];
-    bool empty; /* nothing was written to shared memory yet: zero */
-    __device__ __forceinline__ void clear()
-    {
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-            m[r] = FP_NEG_INF, l[r] = 0.0f;
-        empty = true;
-    }
-};
+/* m (x, y) and l (z, w) of a thread's two rows in a chunk or segment, kept in shared memory. */
+static __device__ __forceinline__ float4 no_heads()
+{
+    return make_float4(FP_NEG_INF, FP_NEG_INF, 0.0f, 0.0f);
+}
 
 /* Factors of a state merged into a level; a state without a visible token leaves it as it is. */
-static __device__ __forceinline__ void merge_heads(Level &to, const float (&m)[2], const float (&l)[2],
-                                                   float (&a)[2], float (&b)[2])
+static __device__ __forceinline__ void merge_row(float &to_m, float &to_l, float m, float l, float &a,
+                                                 float &b)
 {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        Step step = merge_step(to.m[r], m[r]);
-        bool live = m[r] != FP_NEG_INF;
-        a[r] = live ? step.keep : 1.0f;
-        b[r] = live ? step.b : -0.0f;
-        to.l[r] = live ? __fmaf_rn(to.l[r], a[r], __fmul_rn(l[r], b[r])) : to.l[r];
-        to.m[r] = live ? step.m : to.m[r];
-    }
+    Step step = merge_step(to_m, m);
+    bool live = m != FP_NEG_INF;
+    a = live ? step.keep : 1.0f;
+    b = live ? step.b : -0.0f;
+    to_l = live ? __fmaf_rn(to_l, a, __fmul_rn(l, b)) : to_l;
+    to_m = live ? step.m : to_m;
 }
 
 static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &from, const float (&a)[2],
@@ -531,67 +537,76 @@ static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &fro
     return to;
 }
 
-/* The span into the chunk; at the chunk's end, the chunk into the segment. */
+/* Where a thread keeps states of its rows in shared memory: [j][thread] in Span's order, and heads. */
+struct Levels {
+    float4 *chunk_o, *chunk, *total;
+};
+
+/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
 template <int D>
-static __device__ __forceinline__ void merge_span(Span<D> &span, Level &chunk, Level &total, float4 *chunk_o,
-                                                  float4 *total_o, bool end)
+static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &at, float4 *total_o,
+                                                  uint32_t page, bool end)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
-    float a[2], b[2], up[2], down[2];
-    merge_heads(chunk, span.m, span.l, a, b);
+    bool empty = page % CHUNK_PAGES < SPAN_PAGES, first = page < CHUNK_PAGES;
+    float a[2], b[2];
+    float4 chunk = empty ? no_heads() : *at.chunk;
+    merge_row(chunk.x, chunk.z, span.m[0], span.l[0], a[0], b[0]);
+    merge_row(chunk.y, chunk.w, span.m[1], span.l[1], a[1], b[1]);
     if (!end) {
+        *at.chunk = chunk;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            chunk_o[j * 128] = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
+            at.chunk_o[j * 128] = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
         }
-        chunk.empty = false;
     } else {
-        merge_heads(total, chunk.m, chunk.l, up, down);
+        float up[2], down[2];
+        float4 total = first ? no_heads() : *at.total;
+        merge_row(total.x, total.z, chunk.x, chunk.z, up[0], down[0]);
+        merge_row(total.y, total.w, chunk.y, chunk.w, up[1], down[1]);
+        *at.total = total;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            o = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
-            total_o[j * 128] = merge_four(total.empty ? zero : total_o[j * 128], o, up, down);
+            o = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
+            total_o[j * 128] = merge_four(first ? zero : total_o[j * 128], o, up, down);
         }
-        total.empty = false;
-        chunk.clear();
     }
     span.clear();
 }
 
-/* Both segments' states → outputs. */
+/* Both segments' states → outputs. anchor_o, context_o: nullptr if the segment is empty. */
 template <int D>
-static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, const Tile<D> &t,
-                                                     const float (&ma)[2], const float (&la)[2],
-                                                     const float4 *anchor_o, const Level &context,
-                                                     const float4 *context_o, uint32_t c)
+static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                                     uint32_t group, uint32_t warp, uint32_t lane,
+                                                     const float4 &anchor, const float4 *anchor_o,
+                                                     const float4 &context, const float4 *context_o)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
-    uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW);
+    uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW), c = lane % 4;
+    float ma[2] = {anchor.x, anchor.y}, la[2] = {anchor.z, anchor.w}, mc[2] = {context.x, context.y},
+          lc[2] = {context.z, context.w};
     Mix mix[2];
     float *out[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        bool on = t.at[r] != NONE;
-        uint32_t gamma = p.gamma && on ? p.gamma[(size_t)gamma_row * p.heads_q + t.at[r] % p.heads_q] : 0;
-        mix[r] = mix_shares(ma[r], la[r], context.m[r], context.l[r], mode, gamma);
-        out[r] = p.out + (size_t)(on ? t.at[r] : 0) * D + 2 * c;
-        if (p.alpha && on && c == 0)
-            p.alpha[t.at[r]] = mix[r].alpha;
+        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8 * r);
+        uint32_t gamma = p.gamma && row.on ? p.gamma[(size_t)gamma_row * p.heads_q + row.head] : 0;
+        mix[r] = mix_shares(ma[r], la[r], mc[r], lc[r], mode, gamma);
+        out[r] = row.on ? p.out + row.at * D + 2 * c : nullptr;
+        if (p.alpha && row.on && c == 0)
+            p.alpha[row.at] = mix[r].alpha;
     }
-    bool anchored = anchor_o != nullptr;
 #pragma unroll 4
     for (int j = 0; j < D / 8; j++) {
-        float4 a = anchored ? anchor_o[j * 128] : zero, x = context.empty ? zero : context_o[j * 128];
-        if (t.at[0] != NONE)
-            *reinterpret_cast<float2 *>(out[0] + 8 * j) =
-                make_float2(mix_channel(mix[0], a.x, la[0], x.x, context.l[0]),
-                            mix_channel(mix[0], a.y, la[0], x.y, context.l[0]));
-        if (t.at[1] != NONE)
-            *reinterpret_cast<float2 *>(out[1] + 8 * j) =
-                make_float2(mix_channel(mix[1], a.z, la[1], x.z, context.l[1]),
-                            mix_channel(mix[1], a.w, la[1], x.w, context.l[1]));
+        float4 a = anchor_o ? anchor_o[j * 128] : zero, x = context_o ? context_o[j * 128] : zero;
+        if (out[0])
+            *reinterpret_cast<float2 *>(out[0] + 8 * j) = make_float2(
+                mix_channel(mix[0], a.x, la[0], x.x, lc[0]), mix_channel(mix[0], a.y, la[0], x.y, lc[0]));
+        if (out[1])
+            *reinterpret_cast<float2 *>(out[1] + 8 * j) = make_float2(
+                mix_channel(mix[1], a.z, la[1], x.z, lc[1]), mix_channel(mix[1], a.w, la[1], x.w, lc[1]));
     }
 }
 
@@ -601,16 +616,23 @@ template <int D> struct Consumer {
     const Shared &sh;
     Place at;
     uint32_t group, warp, lane;
-    float4 *chunk_o, *total_o;
+    uint32_t q; /* shared address */
+    Levels levels;
+    float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
 
-    __device__ __forceinline__ void segment(Tile<D> &t, uint32_t pages, Level &total)
+    /* Tokens of a segment that the thread's rows see in causal pages. */
+    __device__ __forceinline__ int limit_of(const uint32_t *item, int limit_word, uint32_t r) const
+    {
+        uint32_t row = item_word(item, FIRST_ROW) + group * 64 + warp * 16 + lane / 4 + 8 * r;
+        return (int)(item_word(item, limit_word) + row / p.group);
+    }
+    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
+                                            int limit_word, float4 *total_o)
     {
         Span<D> span;
-        Level chunk;
         uint32_t c = lane % 4;
         span.clear();
-        chunk.clear();
-        total.clear();
+#pragma unroll 1
         for (uint32_t page = 0; page < pages; page++) {
             uint32_t before = page * PAGE, stage = sh.ring + at.slot * Stage<D>::BYTES;
             const Scales *s = reinterpret_cast<const Scales *>(sh.base + (stage - shared_address(sh.base)) +
@@ -624,10 +646,13 @@ template <int D> struct Consumer {
                 float keep[2], scale[2];
                 int hi[32], lo[32];
                 multiply_keys<D>(t, stage, hi, lo);
-                if (whole)
-                    make_weights<D, false>(t, s, before, c, hi, lo, weights, keep, scale, span);
-                else
-                    make_weights<D, true>(t, s, before, c, hi, lo, weights, keep, scale, span);
+                if (whole) {
+                    const int none[2] = {0, 0};
+                    make_weights<D, false>(t, s, before, none, c, hi, lo, weights, keep, scale, span);
+                } else {
+                    const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
+                    make_weights<D, true>(t, s, before, limits, c, hi, lo, weights, keep, scale, span);
+                }
                 page_values<D>(weights, stage, keep, scale, span);
             }
             __syncwarp();
@@ -636,33 +661,27 @@ template <int D> struct Consumer {
             at.next(sh.stages);
             bool last = page + 1 == pages;
             if (page % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, chunk, total, chunk_o, total_o,
-                              page % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+                merge_span<D>(span, levels, total_o, page, page % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
         }
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
-        Tile<D> t;
-        Level total;
-        float ma[2] = {FP_NEG_INF, FP_NEG_INF}, la[2] = {0.0f, 0.0f};
-        float4 *anchor_o = nullptr;
-        load_tile<D>(p, h, item, kv_head, group, warp, lane, t);
+        Tile t;
+        t.q = q;
+        load_tile<D>(p, item, kv_head, group, warp, lane, t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
+        float4 *anchor_o = context_o + (D / 8 + 1) * 128, *anchor_heads = anchor_o + D / 8 * 128;
 #pragma unroll 1
-        for (int run = anchor_pages ? 0 : 1; run < 2; run++) {
-            set_limits<D>(p, item, run ? LIMIT : ANCHOR_LIMIT, group, warp, lane, t);
-            segment(t, run ? pages : anchor_pages, total);
-            if (run == 0) {
-                anchor_o = reinterpret_cast<float4 *>(p.anchor_scratch) +
-                           ((size_t)blockIdx.x * GROUPS + group) * (D / 8 * 128) + threadIdx.x % 128;
-                for (int j = 0; j < D / 8; j++)
-                    anchor_o[j * 128] = total_o[j * 128];
-#pragma unroll
-                for (int r = 0; r < 2; r++)
-                    ma[r] = total.m[r], la[r] = total.l[r];
-            }
+        for (int run = anchor_pages ? 0 : 1; run < (pages ? 2 : 1); run++) {
+            set_limits(p, item, run ? LIMIT : ANCHOR_LIMIT, group, t);
+            segment(item, t, run ? pages : anchor_pages, run ? LIMIT : ANCHOR_LIMIT,
+                    run ? context_o : anchor_o);
+            if (run == 0)
+                *anchor_heads = *levels.total;
         }
-        write_outputs<D>(p, item, t, ma, la, anchor_o, total, total_o, lane % 4);
+        write_outputs<D>(p, item, kv_head, group, warp, lane, anchor_pages ? *anchor_heads : no_heads(),
+                         anchor_pages ? anchor_o : nullptr, pages ? *levels.total : no_heads(),
+                         pages ? context_o : nullptr);
     }
     __device__ __forceinline__ void all()
     {
@@ -680,14 +699,13 @@ __global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_consta
 {
 #if FP_CUDA_WGMMA
     extern __shared__ __align__(128) uint8_t shared[];
-    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* known to be uniform */
     const Header h = *reinterpret_cast<const Header *>(p.plan);
     Shared sh;
     sh.base = shared;
     sh.barriers = shared_address(shared);
     sh.stages = p.prefill_stages;
-    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(D);
-    sh.levels = reinterpret_cast<float4 *>(shared + PREFILL_BARRIER_BYTES);
+    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + prefill_row_bytes(D);
     if (threadIdx.x < sh.stages) {
         barrier_init(sh.full(threadIdx.x), 1);
         barrier_init(sh.empty(threadIdx.x), CONSUMERS);
@@ -703,8 +721,20 @@ __global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_consta
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
         uint32_t group = warp / 4;
-        float4 *level = sh.levels + group * 2 * (D / 8 * 128) + threadIdx.x % 128;
-        Consumer<D> consumer = {p, h, sh, {0, 0}, group, warp % 4, lane, level, level + D / 8 * 128};
+        float4 *chunk = reinterpret_cast<float4 *>(shared + PREFILL_BARRIER_BYTES + PREFILL_ROWS * 2 * D) +
+                        group * ((D / 8 + 2) * 128) + threadIdx.x % 128;
+        float4 *context_o =
+            p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
+        Consumer<D> consumer = {p,
+                                h,
+                                sh,
+                                {0, 0},
+                                group,
+                                warp % 4,
+                                lane,
+                                sh.barriers + PREFILL_BARRIER_BYTES + group * 128 * D,
+                                {chunk, chunk + D / 8 * 128, chunk + (D / 8 + 1) * 128},
+                                context_o};
         consumer.all();
     }
 #endif
