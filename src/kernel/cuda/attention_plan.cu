@@ -813,6 +813,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.small_stages = plan->small_stages;
     p.level_bytes = plan->level_bytes;
     p.prefill_stages = plan->prefill_stages;
+    p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     if (plan->prefills.n)
         plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, (cudaStream_t)stream>>>(p);

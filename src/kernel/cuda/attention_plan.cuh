@@ -109,6 +109,7 @@ struct Params {
     uint32_t team_stages, small_stages; /* ring stages of a team and of a single warp */
     uint32_t level_bytes;               /* shared memory of one level of team states */
     uint32_t prefill_stages;            /* ring stages of the prefill kernel */
+    int high; /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;            // [CTAs][rows][d][2]: states of its segments
 };
 

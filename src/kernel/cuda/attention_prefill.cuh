@@ -1,15 +1,17 @@
-/* The prefill kernel (Hopper): 192 rows of a prefill against both of their segments, from first to last page,
- * to the outputs. A row is a query token and a head of the group. Arithmetic §6, nothing else decides a bit.
+/* The prefill kernel (Hopper): a tile of 64, 128 or 192 rows of a prefill against both of their segments,
+ * from first to last page, to the outputs. A row is a query token and a head of the group. Arithmetic §6,
+ * nothing else decides a bit.
  *
- * A CTA is three consumer warpgroups of 64 rows and a producer warp. The producer copies pages into a ring of
- * shared memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for
- * all rows. A consumer multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers)
- * and multiplies it with V; while one group waits for its products, the other one's weights are computed.
+ * A CTA is a warpgroup for each 64 rows, and a producer warp. The producer copies pages into a ring of shared
+ * memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for all
+ * rows. A group multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers) and
+ * multiplies it with V; while one group waits for its products, the weights of the others are computed.
  *
  *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
  * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
- *  - span states are in registers, those of the chunk in shared memory, of the segment in device
- *    memory (L2).
+ *  - span states are in registers, those of the chunk in shared memory, of the segment in device memory (L2).
+ *  - what does not wait for a product is done while one is under way: the heads of a page's merge, and
+ * looking for the next page.
  *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
  *
  * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
@@ -28,14 +30,14 @@ namespace attn
 namespace prefill
 {
 
-constexpr int GROUPS = PREFILL_ROWS / 64, CONSUMERS = 4 * GROUPS, THREADS = PREFILL_THREADS;
 constexpr int LAG = 1; /* pages that are under way when one is handed over */
-static_assert(THREADS == 32 * CONSUMERS + 128, "one warpgroup for the producer warp");
-/* Registers of the warpgroups, a lane: no more in all than the kernel starts with. */
-constexpr int STARTING_REGISTERS = 65536 / THREADS / 8 * 8, CONSUMER_REGISTERS = GROUPS == 2 ? 232 : 160,
-              PRODUCER_REGISTERS = GROUPS == 2 ? 40 : 32;
-static_assert(GROUPS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= STARTING_REGISTERS * (GROUPS + 1),
-              "the groups wait for each other else");
+
+/* Registers of a lane; no more in all than the kernel starts with, else the groups wait for each other. */
+template <int GROUPS> struct Registers {
+    static constexpr int START = 65536 / (128 * (GROUPS + 1)) / 8 * 8, LIMIT = START > 232 ? 232 : START,
+                         CONSUMER = GROUPS == 3 ? 160 : 232, PRODUCER = GROUPS == 3 ? 32 : 40;
+    static_assert(GROUPS * CONSUMER + PRODUCER <= (GROUPS + 1) * START, "more registers than there are");
+};
 
 /* What a stage holds behind K and V. */
 struct Scales {
@@ -239,8 +241,8 @@ static __device__ __forceinline__ Row find_row(const Params &p, const uint32_t *
 
 /* What is needed of a group's rows while pages go by. */
 struct Tile {
-    uint32_t q;      /* shared address of both planes: 16-byte columns of 64 rows */
-    float scale[2];  /* of the thread's rows: g and g + 8 of its warp */
+    uint32_t q; /* shared address of both planes: 16-byte columns of 64 rows */
+
     int least, most; /* tokens of the segment that the group's rows see in causal pages; most < 0: no row */
 };
 
@@ -248,13 +250,12 @@ struct Tile {
  */
 template <int D>
 static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                 uint32_t group, uint32_t warp, uint32_t lane, Tile &t)
+                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 *scale,
+                                                 Tile &t)
 {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8 * r);
-        t.scale[r] = row.on ? p.q_scales[row.at] : 0.0f;
-    }
+    Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
+        second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
+    *scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
     group_barrier(group);
 #pragma unroll 1
     for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
@@ -297,7 +298,7 @@ template <int D> struct Span {
     }
 };
 
-/* Q·K of a page: both planes. */
+/* Q·K of a page, both planes, begun. */
 template <int D>
 static __device__ __forceinline__ void multiply_keys(const Tile &t, uint32_t stage, int (&hi)[32],
                                                      int (&lo)[32])
@@ -312,9 +313,15 @@ static __device__ __forceinline__ void multiply_keys(const Tile &t, uint32_t sta
         wgmma<1>(lo, q + (64 * D >> 4) + s * (2048 >> 4), k + s * (2048 >> 4));
     }
     wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_results(hi);
-    wgmma_results(lo);
+}
+
+/* (float)(256·hi + lo), by a multiplication where `high` is a constant in memory: on another pipe than
+ * shifts. */
+static __device__ __forceinline__ float join_by(int hi, int lo, int high)
+{
+    int s;
+    asm("mad.lo.s32 %0, %1, %2, %3;" : "=r"(s) : "r"(hi), "r"(high), "r"(lo));
+    return __int2float_rn(s);
 }
 
 /* Four tokens of one row: x - m → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC. */
@@ -355,158 +362,118 @@ static __device__ __forceinline__ Step merge_step(float before, float m)
     return s;
 }
 
-/* Scores → P, and the factors of O' = fma(O, keep, o·scale). MASKED: rows see a part of the page. */
-template <int D, bool MASKED>
-static __device__ __forceinline__ void make_weights(const Tile &t, const Scales *s, uint32_t before,
-                                                    const int (&limits)[2], uint32_t c, const int (&hi)[32],
-                                                    const int (&lo)[32], uint32_t (&p)[2][2][4],
-                                                    float (&keep)[2], float (&scale)[2], Span<D> &span)
+/* What a page gives for a thread's two rows: P as A operands [plane][step], and what its merge needs. */
+struct Weights {
+    uint32_t p[2][2][4], sum[2];
+    float m[2]; /* -inf: no visible token */
+    int e[2];
+};
+
+/* Scores → weights. `four`: s_k of the thread's tokens. MASKED: rows see a part of the page. */
+template <bool MASKED>
+static __device__ __forceinline__ void
+make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], uint32_t before,
+             const int (&limits)[2], uint32_t c, const int (&hi)[32], const int (&lo)[32], Weights &w)
 {
-    float x[2][16], m[2];
-    int visible[2] = {PAGE, PAGE}, e[2];
+    float x[2][16];
+    int visible[2] = {PAGE, PAGE};
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float4 four = *reinterpret_cast<const float4 *>(&s->k[16 * a + 4 * c]);
-        float s_k[4] = {four.x, four.y, four.z, four.w};
+        float s_k[4] = {four[a].x, four[a].y, four[a].z, four[a].w};
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < 4; b++) {
                 int i = 4 * (2 * a + b / 2) + 2 * r + b % 2;
-                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(t.scale[r], s_k[b]));
+                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(s_q[r], s_k[b]));
             }
     }
-    e[0] = e[1] = s->e[PAGE - 1];
+    w.e[0] = w.e[1] = s->e[PAGE - 1];
+
     if (MASKED) {
         int fill = (int)s->fill;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             visible[r] = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
-            e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
+            w.e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
 #pragma unroll
             for (int u = 0; u < 16; u++)
-                x[r][u] = 16 * (u / 4) + 4 * (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
+                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
         }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        m[r] = fmaxf(fmaxf(x[r][0], x[r][1]), fmaxf(x[r][2], x[r][3]));
+        float m = fmaxf(fmaxf(x[r][0], x[r][1]), fmaxf(x[r][2], x[r][3]));
 #pragma unroll
         for (int u = 4; u < 16; u += 4)
-            m[r] = fmaxf(m[r], fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
-        m[r] = __fadd_rn(quad_max(m[r]), 0.0f);
+            m = fmaxf(m, fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
+        w.m[r] = __fadd_rn(quad_max(m), 0.0f);
     }
-    uint32_t sum[2] = {0, 0};
+    w.sum[0] = w.sum[1] = 0;
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float4 four = *reinterpret_cast<const float4 *>(&s->v[16 * a + 4 * c]);
-        float s_v[4] = {four.x, four.y, four.z, four.w};
-        uint2 raw = MASKED ? *reinterpret_cast<const uint2 *>(&s->raw[1][16 * a + 4 * c]) : make_uint2(0, 0);
+        float4 v = *reinterpret_cast<const float4 *>(&s->v[16 * a + c]);
+        float s_v[4] = {v.x, v.y, v.z, v.w};
+        uint2 raw = MASKED ? *reinterpret_cast<const uint2 *>(&s->raw[1][16 * a + c]) : make_uint2(0, 0);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if (MASKED) {
-                float down = __uint_as_float((uint32_t)(127 - e[r]) << 23);
+                float down = __uint_as_float((uint32_t)(127 - w.e[r]) << 23);
                 s_v[0] = __fmul_rn(low_float(raw.x), down), s_v[1] = __fmul_rn(high_float(raw.x), down);
                 s_v[2] = __fmul_rn(low_float(raw.y), down), s_v[3] = __fmul_rn(high_float(raw.y), down);
             }
-            sum[r] += weigh_four(&x[r][4 * a], m[r], s_v, p[0][a / 2][2 * (a % 2) + r],
-                                 p[1][a / 2][2 * (a % 2) + r]);
+            w.sum[r] += weigh_four(&x[r][4 * a], w.m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
+                                   w.p[1][a / 2][2 * (a % 2) + r]);
         }
     }
+}
+
+/* m and l of a page merged; the factors of O' = fma(O, keep, o·scale). */
+template <int D>
+static __device__ __forceinline__ void merge_page(const Weights &w, Span<D> &span, float (&keep)[2],
+                                                  float (&scale)[2])
+{
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        int l = (int)(sum[r] - 16u * MAGIC);
+        int l = (int)(w.sum[r] - 16u * MAGIC);
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
-        if (MASKED && visible[r] == 0) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
-            keep[r] = 1.0f;
-            scale[r] = -0.0f;
-            continue;
-        }
-        Step step = merge_step(span.m[r], m[r]);
-        keep[r] = step.keep;
-        scale[r] = __fmul_rn(step.b, pow2(e[r]));
-        span.m[r] = step.m;
-        span.l[r] = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        bool dead = w.m[r] == FP_NEG_INF;
+        Step step = merge_step(span.m[r], w.m[r]);
+        float merged = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        keep[r] = dead ? 1.0f : step.keep; /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
+        scale[r] = dead ? -0.0f : __fmul_rn(step.b, pow2(w.e[r]));
+        span.m[r] = dead ? span.m[r] : step.m;
+        span.l[r] = dead ? span.l[r] : merged;
     }
 }
 
 /* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
 template <int D, int FIRST, int N>
-static __device__ __forceinline__ void multiply_values(const uint32_t (&p)[2][2][4], uint32_t v, int (&hi)[N],
+static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int (&hi)[N],
                                                        int (&lo)[N])
 {
-    wgmma<true, 0>(hi, p[0][0], v + FIRST);
-    wgmma<true, 0>(lo, p[1][0], v + FIRST);
-    wgmma<true, 1>(hi, p[0][1], v + FIRST + (32 * D >> 4));
-    wgmma<true, 1>(lo, p[1][1], v + FIRST + (32 * D >> 4));
+    wgmma_begin();
+    wgmma<true, 0>(hi, w.p[0][0], v + FIRST);
+    wgmma<true, 0>(lo, w.p[1][0], v + FIRST);
+    wgmma<true, 1>(hi, w.p[0][1], v + FIRST + (32 * D >> 4));
+    wgmma<true, 1>(lo, w.p[1][1], v + FIRST + (32 * D >> 4));
     wgmma_commit();
 }
+/* Waited for, and merged. */
 template <int D, int FIRST, int N>
 static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], const float (&keep)[2],
-                                                    const float (&scale)[2], Span<D> &span)
+                                                    const float (&scale)[2], int high, Span<D> &span)
 {
+    wgmma_wait<0>();
     wgmma_results(hi);
     wgmma_results(lo);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         int r = i / 2 % 2;
         float &o = span.o[FIRST / 2 + i];
-        o = __fmaf_rn(o, keep[r], __fmul_rn(join(hi[i], lo[i]), scale[r]));
+        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(hi[i], lo[i], high), scale[r]));
     }
-}
-
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void
-page_values_from(const uint32_t (&p)[2][2][4], uint32_t v, int (&hi)[N], int (&lo)[N], int (&hi2)[N],
-                 int (&lo2)[N], const float (&keep)[2], const float (&scale)[2], Span<D> &span)
-{
-    /* hi, lo of FIRST are under way */
-    if constexpr (FIRST + 2 * N < D) {
-        wgmma_begin();
-        multiply_values<D, FIRST + 2 * N>(p, v, hi2, lo2);
-        wgmma_wait<1>();
-        merge_values<D, FIRST>(hi, lo, keep, scale, span);
-        page_values_from<D, FIRST + 2 * N>(p, v, hi2, lo2, hi, lo, keep, scale, span);
-    } else {
-        wgmma_wait<0>();
-        merge_values<D, FIRST>(hi, lo, keep, scale, span);
-    }
-}
-
-template <int D>
-static __device__ __forceinline__ void page_values(const uint32_t (&p)[2][2][4], uint32_t stage,
-                                                   const float (&keep)[2], const float (&scale)[2],
-                                                   Span<D> &span)
-{
-    uint32_t v = wgmma_operand(stage + Stage<D>::V, 16 * D);
-#if PREFILL_VALUES == 32
-    int hi[16], lo[16], hi2[16], lo2[16];
-    wgmma_begin();
-    multiply_values<D, 0>(p, v, hi, lo);
-    page_values_from<D, 0>(p, v, hi, lo, hi2, lo2, keep, scale, span);
-#else
-    if constexpr (D >= 64) {
-        int hi[32], lo[32];
-        wgmma_begin();
-        multiply_values<D, 0>(p, v, hi, lo);
-        wgmma_wait<0>();
-        merge_values<D, 0>(hi, lo, keep, scale, span);
-        if constexpr (D == 128) {
-            wgmma_begin();
-            multiply_values<D, 64>(p, v, hi, lo);
-            wgmma_wait<0>();
-            merge_values<D, 64>(hi, lo, keep, scale, span);
-        }
-    }
-    if constexpr (D == 96) {
-        int hi[16], lo[16];
-        wgmma_begin();
-        multiply_values<D, 64>(p, v, hi, lo);
-        wgmma_wait<0>();
-        merge_values<D, 64>(hi, lo, keep, scale, span);
-    }
-#endif
 }
 
 /* m (x, y) and l (z, w) of a thread's two rows in a chunk or segment, kept in shared memory. */
@@ -537,9 +504,9 @@ static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &fro
     return to;
 }
 
-/* Where a thread keeps states of its rows in shared memory: [j][thread] in Span's order, and heads. */
+/* Where a thread keeps states of its rows: [j][thread] in Span's order, then heads. */
 struct Levels {
-    float4 *chunk_o, *chunk, *total;
+    float4 *chunk_o, *chunk;
 };
 
 /* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
@@ -562,10 +529,10 @@ static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &a
         }
     } else {
         float up[2], down[2];
-        float4 total = first ? no_heads() : *at.total;
+        float4 total = first ? no_heads() : total_o[D / 8 * 128];
         merge_row(total.x, total.z, chunk.x, chunk.z, up[0], down[0]);
         merge_row(total.y, total.w, chunk.y, chunk.w, up[1], down[1]);
-        *at.total = total;
+        total_o[D / 8 * 128] = total;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
@@ -610,7 +577,7 @@ static __device__ __forceinline__ void write_outputs(const Params &p, const uint
     }
 }
 
-template <int D> struct Consumer {
+template <int D, int GROUPS> struct Consumer {
     const Params &p;
     const Header &h;
     const Shared &sh;
@@ -618,6 +585,7 @@ template <int D> struct Consumer {
     uint32_t group, warp, lane;
     uint32_t q; /* shared address */
     Levels levels;
+    float2 *scale;     /* shared memory: s_q of the thread's rows */
     float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
 
     /* Tokens of a segment that the thread's rows see in causal pages. */
@@ -626,62 +594,104 @@ template <int D> struct Consumer {
         uint32_t row = item_word(item, FIRST_ROW) + group * 64 + warp * 16 + lane / 4 + 8 * r;
         return (int)(item_word(item, limit_word) + row / p.group);
     }
+    __device__ __forceinline__ const Scales *scales(uint32_t slot) const
+    {
+        return reinterpret_cast<const Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
+                                                slot * Stage<D>::BYTES + Stage<D>::SCALES);
+    }
+    /* Waits for the page at a place; returns its fill. */
+    __device__ __forceinline__ uint32_t await(const Place &place) const
+    {
+        barrier_wait(sh.full(place.slot), place.parity);
+        return scales(place.slot)->fill;
+    }
+    /* c: 4·(lane % 4). Returns the fill of the next page, if there is one. */
+    __device__ __forceinline__ uint32_t page(const uint32_t *item, const Tile &t, uint32_t before, bool whole,
+                                             int limit_word, uint32_t c, bool more, const Place &next,
+                                             Span<D> &span) const
+    {
+        const Scales *s = scales(at.slot);
+        uint32_t stage = sh.ring + at.slot * Stage<D>::BYTES, v = wgmma_operand(stage + Stage<D>::V, 16 * D),
+                 fill = 0;
+        int hi[32], lo[32];
+        Weights w;
+        float keep[2], scales_o[2];
+        float4 s_k[4];
+        multiply_keys<D>(t, stage, hi, lo);
+        float2 s_q = *scale;
+#pragma unroll
+        for (int a = 0; a < 4; a++)
+            s_k[a] = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
+        wgmma_wait<0>();
+        wgmma_results(hi);
+        wgmma_results(lo);
+        if (whole) {
+            const int none[2] = {0, 0};
+            make_weights<false>({s_q.x, s_q.y}, s, s_k, before, none, c, hi, lo, w);
+        } else {
+            const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
+            make_weights<true>({s_q.x, s_q.y}, s, s_k, before, limits, c, hi, lo, w);
+        }
+        multiply_values<D, 0>(w, v, hi, lo);
+        if (p.high) /* always so; else the compiler would move it before the product */
+            merge_page<D>(w, span, keep, scales_o);
+        if constexpr (D == 64) {
+            if (more)
+                fill = await(next);
+            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
+        } else {
+            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
+            int hi2[D / 2 - 32], lo2[D / 2 - 32];
+            multiply_values<D, 64>(w, v, hi2, lo2);
+            if (more)
+                fill = await(next);
+            merge_values<D, 64>(hi2, lo2, keep, scales_o, p.high, span);
+        }
+        return fill;
+    }
     __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
                                             int limit_word, float4 *total_o)
     {
         Span<D> span;
-        uint32_t c = lane % 4;
+        uint32_t c = lane % 4 * 4, fill = await(at);
+        asm volatile("" : "+r"(c)); /* is not to be worked out again and again */
         span.clear();
 #pragma unroll 1
-        for (uint32_t page = 0; page < pages; page++) {
-            uint32_t before = page * PAGE, stage = sh.ring + at.slot * Stage<D>::BYTES;
-            const Scales *s = reinterpret_cast<const Scales *>(sh.base + (stage - shared_address(sh.base)) +
-                                                               Stage<D>::SCALES);
-            barrier_wait(sh.full(at.slot), at.parity);
-            uint32_t fill = s->fill;
-            bool seen = t.most >= 0 && (fill || t.most > (int)before);
+        for (uint32_t page_number = 0; page_number < pages; page_number++) {
+            uint32_t before = page_number * PAGE;
+            bool seen = t.most >= 0 && (fill || t.most > (int)before), last = page_number + 1 == pages;
             bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
-            if (seen) {
-                uint32_t weights[2][2][4];
-                float keep[2], scale[2];
-                int hi[32], lo[32];
-                multiply_keys<D>(t, stage, hi, lo);
-                if (whole) {
-                    const int none[2] = {0, 0};
-                    make_weights<D, false>(t, s, before, none, c, hi, lo, weights, keep, scale, span);
-                } else {
-                    const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
-                    make_weights<D, true>(t, s, before, limits, c, hi, lo, weights, keep, scale, span);
-                }
-                page_values<D>(weights, stage, keep, scale, span);
-            }
+            Place next = at;
+            next.next(sh.stages);
+            if (seen)
+                fill = page(item, t, before, whole, limit_word, c, !last, next, span);
+            else if (!last)
+                fill = await(next);
             __syncwarp();
             if (lane == 0)
                 barrier_arrive(sh.empty(at.slot));
-            at.next(sh.stages);
-            bool last = page + 1 == pages;
-            if (page % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, levels, total_o, page, page % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+            at = next;
+            if (page_number % SPAN_PAGES == SPAN_PAGES - 1 || last)
+                merge_span<D>(span, levels, total_o, page_number,
+                              page_number % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
         }
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
         Tile t;
         t.q = q;
-        load_tile<D>(p, item, kv_head, group, warp, lane, t);
+        load_tile<D>(p, item, kv_head, group, warp, lane, scale, t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
-        float4 *anchor_o = context_o + (D / 8 + 1) * 128, *anchor_heads = anchor_o + D / 8 * 128;
+        float4 *anchor_o = context_o + (D / 8 + 1) * 128;
 #pragma unroll 1
         for (int run = anchor_pages ? 0 : 1; run < (pages ? 2 : 1); run++) {
             set_limits(p, item, run ? LIMIT : ANCHOR_LIMIT, group, t);
             segment(item, t, run ? pages : anchor_pages, run ? LIMIT : ANCHOR_LIMIT,
                     run ? context_o : anchor_o);
-            if (run == 0)
-                *anchor_heads = *levels.total;
         }
-        write_outputs<D>(p, item, kv_head, group, warp, lane, anchor_pages ? *anchor_heads : no_heads(),
-                         anchor_pages ? anchor_o : nullptr, pages ? *levels.total : no_heads(),
-                         pages ? context_o : nullptr);
+        write_outputs<D>(p, item, kv_head, group, warp, lane,
+                         anchor_pages ? anchor_o[D / 8 * 128] : no_heads(), anchor_pages ? anchor_o : nullptr,
+                         pages ? context_o[D / 8 * 128] : no_heads(), pages ? context_o : nullptr);
     }
     __device__ __forceinline__ void all()
     {
@@ -694,8 +704,8 @@ template <int D> struct Consumer {
     }
 };
 
-template <int D>
-__global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_constant__ Params p)
+template <int D, int GROUPS>
+__global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(const __grid_constant__ Params p)
 {
 #if FP_CUDA_WGMMA
     extern __shared__ __align__(128) uint8_t shared[];
@@ -705,39 +715,48 @@ __global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_consta
     sh.base = shared;
     sh.barriers = shared_address(shared);
     sh.stages = p.prefill_stages;
-    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + prefill_row_bytes(D);
+    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + GROUPS * prefill_group_bytes(D);
     if (threadIdx.x < sh.stages) {
         barrier_init(sh.full(threadIdx.x), 1);
-        barrier_init(sh.empty(threadIdx.x), CONSUMERS);
+        barrier_init(sh.empty(threadIdx.x), 4 * GROUPS);
     }
     barrier_init_fence();
     __syncthreads();
-    if (warp >= CONSUMERS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-        if (warp == CONSUMERS) {
+    if (warp >= 4 * GROUPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::PRODUCER));
+        if (warp == 4 * GROUPS) {
             Producer<D> producer = {p, h, sh, {0, 0}, {0, 0}, 0, 0, 0};
             producer.all(lane);
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-        uint32_t group = warp / 4;
-        float4 *chunk = reinterpret_cast<float4 *>(shared + PREFILL_BARRIER_BYTES + PREFILL_ROWS * 2 * D) +
-                        group * ((D / 8 + 2) * 128) + threadIdx.x % 128;
+        if (GROUPS > 1)
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::CONSUMER));
+        uint32_t group = warp / 4, q = PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D);
+        float4 *chunk = reinterpret_cast<float4 *>(shared + q + 128 * D) + threadIdx.x % 128;
         float4 *context_o =
             p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
-        Consumer<D> consumer = {p,
-                                h,
-                                sh,
-                                {0, 0},
-                                group,
-                                warp % 4,
-                                lane,
-                                sh.barriers + PREFILL_BARRIER_BYTES + group * 128 * D,
-                                {chunk, chunk + D / 8 * 128, chunk + (D / 8 + 1) * 128},
-                                context_o};
+        Consumer<D, GROUPS> consumer = {
+            p,
+            h,
+            sh,
+            {0, 0},
+            group,
+            warp % 4,
+            lane,
+            sh.barriers + q,
+            {chunk, chunk + D / 8 * 128},
+            reinterpret_cast<float2 *>(shared + q + 128 * D + (D / 8 + 1) * 2048) + threadIdx.x % 128,
+            context_o};
         consumer.all();
     }
 #endif
+}
+
+template <int D> static Kernel prefill_kernel(uint32_t groups)
+{
+    return groups == 1   ? (Kernel)attend_prefill<D, 1>
+           : groups == 2 ? (Kernel)attend_prefill<D, 2>
+                         : (Kernel)attend_prefill<D, 3>;
 }
 
 } // namespace prefill
