@@ -1,16 +1,109 @@
 #!/usr/bin/env bash
-# Checks the GPU's attention against its definition, then measures it and its peers, all on this machine in one call.
-#   bench/gpu.sh PROGRAM [FOLDER]   PROGRAM: build/tests/cuda_attention; results go to FOLDER (default: .)
-# Prints JSON, one object a line; fails if one output word differs.
-set -euo pipefail
-program=${1:?usage: bench/gpu.sh PROGRAM [FOLDER]}
-folder=${2:-.}
+# Checks everything that runs on the GPU against the CPU or the definition, then measures it beside its peers: all of it on
+# this machine, in one call.
+#   bench/gpu.sh PROGRAMS [FOLDER]
+# PROGRAMS: the folder that bench/gpu/build_all.sh made. FOLDER: where the results go (default: bench/results): gpu_all.json
+# with everything, machine and commit in it, and the JSON and plots of the experiments. A program that is not there is left
+# out, one that fails or takes too long loses nothing of the others; the exit code tells whether a check failed.
+#   FIELDPRINT_GPU_SECONDS  time for all of it (default 480); what is not begun by then is skipped
+#   FIELDPRINT_PEERS        a folder with Python packages of peers (FlashInfer), put on PYTHONPATH
+#   FIELDPRINT_STEPS        only these steps, by name (default: all)
+set -uo pipefail
+programs=$(realpath "${1:?usage: bench/gpu.sh PROGRAMS [FOLDER]}")
 here=$(cd "$(dirname "$0")" && pwd)
+folder=${2:-$here/results}
+mkdir -p "$folder"
+folder=$(realpath "$folder")
+raw=$folder/raw
+rm -rf "$raw"
+mkdir -p "$raw"
+total=${FIELDPRINT_GPU_SECONDS:-480}
+FIELDPRINT_COMMIT=${FIELDPRINT_COMMIT:-$(cat "$programs/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)}
+export FIELDPRINT_COMMIT PYTHONUNBUFFERED=1 PYTHONPATH=${FIELDPRINT_PEERS:-}${PYTHONPATH:+:$PYTHONPATH}
+# the first look at a GPU can take a minute where no driver was running: not part of the time
+timeout 120 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1 || true
+start=$SECONDS
+failed=0
 
-"$program" --check 40 | tee "$folder/attention_check.jsonl"
-"$program" --bench | tee "$folder/attention_bench.jsonl"
-if python3 -c 'import torch' 2>/dev/null; then
-    python3 "$here/torch_sdpa.py" | tee "$folder/attention_peers.jsonl"
-else
-    echo '{"peers": "no PyTorch here"}'
-fi
+# step NAME LIMIT COMMAND...: standard output to raw/NAME.jsonl, the rest to raw/NAME.log.
+step() {
+    local name=$1 limit=$2 left=$((total - (SECONDS - start))) begin=$SECONDS code=0
+    shift 2
+    case " ${FIELDPRINT_STEPS:-$name} " in *" $name "*) ;; *) return 0 ;; esac
+    if [ "$left" -lt 10 ]; then
+        code=skipped
+    elif [[ $1 == "$programs"/* && ! -x $1 ]]; then
+        code=absent
+    else
+        [ "$limit" -le "$left" ] || limit=$left
+        timeout -k 5 "$limit" env FIELDPRINT_BENCH_SECONDS=$((limit * 4 / 5)) "$@" >"$raw/$name.jsonl" 2>"$raw/$name.log" || code=$?
+    fi
+    printf '{"step": "%s", "code": "%s", "seconds": %d}\n' "$name" "$code" $((SECONDS - begin)) | tee -a "$raw/steps.jsonl"
+    case $code:$name in
+    0:* | 77:* | skipped:* | absent:*) ;;
+    *:check_*)
+        failed=1
+        tail -n 5 "$raw/$name.jsonl" "$raw/$name.log"
+        ;;
+    *) tail -n 3 "$raw/$name.log" ;;
+    esac
+}
+
+fieldprint=$programs/fieldprint
+experiment() { # NAME LIMIT SCRIPT ARGUMENT...
+    local name=$1 limit=$2 script=$3
+    shift 3
+    [ -x "$fieldprint" ] || return 0
+    step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$raw" --seconds $((limit - 5)) "$@"
+}
+
+step check_attention 60 "$programs/cuda_attention" --check 40
+step check_ops 60 "$programs/ops_gpu" check
+step check_forward 60 "$programs/cuda_forward" check
+step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
+[ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
+step torch_peers 60 python3 "$here/torch_sdpa.py"
+step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
+experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
+step bench_attention 45 "$programs/cuda_attention" --bench
+experiment e1 60 e1_hashing.py
+step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
+step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
+step hash_cpu 10 "$fieldprint" bench hash --json
+step forward_q4_0 45 "$programs/cuda_forward" bench Q4_0
+step forward_q8_0 45 "$programs/cuda_forward" bench Q8_0
+experiment e3 90 e3_scaling.py
+step bench_ops 40 "$programs/ops_gpu" bench "$raw/ops.json"
+
+python3 - "$raw" "$folder" <<'END'
+import glob, json, os, sys
+raw, folder = sys.argv[1:]
+def lines(path):
+    out = []
+    for line in open(path, errors="replace"):
+        try:
+            out.append(json.loads(line))
+        except ValueError:
+            pass
+    return out
+smi = open(raw + "/nvidia-smi.txt").read().splitlines()
+result = {"machine": dict(zip((k.strip() for k in smi[0].split(",")), (v.strip() for v in smi[1].split(",")))) if len(smi) > 1 else smi,
+          "commit": os.environ["FIELDPRINT_COMMIT"], "steps": lines(raw + "/steps.jsonl")}
+for path in sorted(glob.glob(raw + "/*.jsonl")):
+    name = os.path.basename(path)[:-6]
+    if name != "steps" and not name.startswith("e"):
+        result[name] = lines(path)
+if os.path.exists(raw + "/ops.json"):
+    try:
+        result["ops"] = json.load(open(raw + "/ops.json"))
+    except ValueError:
+        result["ops"] = lines(raw + "/ops.json")
+for path in sorted(glob.glob(raw + "/e?_cuda.json")):
+    result[os.path.basename(path)[:2]] = json.load(open(path))
+with open(folder + "/gpu_all.json", "w") as file:
+    json.dump(result, file, indent=1)
+    file.write("\n")
+print("wrote", folder + "/gpu_all.json")
+END
+cp "$raw"/e?_cuda.json "$raw"/e?_cuda.svg "$folder" 2>/dev/null
+exit $failed

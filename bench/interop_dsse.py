@@ -4,7 +4,7 @@
     python3 -m venv venv && venv/bin/pip install securesystemslib cryptography
     venv/bin/python bench/interop_dsse.py WORKSPACE
 
-For every envelope under anchors/ and every event in the ledger: each signature must verify with the key of the policy
+For every envelope under anchors/ and receipts/ and every event in the ledger: each signature must verify with the key of the policy
 whose key id it names, the key id must be the one that securesystemslib computes for that key, and the same envelope
 with one bit of its payload changed must not verify. Exit code 1 if any of that does not hold.
 """
@@ -69,7 +69,8 @@ def main():
     workspace = pathlib.Path(sys.argv[1])
     keys = policy_keys(json.loads((workspace / "policy.json").read_text()))
     count = 0
-    for file in sorted((workspace / "anchors").glob("*.dsse.json")):
+    files = [f for folder in ("anchors", "receipts") for f in sorted((workspace / folder).glob("*.dsse.json"))]
+    for file in files:
         check(file.name, file.read_bytes(), keys)
         count += 1
     for index, entry in enumerate(entries(workspace / "ledger")):

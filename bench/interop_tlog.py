@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Logs, proofs and witnesses against another implementation, PyPI aics-tlog and aics-witness.
 
-    python3 -m venv venv && venv/bin/pip install --ignore-requires-python aics-tlog aics-witness
-    venv/bin/python bench/interop_tlog.py build/fieldprint
+    python3 -m venv venv && venv/bin/pip install --ignore-requires-python -r tests/interop-requirements.txt
+    venv/bin/python bench/interop_tlog.py build/fieldprint [MODEL]
 
 1. They verify a log that we wrote: checkpoint, every tile and entry bundle, inclusion and consistency proofs, and the
    c2sp.org/tlog-proof that `ledger proof` writes.
 2. We verify a log that they wrote: verify, fsck, proof, export.
 3. Their witness cosigns our checkpoints, and refuses a fork; they and we count its cosignature.
+4. With a model: a workspace that demands their witness (policy create --witnesses) answers, its receipt passes the
+   audit, and it denies its anchors when the witness is gone.
 Each part is also tried with something changed, which must be refused. Prints JSON; exit code 1 if anything fails.
 (The packages say that they need Python 3.12; 3.11 runs them.)
 """
@@ -17,6 +19,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -169,11 +172,49 @@ def we_verify_theirs(ours, work):
     check("our refusal of their log with a bit changed", True)
 
 
-def their_witness(ours, work, key):
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Workspace:
+    """One that demands a witness."""
+
+    def __init__(self, ours, work, model, policy):
+        self.ours, self.work, self.model = ours, work, model
+        self.at = ["-w", work / "workspace"]
+        ours("key", "generate", *self.at)
+        ours("policy", "create", *self.at, "--origin", "interop.example/workspace", "--witnesses", policy,
+             "--freshness", "600")
+        ours("ledger", "init", *self.at)
+        trust = json.loads((work / "workspace/trust.json").read_text())
+        check("the trust file demands the witness", trust["witnesses"]["threshold"] == 1)
+        self.vkey = trust["log_key"]
+
+    def answers(self):
+        (self.work / "office.txt").write_text("The office opens at nine.\n")
+        anchor = self.ours.json("anchor", "add", self.work / "office.txt", *self.at, "--name", "office", "-m", self.model)
+        self.run = ["run", *self.at, "-m", self.model, "-a", anchor["id"], "-p", "hello", "-n", "3"]
+        answer = self.ours.json(*self.run)
+        audit = self.ours("audit", answer["receipt"], "--transcript", answer["transcript"], *self.at, "--trust",
+                          self.work / "workspace/trust.json", "-m", self.model)
+        check("an answer under a demanded witness, audited", b"VALID-FULL" in audit.stdout)
+
+    def is_denied(self):
+        (self.work / "late.txt").write_text("late\n")
+        self.ours("anchor", "create", self.work / "late.txt", *self.at, "--name", "late")
+        self.ours("anchor", "sign", "late", *self.at)
+        self.ours("anchor", "register", "late", *self.at)
+        denied = self.ours(*self.run, expect=1)
+        check("denied without the witness", b"stale-checkpoint" in denied.stderr)
+
+
+def their_witness(ours, work, key, model):
     folder, text = work / "witnessed", None
     tool = pathlib.Path(sys.executable).parent / "aics-witness"
     environment = dict(os.environ, AICS_WITNESS_CONFIG=str(work / "witness.json"))
-    name, port = "witness.example/w1", 17391
+    name, port = "witness.example/w1", free_port()
 
     def witness(*args):
         return subprocess.run([tool, *args], env=environment, check=True, capture_output=True, text=True).stdout
@@ -184,6 +225,10 @@ def their_witness(ours, work, key):
     witness("add-log", "--origin", ORIGIN, "--vkey", text)
     policy = work / "policy"
     policy.write_text(f"log {text}\nwitness w {witness_key} http://127.0.0.1:{port}/\ngroup g 1 w\nquorum g\n")
+    workspace = None
+    if model:
+        workspace = Workspace(ours, work, model, policy)
+        witness("add-log", "--origin", "interop.example/workspace", "--vkey", workspace.vkey)
     server = subprocess.Popen([tool, "serve", "--listen", f"127.0.0.1:{port}"], env=environment,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -204,9 +249,13 @@ def their_witness(ours, work, key):
         our_log(ours, fork, key, [1000])
         result = ours.json("ledger", "witness", "--log", fork, *sign, expect=1)
         check("their witness refused a fork", result["witnesses"][0]["status"] == "MISMATCH")
+        if workspace:
+            workspace.answers()
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
+    if workspace:
+        workspace.is_denied()
 
 
 def main():
@@ -221,7 +270,7 @@ def main():
     try:
         they_verify_ours(ours, work, key)
         we_verify_theirs(ours, work)
-        their_witness(ours, work, key)
+        their_witness(ours, work, key, os.path.abspath(sys.argv[2]) if len(sys.argv) > 2 else None)
     except (Differs, ValueError, OSError, subprocess.CalledProcessError) as e:
         error = f"{type(e).__name__}: {e}"
     finally:

@@ -5,7 +5,9 @@ Each time is that of one layer: a CUDA graph of several layers with K/V of their
 the replays. `packed` folds the query heads of a group into the query length (exact for one decoded token), which is
 kinder to PyTorch than its own GQA path; the best of all counts."""
 import json
+import os
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +79,36 @@ def decode(name, sequences, context):
     print(json.dumps({"case": name, "best_us": min(b for b in best if b)}), flush=True)
 
 
+def naive(name, sequences, context):
+    """Materialised scores: two products and a softmax."""
+    layers = layers_for(sequences, context)
+    k, v = random(layers, sequences, KV_HEADS, context, D), random(layers, sequences, KV_HEADS, context, D)
+    packed = random(sequences, KV_HEADS, HEADS // KV_HEADS, D)
+
+    def work(i):
+        return torch.matmul(torch.softmax(torch.matmul(packed, k[i].transpose(-1, -2)) * D**-0.5, -1), v[i])
+
+    us = graph_us(layers, work)
+    print(json.dumps({"case": name, "backend": "naive", "us": round(us, 2)}), flush=True)
+
+
+def flex(name, sequences, context):
+    """FlexAttention, compiled for this shape (seconds)."""
+    from torch.nn.attention.flex_attention import flex_attention
+    layers = layers_for(sequences, context)
+    k, v = random(layers, sequences, KV_HEADS, context, D), random(layers, sequences, KV_HEADS, context, D)
+    q = random(sequences, HEADS, 1, D)
+    start = time.monotonic()
+    try:
+        compiled = torch.compile(flex_attention, dynamic=False)
+        us = graph_us(layers, lambda i: compiled(q, k[i], v[i], enable_gqa=True))
+    except Exception as error:
+        print(json.dumps({"case": name, "backend": "flex", "error": str(error).split("\n")[0][:200]}), flush=True)
+        return
+    print(json.dumps({"case": name, "backend": "flex", "us": round(us, 2), "compile_s": round(time.monotonic() - start, 1)}),
+          flush=True)
+
+
 def dual(name, sequences, anchor, context):
     """Unfused dual attention: two calls and a blend."""
     layers = layers_for(sequences, anchor + context)
@@ -110,6 +142,7 @@ def prefill(name, tokens):
 
 
 def main():
+    end = time.monotonic() + float(os.environ.get("FIELDPRINT_BENCH_SECONDS", "120"))
     print(json.dumps({"torch": torch.__version__, "device": torch.cuda.get_device_name()}), flush=True)
     for name, sequences, context in (("decode 1x8k", 1, 8192), ("decode 1x32k", 1, 32768), ("decode 1x131k", 1, 131072),
                                      ("decode 8x32k", 8, 32768), ("decode 32x8k", 32, 8192), ("decode 64x2k", 64, 2048)):
@@ -119,6 +152,11 @@ def main():
     dual("anchor 2048, 64x512", 64, 2048, 512)
     prefill("prefill 8k", 8192)
     prefill("prefill 32k", 32768)
+    for name, sequences, context in (("decode 8x32k", 8, 32768), ("decode 1x32k", 1, 32768), ("decode 64x2k", 64, 2048)):
+        naive(name, sequences, context)
+    for name, sequences, context in (("decode 8x32k", 8, 32768), ("decode 1x32k", 1, 32768)):
+        if time.monotonic() < end - 20:  # what compiling takes
+            flex(name, sequences, context)
     return 0
 
 

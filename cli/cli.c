@@ -260,7 +260,14 @@ void cli_engine_options(const cli_args *args, fp_engine_options *out)
                                .context_tokens = (size_t)cli_number(args, "ctx", 0, 0, 1 << 24),
                                .chunk_tokens = (size_t)cli_number(args, "chunk", 0, 1, 8192),
                                .hash_threads = hash ? (size_t)hash : SIZE_MAX,
+                               .window_pages = (size_t)cli_number(args, "window", 0, 1, 4096),
+                               .scrub_page_bytes_per_s = cli_number(args, "scrub-pages", 0, 1, 1 << 20) << 20,
+                               .scrub_weight_bytes_per_s = cli_number(args, "scrub-weights", 0, 1, 1 << 20)
+                                                           << 20,
                                .cancel = &cli_interrupted};
+    if (fp_validation_parse(cli_text(args, "validate", "hash"), &out->validation, &out->replay_65536) !=
+        FP_OK)
+        exit(cli_usage("--validate %s", fp_error_detail()));
 }
 
 fp_status cli_open_workspace(const cli_args *args, fp_workspace **out)

@@ -94,6 +94,11 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
     CLI_DEVICE_OPTION,                                                                                       \
         {"ctx", 'c', "N", "context size in tokens, anchors included (default: the model's, at most 8192)"},  \
         {"chunk", 0, "N", "prompt tokens per step (default 512, on a GPU 2048); changes no result"},         \
+        {"validate", 0, "LEVEL",                                                                             \
+         "what is checked beside the answer: hash (default), scrub, replay or replay:SHARE"},                \
+        {"window", 0, "N", "most pages of an answer that are not yet checked (default 8)"},                  \
+        {"scrub-pages", 0, "MIB", "MiB of K/V pages read again per second (default 32)"},                    \
+        {"scrub-weights", 0, "MIB", "MiB of packed weights read again per second (default 64)"},             \
     {                                                                                                        \
         "hash-threads", 0, "N", "workers that hash sealed pages (default 1; 0 hashes in the token loop)"     \
     }

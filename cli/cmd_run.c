@@ -40,6 +40,10 @@ static const cli_option options[] = {
      "when an anchor is revoked meanwhile: stop (default), or answer again from the start, without"},
     {"override", 0, "FILE", "put a signed override in force (fieldprint override export)"},
     {"deployment", 0, "NAME", "name of this deployment, for overrides that name one"},
+    {"release", 0, "MODE",
+     "when text leaves: optimistic (default: at once), gated (page by page, checked), final (all checked)"},
+    {"hold", 0, "TEXT",
+     "from this text on, nothing leaves before it is checked (tool calls); may be repeated"},
     {"batch", 0, "N", "answer in one batch with N-1 other conversations; changes no bit of the answer"},
     {"no-receipt", 0, NULL, "do not write and log a receipt"},
     CLI_WORKSPACE_OPTION,
@@ -61,6 +65,8 @@ typedef struct run {
     bool has_receipt, has_memory, again; /* again: without the anchors that were withdrawn */
     uint8_t memory_id[32];
     uint64_t start_ns, loaded_ns;
+    char *shown; /* what was printed of the answer */
+    size_t shown_size;
     int write_error; /* errno of standard output */
 } run;
 
@@ -68,9 +74,28 @@ typedef struct run {
 static int print_text(void *context, const char *text, size_t size)
 {
     run *r = context;
+    char *more = realloc(r->shown, r->shown_size + size);
+    if (!more)
+        return 1;
+    r->shown = more;
+    memcpy(r->shown + r->shown_size, text, size);
+    r->shown_size += size;
     if (fwrite(text, 1, size, stdout) != size || fflush(stdout) != 0)
         r->write_error = errno;
     return r->write_error != 0;
+}
+
+/* What was printed cannot be taken back: says so, and prints the answer again as far as it stands. */
+static void print_retraction(void *context, size_t keep, const char *reason)
+{
+    run *r = context;
+    fflush(stdout);
+    fprintf(stderr,
+            "\nfieldprint: the last %zu bytes are withdrawn: %s\nfieldprint: the answer, corrected:\n",
+            r->shown_size - keep, reason);
+    r->shown_size = keep;
+    if (printf("\n") < 0 || fwrite(r->shown, 1, keep, stdout) != keep || fflush(stdout) != 0)
+        r->write_error = errno;
 }
 
 static fp_status load_anchors(run *r)
@@ -166,7 +191,10 @@ static fp_status open_sessions(run *r, const char *prompt, size_t size)
     fp_session_options o = {.anchors = r->anchors,
                             .tenant = cli_text(args, "tenant", NULL),
                             .nonce = nonce_text ? nonce : NULL,
-                            .raw = cli_has(args, "raw")};
+                            .raw = cli_has(args, "raw"),
+                            .workspace = cli_has(args, "no-receipt") ? NULL : r->workspace};
+    if (fp_release_parse(cli_text(args, "release", "optimistic"), &o.release) != FP_OK)
+        exit(cli_usage("--release %s", fp_error_detail()));
     for (size_t i = 0; i < r->batch; i++) {
         fp_status status = load && i == 0
                                ? fp_session_load(r->engine, r->workspace, load, &o, &r->sessions[i])
@@ -206,20 +234,28 @@ static void sampling_options(const cli_args *args, fp_sampling *s)
 static fp_status generate(run *r)
 {
     const cli_args *args = r->args;
-    const cli_values *stops = cli_all(args, "stop");
+    const cli_values *stops = cli_all(args, "stop"), *holds = cli_all(args, "hold");
     fp_generate_options o = {.max_tokens = (uint32_t)cli_number(args, "max-tokens", 0, 0, UINT32_MAX),
                              .stops = stops->value,
                              .n_stops = stops->n,
+                             .holds = holds->value,
+                             .n_holds = holds->n,
                              .ignore_eog = cli_has(args, "ignore-eog")};
     sampling_options(args, &o.sampling);
     for (size_t i = r->again ? 1 : r->batch; i-- > 0;) {
         o.on_text = i == 0 && !args->json ? print_text : NULL;
         o.on_text_context = r;
+        o.on_retract = o.on_text ? print_retraction : NULL;
         fp_status status = fp_session_begin(r->sessions[i], &o);
         if (status != FP_OK)
             return status;
     }
     return fp_session_run(r->sessions[0]);
+}
+
+static double seconds(uint64_t ns)
+{
+    return (double)ns / 1e9;
 }
 
 static json_t *mass_json(const fp_result *result)
@@ -235,9 +271,37 @@ static json_t *mass_json(const fp_result *result)
     return layers;
 }
 
-static double seconds(uint64_t ns)
+static json_t *validation_json(const run *r, const fp_result *x)
 {
-    return (double)ns / 1e9;
+    fp_validation_status v;
+    fp_engine_validation(r->engine, &v);
+    return json_pack("{s:s, s:f, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:I, s:I, s:I}", "level",
+                     fp_validation_name(v.validation), "replay_share", v.replay_65536 / 65536.0, "release",
+                     fp_release_name(x->release), "status", fp_standing_name(x->standing), "failures",
+                     (int)x->failures, "rollbacks", (int)x->rollbacks, "retractions", (int)x->retractions,
+                     "page_window_s", seconds(v.page_window_ns), "weight_window_s",
+                     seconds(v.weight_window_ns), "pages_checked", (json_int_t)v.pages_checked,
+                     "weight_bytes_checked", (json_int_t)v.weight_bytes_checked, "pages_replayed",
+                     (json_int_t)v.pages_replayed);
+}
+
+static void report_validation(const run *r, const fp_result *x)
+{
+    fp_validation_status v;
+    fp_engine_validation(r->engine, &v);
+    if (v.validation == FP_VALIDATE_HASH && x->release == FP_RELEASE_OPTIMISTIC && x->failures == 0)
+        return; /* what everybody has */
+    fprintf(stderr, "checks:     %s", fp_validation_name(v.validation));
+    if (v.replay_65536)
+        fprintf(stderr, " of %.4g %% of the pages", 100 * v.replay_65536 / 65536.0);
+    fprintf(stderr, ", release %s, status %s", fp_release_name(x->release), fp_standing_name(x->standing));
+    if (v.page_window_ns)
+        fprintf(stderr, "; a fault is found within %.2f s in pages, %.2f s in weights",
+                seconds(v.page_window_ns), seconds(v.weight_window_ns));
+    fprintf(stderr, "; %u failed", x->failures);
+    if (x->failures)
+        fprintf(stderr, " (%u rollbacks, %u retractions)", x->rollbacks, x->retractions);
+    fprintf(stderr, "\n");
 }
 
 static int report_json(run *r, const fp_result *x)
@@ -265,6 +329,8 @@ static int report_json(run *r, const fp_result *x)
         json_object_set_new(object, "device", json_string(fp_engine_device(r->engine)));
     if (object)
         json_object_set_new(object, "label", json_string(fp_label_name(x->label)));
+    if (object)
+        json_object_set_new(object, "validation", validation_json(r, x));
     if (object && r->has_memory)
         json_object_set_new(object, "memory", cli_hex(r->memory_id, 32));
     if (object && r->has_receipt) {
@@ -279,6 +345,7 @@ static void report_text(run *r, const fp_result *x)
 {
     printf("\n");
     fflush(stdout);
+    report_validation(r, x);
     if (x->mass && x->mass_rows) {
         double sum = 0;
         for (size_t i = 0; i < x->layers * x->heads; i++)
@@ -401,6 +468,7 @@ static int run_main(const cli_args *args)
         fp_session_destroy(r.sessions[i]);
     free(r.sessions);
     free(prompt);
+    free(r.shown);
     fp_anchors_release(r.anchors);
     fp_engine_destroy(r.engine);
     fp_model_close(r.model);

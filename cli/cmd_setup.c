@@ -112,6 +112,9 @@ static const cli_option policy_options[] = {
     {"origin", 0, "NAME", "name of the ledger (default: one made up, unique)"},
     {"threshold", 0, "N", "how many holders must agree in each role (default 1)"},
     {"log-holder", 0, "NAME", "whose log key signs the ledger (default: the first who holds one)"},
+    {"witnesses", 0, "FILE",
+     "demand their cosignatures: a tlog-policy file that names witnesses and a quorum of k of them"},
+    {"freshness", 0, "SECONDS", "how old the witnesses' cosignatures may be (default: any age)"},
     CLI_WORKSPACE_OPTION,
     CLI_JSON_OPTION,
     CLI_END,
@@ -120,9 +123,13 @@ static const cli_option policy_options[] = {
 static int policy_create_main(const cli_args *args)
 {
     const char *path = fp_workspace_default_path(cli_text(args, "workspace", NULL));
-    fp_status status = fp_policy_create(path, cli_text(args, "origin", NULL),
-                                        (uint32_t)cli_number(args, "threshold", 1, 1, 64),
-                                        cli_text(args, "log-holder", NULL));
+    fp_policy_options options = {.origin = cli_text(args, "origin", NULL),
+                                 .threshold = (uint32_t)cli_number(args, "threshold", 1, 1, 64),
+                                 .log_holder = cli_text(args, "log-holder", NULL),
+                                 .witness_policy_path = cli_text(args, "witnesses", NULL),
+                                 .freshness_seconds =
+                                     (uint64_t)cli_number(args, "freshness", 0, 0, 31536000)};
+    fp_status status = fp_policy_create(path, &options);
     if (status != FP_OK)
         return cli_fail(status);
     if (args->json) {
@@ -232,7 +239,9 @@ const cli_command cli_command_policy_create = {
     0,
     "write a first policy and the trust file, from the keys held here",
     "policy.json says who may do what and how many must agree; trust.json pins its digest and the key of the "
-    "ledger. Nothing is in force until fieldprint ledger init.",
+    "ledger. With --witnesses both demand that the ledger is witnessed, and the file is kept as "
+    "witness.policy: "
+    "every append is then shown to them. Nothing is in force until fieldprint ledger init.",
     policy_options,
     policy_create_main};
 const cli_command cli_command_policy_show = {

@@ -85,11 +85,22 @@ static inline void el_write(const char *path, const fp__buf *bytes)
     ok(fp__file_write(path, bytes->data, bytes->size, 0644));
 }
 
+/* FIELDPRINT_TEST_DEVICE=cuda runs the same tests on a GPU; its kernels want heads of 64. */
+static inline fp_status el_engine_create(const fp_model *model, const fp_engine_options *options,
+                                         fp_engine **out)
+{
+    fp_engine_options o = options ? *options : (fp_engine_options){0};
+    o.device = getenv("FIELDPRINT_TEST_DEVICE");
+    return fp_engine_create(model, &o, out);
+}
+#define fp_engine_create el_engine_create
+
 static inline gw_model el_model_like(const char *arch, uint64_t seed)
 {
     gw_model m = gw_model_default();
     m.arch = arch;
     m.C = 128;
+    m.d = getenv("FIELDPRINT_TEST_DEVICE") ? 64 : 0;
     m.seed = seed;
     m.tied = strcmp(arch, "qwen2") != 0;
     m.rope_factors = strcmp(arch, "llama") == 0;

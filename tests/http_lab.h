@@ -1,5 +1,5 @@
 /* A small HTTP server on the loopback for tests: one thread, one request at a time, a handler that answers.
- */
+ * What the test changes while it runs must be atomic: an answer on a socket orders nothing. */
 #ifndef FP_TESTS_HTTP_LAB_H
 #define FP_TESTS_HTTP_LAB_H
 #include "core/bytes.h"
@@ -32,12 +32,12 @@ typedef struct http_lab {
     http_handler *handler;
     void *arg;
     pthread_t thread;
-    unsigned requests;
+    _Atomic unsigned requests;
 } http_lab;
 
 static bool http_read(int fd, http_request *request)
 {
-    static char bytes[1 << 20];
+    static _Thread_local char bytes[1 << 20];
     size_t have = 0, length = 0;
     char *end = NULL;
     while (end == NULL && have < sizeof bytes - 1) {
@@ -83,8 +83,8 @@ static void *http_serve(void *arg)
         http_request request = {.method = ""};
         http_answer answer = {.status = 200};
         if (http_read(fd, &request)) {
-            lab->requests++;
             lab->handler(lab->arg, &request, &answer);
+            lab->requests++; /* whoever reads it sees what the handler did */
             fp__buf head = {0};
             if (!answer.hang_up &&
                 fp__buf_printf(&head, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\nConnection: close\r\n%s\r\n",

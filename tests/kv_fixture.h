@@ -113,6 +113,66 @@ static inline fp__kvseq_options kv_anchors(size_t max_tokens, size_t max_anchors
                                .label = FP_LABEL_CORE};
 }
 
+/* Host memory that is used as a device's: batches of many groups, and the host sees copies. Calls that look
+ * at pages fail while kv_store_fails is set. */
+static bool kv_device_store, kv_store_fails;
+static fp__store_ops kv_host_ops;
+
+static inline fp_status kv_map(fp__store *store, const fp__group *group, fp__store_access access,
+                               uint8_t **out)
+{
+    if (kv_store_fails)
+        return fp__fail(FP_INTERNAL, "the device failed");
+    *out = malloc(store->group_bytes);
+    assert_non_null(*out);
+    memset(*out, 0xee, store->group_bytes);
+    if (access & FP__STORE_READ)
+        memcpy(*out, group->data, store->group_bytes);
+    return FP_OK;
+}
+
+static inline fp_status kv_unmap(fp__store *store, const fp__group *group, fp__store_access access,
+                                 uint8_t *bytes)
+{
+    if (access & FP__STORE_WRITE)
+        memcpy(group->data, bytes, store->group_bytes);
+    free(bytes);
+    return FP_OK;
+}
+
+static inline fp_status kv_sum(fp__store *store, fp__group *const *groups, const size_t *slots, size_t n,
+                               size_t slab_begin, size_t slab_end)
+{
+    if (slab_begin > 0 || slab_end < store->slabs)
+        return FP_OK; /* as a store may */
+    return kv_host_ops.sum(store, groups, slots, n, slab_begin, slab_end);
+}
+
+static inline fp_status kv_hash(fp__store *store, fp__group *const *groups, size_t n, uint8_t *const *leaves)
+{
+    if (kv_store_fails)
+        return fp__fail(FP_INTERNAL, "the device failed");
+    assert_true(n >= 1 && n <= FP__STORE_BATCH);
+    return kv_host_ops.hash(store, groups, n, leaves);
+}
+
+static inline fp__store *kv_store(const fp__page_geometry *g)
+{
+    static fp__store_ops ops;
+    fp__store *store = NULL;
+    if (!kv_device_store)
+        return NULL;
+    KV_OK(fp__store_host_create(g, &store));
+    kv_host_ops = ops = *store->ops;
+    ops.map = kv_map;
+    ops.unmap = kv_unmap;
+    ops.sum = kv_sum;
+    ops.hash = kv_hash;
+    store->ops = &ops;
+    store->batch = FP__STORE_BATCH;
+    return store;
+}
+
 /* A pool, workers and room for sequences. */
 typedef struct kv_fixture {
     fp__pool *pool;
@@ -123,7 +183,7 @@ static inline kv_fixture kv_open(size_t groups, size_t workers)
 {
     kv_fixture f;
     fp__page_geometry g = kv_geometry();
-    KV_OK(fp__pool_create(&g, groups, NULL, &f.pool));
+    KV_OK(fp__pool_create(&g, groups, kv_store(&g), &f.pool));
     KV_OK(fp__hasher_create(workers, &f.hasher));
     return f;
 }

@@ -556,6 +556,36 @@ static int remove_folder(void **state)
     return rmdir(folder);
 }
 
+/* A device that fails while pages are copied or hashed there. */
+static void test_failing_store(void **state)
+{
+    (void)state;
+    if (!kv_device_store)
+        return;
+    char file[300];
+    uint8_t head[32];
+    snprintf(file, sizeof file, "%s/device.fpkv", folder);
+    kv_fixture f = kv_open(8, 1);
+    fp__kvseq *seq = kv_new(&f, kv_context(200)), *none;
+    fp__artifact *artifact;
+    fp__artifact_info info = {0};
+    kv_append(seq, 100, 64, FP_LABEL_USER);
+    KV_OK(fp__artifact_write(file, seq, &info, NULL, 0));
+    KV_OK(fp__kvseq_head(seq, head));
+    KV_OK(fp__artifact_open(file, &artifact));
+    fp__artifact_expect expect = {.kind = FP__ARTIFACT_SESSION, .kv_head = head, .label = FP_LABEL_CORE};
+    kv_store_fails = true;
+    KV_FAIL(fp__artifact_load(artifact, &expect, f.pool, f.hasher, &none), FP_INTERNAL, "check the device");
+    KV_FAIL(fp__artifact_write(file, seq, &info, NULL, 0), FP_INTERNAL, "device failed");
+    kv_store_fails = false;
+    KV_OK(fp__artifact_load(artifact, &expect, f.pool, f.hasher, &none)); /* nothing was overwritten */
+    fp__kvseq_destroy(none);
+    fp__artifact_close(artifact);
+    unlink(file);
+    fp__kvseq_destroy(seq);
+    kv_close(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -566,6 +596,9 @@ int main(void)
         cmocka_unit_test(test_every_truncation),
         cmocka_unit_test(test_expectations),
         cmocka_unit_test(test_files),
+        cmocka_unit_test(test_failing_store),
     };
-    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+    int failed = cmocka_run_group_tests(tests, make_folder, NULL);
+    kv_device_store = true; /* once more */
+    return failed + cmocka_run_group_tests(tests, NULL, remove_folder);
 }

@@ -133,11 +133,93 @@ static void hashes_are_measured(void **state)
     assert_true(r.gb_s > 0 && r.all.runs == 2);
 }
 
+static void models_are_measured(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"q4_0", "q4_1", "q8_0"};
+    static const uint64_t block_bytes[] = {18, 20, 34};
+    for (size_t i = 0; i < 3; i++) {
+        fp_bench_shape shape;
+        fp_model *model;
+        assert_int_equal(fp_bench_shape_get("tiny", &shape), FP_OK);
+        shape.type = types[i], shape.layers = 2, shape.head_dim = 32u << i;
+        assert_int_equal(fp_bench_model_create(&shape, 2, &model), FP_OK);
+        uint64_t Q = 4ull * shape.head_dim,
+                 weights = 320 * 256 + 2 * (Q * 256 * 2 + Q / 2 * 256 * 2 + 3 * 512 * 256);
+        for (int v = FP_BENCH_VALIDATE_NONE; v <= FP_BENCH_VALIDATE_SYNC_TOKEN; v++) {
+            fp_bench_point o = {.batch = 2,
+                                .context = 100,
+                                .anchor = 65,
+                                .steps = 70,
+                                .prefill = 130,
+                                .chunk = 50,
+                                .runs = 1,
+                                .validation = (fp_bench_validation)v};
+            fp_bench_point_result r;
+            uint64_t words;
+            assert_int_equal(fp_bench_model(model, NULL, 2, &o, 1, &r, &words), FP_OK);
+            assert_int_equal(r.status, FP_OK);
+            uint64_t page = 2 * 2 * fp__slab_bytes(shape.head_dim);
+            /* sequences begin at 100 and 132: pages are sealed at 128, and at 192 */
+            assert_int_equal(r.hashed_bytes, (v == FP_BENCH_VALIDATE_NONE         ? 0
+                                              : v == FP_BENCH_VALIDATE_SYNC_TOKEN ? 2 * 70
+                                                                                  : 2) *
+                                                 page);
+            assert_int_equal(r.copied_bytes, 0); /* from a GPU */
+            assert_int_equal(r.weight_bytes, weights / 32 * block_bytes[i]);
+            assert_int_equal(r.kv_bytes, (2 + 2 * 4) * page);
+            assert_int_equal(words, 320 + page / 4);
+            assert_true(r.decode_tokens_per_s > 0 && r.prefill_tokens_per_s > 0 && r.chunk == 50);
+        }
+        fp_model_close(model);
+    }
+}
+
+static void bad_models_are_refused(void **state)
+{
+    (void)state;
+    fp_bench_shape shape;
+    fp_model *model;
+    assert_int_equal(fp_bench_shape_get("7b", &shape), FP_NOT_FOUND);
+    static const struct {
+        size_t at;
+        uint32_t value;
+    } rows[] = {{offsetof(fp_bench_shape, layers), 0},      {offsetof(fp_bench_shape, width), 100},
+                {offsetof(fp_bench_shape, heads), 3},       {offsetof(fp_bench_shape, kv_heads), 0},
+                {offsetof(fp_bench_shape, head_dim), 33},   {offsetof(fp_bench_shape, ffn_width), 1},
+                {offsetof(fp_bench_shape, vocabulary), 256}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        assert_int_equal(fp_bench_shape_get("tiny", &shape), FP_OK);
+        memcpy((char *)&shape + rows[i].at, &rows[i].value, sizeof rows[i].value);
+        if (fp_bench_model_create(&shape, 1, &model) != FP_USAGE)
+            fail_msg("row %zu", i);
+    }
+    assert_int_equal(fp_bench_shape_get("tiny", &shape), FP_OK);
+    shape.type = "q3";
+    assert_int_equal(fp_bench_model_create(&shape, 1, &model), FP_USAGE);
+    shape.type = "q8_0", shape.layers = 1;
+    assert_int_equal(fp_bench_model_create(&shape, 1, &model), FP_OK);
+    fp_bench_point o = {.batch = 1, .runs = 1};
+    fp_bench_point_result r;
+    uint64_t words;
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE); /* nothing to do */
+    o.steps = 1, o.batch = 0;
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    o.batch = 1, o.runs = 0;
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    o.runs = 1, o.validation = (fp_bench_validation)5;
+    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    o.validation = FP_BENCH_VALIDATE_NONE;
+    assert_int_equal(fp_bench_model(model, "gpu", 1, &o, 1, &r, &words), FP_USAGE);
+    fp_model_close(model);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attention_is_measured), cmocka_unit_test(one_wrong_bit_gives_no_time),
+        cmocka_unit_test(attention_is_measured),  cmocka_unit_test(one_wrong_bit_gives_no_time),
         cmocka_unit_test(bad_shapes_are_refused), cmocka_unit_test(devices_are_named),
-        cmocka_unit_test(hashes_are_measured)};
+        cmocka_unit_test(hashes_are_measured),    cmocka_unit_test(models_are_measured),
+        cmocka_unit_test(bad_models_are_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

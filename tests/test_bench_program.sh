@@ -31,7 +31,7 @@ top = json.loads(lines[0])
 for key in sys.argv[2].split():
     value = top
     for part in key.split("."):
-        value = value[part]
+        value = value[int(part)] if isinstance(value, list) else value[part]
     assert isinstance(value, (int, float)) and value > 0, key
 END
 }
@@ -61,6 +61,20 @@ small='--heads 4 --kv-heads 2 --head-dim 64 --runs 2 --threads 1'
     shape "$common words_checked layers kv_bytes kv_gb_s of_copy tera_ops shape.batch shape.context" \
         attention $small --batch 2 --context 300 --anchor 65 --shared --mode floor --gamma 0.2
     shape "$common hashes_checked bytes gb_s shape.pages" hash --pages 3 --layers 2 --kv-heads 2 --head-dim 64 --runs 2
+    tiny='--shape tiny --layers 2 --steps 3 --runs 1 --threads 1'
+    shape 'machine.copy_gb_s model.layers model.vocabulary words_checked points.0.batch points.0.context points.0.steps
+           points.0.step.median_us points.0.tokens_per_s points.0.weight_bytes points.0.kv_step_bytes points.0.of_copy
+           points.3.batch points.3.kv_bytes points.4.prefill points.4.chunk points.4.prompt.runs
+           points.4.tokens_per_s' model $tiny --context 70,200 --batch 1,2 --prefill 5 --type q8_0
+    table 'tokens/s' model $tiny --anchor 5 --validation sync-token
+    refused 2 'random weights' model -m x.gguf --layers 2
+    refused 3 'tiny' model --shape huge
+    refused 2 'q4_0' model --shape tiny --type q9
+    refused 2 'sync-page' model --shape tiny --validation often
+    refused 2 'sync-page' model --shape tiny --validation none,
+    refused 2 'commas' model --shape tiny --context 5,x
+    refused 2 'commas' model --shape tiny --batch 1,
+    refused 2 'measurements' model --shape tiny --steps 0
     table 'none differs' attention $small --context 100
     table 'GB/s' hash --pages 2 --layers 2 --kv-heads 1 --head-dim 64 --runs 2
     refused 2 'query tokens' attention $small --context 3 --tokens 4
@@ -70,10 +84,13 @@ small='--heads 4 --kv-heads 2 --head-dim 64 --runs 2 --threads 1'
     refused 2 'no device' attention $small --device gpu
     refused 2 'no device' hash --device cuda:x
 }
-for command in attention hash; do
+for command in attention hash model; do
+    shape=
+    [ $command != model ] || shape="--shape tiny"
     "$program" bench $command --help >"$folder/output" 2>"$folder/error" || fail "bench $command --help"
     grep -q -e '--device' "$folder/output" || fail "bench $command --help does not tell --device"
-    if ! "$program" bench $command --device cuda --runs 1 >"$folder/output" 2>"$folder/error"; then
+    # shellcheck disable=SC2086
+    if ! "$program" bench $command --device cuda --runs 1 $shape >"$folder/output" 2>"$folder/error"; then
         grep -q -e CUDA -e GPU "$folder/error" || fail "bench $command --device cuda does not say what is missing"
     fi
 done

@@ -38,9 +38,9 @@ export PKG_CONFIG_PATH=$library/pkgconfig
 [ -e "$folder/usr/share/man/man1/fieldprint.1" ] || die "the man page is not installed"
 warnings=(-std=c11 -Wall -Wextra -Wconversion -Werror)
 read -ra shared <<<"$(pkg-config --cflags --libs fieldprint)"
-# The static library with the shared ones of other projects: what it needs is in Requires.private.
+# The static library with the shared ones of other projects: what it needs is in Requires.private and Libs.private.
 mapfile -t needs < <(pkg-config --print-requires-private fieldprint | sed 's/ .*//')
-read -ra static <<<"$(pkg-config --cflags --libs fieldprint "${needs[@]}") -lpthread -lm"
+read -ra static <<<"$(pkg-config --cflags --libs fieldprint "${needs[@]}") $(sed -n 's/^Libs.private: *//p' "$PKG_CONFIG_PATH/fieldprint.pc")"
 cc "${warnings[@]}" examples/main_job.c -o "$folder/shared" "${shared[@]}"
 cc "${warnings[@]}" examples/main_job.c -o "$folder/static" "${static[@]/-lfieldprint/-l:libfieldprint.a}"
 export LD_LIBRARY_PATH=$library

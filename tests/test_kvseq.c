@@ -595,6 +595,124 @@ static void test_share_refusals(void **state)
     kv_close(&f);
 }
 
+/* ---- copies in another pool ---- */
+
+static void test_copy_and_compare(void **state)
+{
+    (void)state;
+    kv_fixture f = kv_open(12, 1), other = kv_open(8, 0);
+    fp__kvseq *src = kv_new(&f, kv_context(256));
+    kv_append(src, 150, 64, FP_LABEL_USER);
+    static const size_t kept[] = {150, 128, 100, 64, 1, 0};
+    for (size_t i = 0; i < COUNT(kept); i++) {
+        fp__kvseq *dst = kv_new(&other, kv_context(256));
+        KV_OK(fp__kvseq_copy(dst, src, kept[i]));
+        assert_int_equal(fp__kvseq_tokens(dst), kept[i]);
+        expect_reference(dst, FP_LABEL_USER);
+        KV_OK(fp__kvseq_compare(src, dst, 0, kept[i] / 64));
+        kv_append(dst, 150 - kept[i], 31, FP_LABEL_USER);
+        KV_OK(fp__kvseq_compare(src, dst, 0, 3));
+        expect_reference(dst, FP_LABEL_USER);
+        fp__kvseq_destroy(dst);
+    }
+    /* a changed bit is in nobody's copy, and is named */
+    fp__kvseq *good = kv_new(&other, kv_context(256));
+    KV_OK(fp__kvseq_copy(good, src, 150));
+    for (size_t page = 0; page < 3; page++) {
+        uint8_t *byte = &fp__kvseq_groups(src)[page][fp__slab_bytes(8) * 4 + 5], head[32];
+        char where[64];
+        snprintf(where, sizeof where, "page %zu, layer 1, head 1", page);
+        fp__kvseq *dst = kv_new(&other, kv_context(256));
+        *byte ^= 8;
+        KV_FAIL(fp__kvseq_copy(dst, src, 150), FP_MISMATCH, where);
+        assert_int_equal(fp__kvseq_tokens(dst), 0);
+        assert_int_equal(fp__kvseq_pages(dst), 0);
+        KV_FAIL(fp__kvseq_compare(src, good, 0, 3), FP_MISMATCH, where);
+        KV_FAIL(fp__kvseq_compare(good, src, page, 1), FP_MISMATCH, "differ between two computations");
+        *byte ^= 8;
+        KV_OK(fp__kvseq_head(dst, head));
+        fp__kvseq_destroy(dst);
+    }
+    KV_FAIL(fp__kvseq_compare(src, good, 0, 4), FP_USAGE, "pages that both have");
+    KV_OK(fp__kvseq_truncate(good, 140));
+    KV_FAIL(fp__kvseq_compare(src, good, 2, 1), FP_USAGE, "22 tokens in one");
+    KV_FAIL(fp__kvseq_copy(good, src, 10), FP_USAGE, "empty sequence");
+    fp__kvseq *same = kv_new(&f, kv_context(256)), *far = kv_new(&other, kv_context(256));
+    KV_FAIL(fp__kvseq_copy(same, src, 10), FP_USAGE, "one pool");
+    KV_FAIL(fp__kvseq_share(far, src, 10), FP_USAGE, "different pools");
+    fp__kvseq_destroy(far);
+    fp__kvseq_destroy(same);
+    fp__kvseq_destroy(good);
+    fp__kvseq_destroy(src);
+    kv_close(&other);
+    kv_close(&f);
+}
+
+/* One call for the checksums of a step of several sequences. */
+static void test_checksum_step(void **state)
+{
+    (void)state;
+    kv_fixture f = kv_open(80, 1);
+    fp__kvseq *seqs[70];
+    size_t n[70];
+    uint32_t ids[66];
+    for (size_t i = 0; i < 66; i++)
+        ids[i] = kv_id(i);
+    for (size_t s = 0; s < 70;
+         s++) { /* more than one call of the store takes; some in two pages, some empty */
+        seqs[s] = kv_new(&f, kv_context(66));
+        n[s] = s < 5 ? 66 : s % 7;
+        KV_OK(fp__kvseq_reserve(seqs[s], n[s]));
+        kv_write(seqs[s], ids, n[s]);
+    }
+    fp__kvseq_groups(seqs[3])[1][1] ^= 1; /* before its checksum is taken: these are the bytes */
+    KV_OK(fp__kvseq_checksum_step(seqs, n, 70));
+    fp__kvseq_groups(seqs[4])[1][1] ^= 1; /* after */
+    for (size_t s = 0; s < 70; s++) {
+        KV_OK(fp__kvseq_commit(seqs[s], ids, n[s], FP_LABEL_USER));
+        if (s == 4)
+            KV_FAIL(fp__kvseq_check_sums(seqs[s]), FP_MISMATCH, "page 1, layer 0, head 0");
+        else
+            KV_OK(fp__kvseq_check_sums(seqs[s]));
+        if (s < 3)
+            expect_reference(seqs[s], FP_LABEL_USER);
+        fp__kvseq_destroy(seqs[s]);
+    }
+    KV_OK(fp__kvseq_checksum_step(seqs, n, 0));
+    kv_close(&f);
+}
+
+/* A device that fails is no mismatch, and nothing counts as verified. */
+static void test_failing_store(void **state)
+{
+    (void)state;
+    if (!kv_device_store)
+        return;
+    kv_fixture f = kv_open(12, 1), other = kv_open(4, 0);
+    uint8_t head[32];
+    size_t unverified, bad;
+    fp__kvseq *seq = kv_new(&f, kv_context(300)), *copy = kv_new(&other, kv_context(300));
+    kv_append(seq, 70, 70, FP_LABEL_USER);
+    KV_OK(fp__kvseq_head(seq, head));
+    kv_store_fails = true;
+    KV_FAIL(fp__kvseq_head(seq, head), FP_INTERNAL, "device failed");
+    KV_FAIL(fp__kvseq_verify(seq, 0, 2), FP_INTERNAL, "context pages from 0 on could not be hashed");
+    KV_FAIL(fp__kvseq_copy(copy, seq, 70), FP_INTERNAL, "device failed");
+    assert_int_equal(fp__kvseq_pages(copy), 0);
+    kv_append(seq, 140, 140, FP_LABEL_USER);
+    KV_FAIL(fp__kvseq_head(seq, head), FP_INTERNAL, "context page 1 could not be hashed");
+    KV_FAIL(fp__kvseq_poll(seq, &unverified, &bad), FP_INTERNAL, "check the device");
+    assert_int_equal(bad, 1);
+    kv_store_fails = false;
+    KV_OK(fp__kvseq_truncate(seq, 64));
+    kv_append(seq, 140, 140, FP_LABEL_USER);
+    expect_reference(seq, FP_LABEL_USER);
+    fp__kvseq_destroy(copy);
+    fp__kvseq_destroy(seq);
+    kv_close(&other);
+    kv_close(&f);
+}
+
 /* ---- limits, workers ---- */
 
 static void test_limits(void **state)
@@ -671,8 +789,13 @@ int main(void)
         cmocka_unit_test(test_share),
         cmocka_unit_test(test_share_anchors),
         cmocka_unit_test(test_share_refusals),
+        cmocka_unit_test(test_copy_and_compare),
+        cmocka_unit_test(test_checksum_step),
+        cmocka_unit_test(test_failing_store),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_destroy_while_hashing),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    kv_device_store = true; /* once more */
+    return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }

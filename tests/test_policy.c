@@ -248,7 +248,7 @@ static void test_new(void **state)
     }
     for (uint32_t holders = 1; holders <= 2; holders++) {
         fp__buf text = {0};
-        ok(fp__policy_new("o", rows, holders * FP_PURPOSE_COUNT, holders, &text));
+        ok(fp__policy_new("o", rows, holders * FP_PURPOSE_COUNT, holders, NULL, 0, &text));
         ok(fp__policy_parse(text.data, text.size, policy));
         assert_int_equal(policy->keys_count, holders * FP_PURPOSE_COUNT);
         /* break-glass needs two holders */

@@ -401,11 +401,12 @@ static void page_k(const file_view *v)
 }
 static void page_v(const file_view *v)
 {
-    v->bytes->data[v->data + 2 * (128 * 32 + 256) + 64 * 32 + 77] ^= 0x80;
+    size_t d = st.model->hp.head_dim;
+    v->bytes->data[v->data + 2 * (128 * d + 256) + 64 * d + 77] ^= 0x80;
 }
 static void page_scale(const file_view *v)
 {
-    v->bytes->data[v->data + (128 * 32 + 256) - 200] ^= 4;
+    v->bytes->data[v->data + (128 * st.model->hp.head_dim + 256) - 200] ^= 4;
 }
 static void longer(const file_view *v)
 {

@@ -1,5 +1,6 @@
 /* Anchors withdrawn while answers attend to them, labels from source to answer to memory, and what is made
  * from what. */
+#include "anchor/keys.h"
 #include "engine/receipt.h"
 #include "engine_lab.h"
 #include <time.h>
@@ -198,7 +199,7 @@ static void open_override_bench(bench *b, const char *name, fp_workspace **twin)
     ok(fp_keys_generate(el_path(name), "ada", 0));
     ok(fp_keys_generate(el_path(name), "ada", 1u << FP_PURPOSE_OVERRIDE));
     ok(fp_keys_generate(el_path(name), "bea", 1u << FP_PURPOSE_OVERRIDE));
-    ok(fp_policy_create(el_path(name), NULL, 1, NULL));
+    ok(fp_policy_create(el_path(name), NULL));
     ok(fp_ledger_init(el_path(name)));
     ok(fp_workspace_open(el_path(name), NULL, &b->w));
     fp_engine_options o = {.threads = 2, .max_sessions = 4, .chunk_tokens = 64};
@@ -399,6 +400,114 @@ static void test_expired_after_the_answer(void **state)
     fp_session_destroy(late);
     fp_session_destroy(s);
     fp_anchors_release(anchors);
+    close_bench(&b);
+}
+
+/* ---- A log that must be witnessed ---- */
+
+/* What the witness would have put under the published checkpoint. */
+static void cosign(bench *b, const fp__ed25519_key *witness, uint64_t seconds)
+{
+    fp__buf lines = {0}, dir = {0};
+    bool remote;
+    fp__ledger_writer *writer = NULL;
+    fp__ledger_head head;
+    fp__note parsed;
+    fp_key *log_key;
+    ok(fp_workspace_sync(b->w));
+    const fp__buf *note = fp__ledger_reader_note(b->w->reader);
+    fp__ledger_reader_head(b->w->reader, &head);
+    ok(fp__note_parse(note->data, note->size, &parsed));
+    ok(fp__note_cosign(parsed.text, parsed.text_size, "witness.example", witness, seconds, &lines));
+    ok(fp_workspace_key(b->w, FP_PURPOSE_LOG, &log_key));
+    ok(fp__workspace_log_place(b->w->path, &dir, &remote));
+    ok(fp__ledger_writer_open((const char *)dir.data, b->w->trust.origin, fp__key_ed25519(log_key), &writer));
+    ok(fp__ledger_writer_cosign(writer, &head, lines.data, lines.size));
+    fp__ledger_writer_close(writer);
+    fp__note_free(&parsed);
+    fp__buf_free(&lines);
+    fp__buf_free(&dir);
+    fp_key_free(log_key);
+}
+
+static void open_witnessed_bench(bench *b, const char *name, fp__ed25519_key **witness)
+{
+    fp__note_key note_key;
+    fp__buf text = {0};
+    char path[300];
+    gw_model m = el_model_like("llama", 11);
+    memset(b, 0, sizeof *b);
+    b->model = el_open(&m);
+    ok(fp__ed25519_from_seed((const uint8_t[32]){7}, witness));
+    ok(fp__note_key_make("witness.example", FP__NOTE_COSIGNATURE, fp__ed25519_public(*witness), &note_key));
+    ok(fp__buf_append_text(&text, "witness w "));
+    ok(fp__note_key_format(&note_key, &text));
+    ok(fp__buf_append_text(&text, "\ngroup all 1 w\nquorum all\n"));
+    snprintf(path, sizeof path, "%s", el_path("witness.policy"));
+    el_write(path, &text);
+    fp__buf_free(&text);
+    ok(fp_keys_generate(el_path(name), NULL, 0));
+    fails(fp_policy_create(el_path(name), &(fp_policy_options){.freshness_seconds = 9}), FP_USAGE,
+          "told by witnesses");
+    ok(fp_policy_create(el_path(name),
+                        &(fp_policy_options){.witness_policy_path = path, .freshness_seconds = 600}));
+    ok(fp_ledger_init(el_path(name)));
+    snprintf(path, sizeof path, "%s/witness.policy", el_path(name));
+    assert_int_equal(unlink(path), 0); /* nobody is asked: the test signs */
+    ok(fp_workspace_open(el_path(name), NULL, &b->w));
+    fp_engine_options o = {.threads = 2, .max_sessions = 4, .chunk_tokens = 64};
+    ok(fp_engine_create(b->model, &o, &b->engine));
+}
+
+/* The gate asks for fresh cosignatures; an audit for those of the log at hand, whenever they were given. */
+static void test_witnessed(void **state)
+{
+    (void)state;
+    bench b;
+    fp__ed25519_key *witness;
+    fp_anchors *anchors;
+    char detail[1024];
+    uint64_t now = (uint64_t)time(NULL);
+    open_witnessed_bench(&b, "witnessed", &witness);
+    assert_int_equal(b.w->trust.witnesses.threshold, 1);
+    el_anchor(b.w, "rules", el_text1, FP_INJECT_COMPETE, 0, b.id[0]);
+    fails(fp_anchors_compile(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, NULL, NULL, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now);
+    ok(fp_anchors_compile(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, NULL, NULL, NULL));
+    fails(fp_anchors_load(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, &anchors, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now - 601);
+    fails(fp_anchors_load(b.engine, b.w, (const uint8_t(*)[32])b.id, 1, NULL, &anchors, NULL), FP_DENIED,
+          "stale-checkpoint");
+    cosign(&b, witness, now);
+    anchors = load_watched(&b, true);
+    fp_session *s = start(&b, anchors, 100), *stopped;
+    ok(fp_session_run(s));
+    stopped = start(&b, anchors, 100);
+    uint8_t other[32]; /* the log grows, and its new checkpoint is not cosigned: the next boundary stops */
+    fp_statement st;
+    fp_statement_default(&st);
+    ok(fp_anchor_add(b.w, "another", 7, &st, other));
+    fails(fp_session_run(stopped), FP_DENIED, "stale-checkpoint");
+    assert_int_equal(audit(&b, s, detail), FP_VERDICT_UNDECIDED);
+    if (strstr(detail, "not witnessed") == NULL)
+        fail_msg("%s", detail);
+    char paths[2][2][1024];
+    for (int i = 0; i < 2; i++)
+        ok(fp_session_receipt(i == 0 ? s : stopped, b.w, NULL, paths[i][0], paths[i][1]));
+    cosign(&b, witness, now - 100000); /* long ago: it tells that the history is one */
+    for (int i = 0; i < 2; i++) {
+        fp_audit_options o = {.receipt_path = paths[i][0], .transcript_path = paths[i][1], .model = b.model};
+        fp_audit_result r;
+        ok(fp_audit(b.w, &o, &r));
+        if (r.full != FP_VERDICT_VALID_FULL || !r.witnessed)
+            fail_msg("%d: %s", i, r.detail);
+    }
+    fp_session_destroy(stopped);
+    fp_session_destroy(s);
+    fp_anchors_release(anchors);
+    fp__ed25519_free(witness);
     close_bench(&b);
 }
 
@@ -699,6 +808,7 @@ int main(void)
         cmocka_unit_test(test_used_override_stays_named),
         cmocka_unit_test(test_denied_begin_stops_no_other),
         cmocka_unit_test(test_expired_after_the_answer),
+        cmocka_unit_test(test_witnessed),
         cmocka_unit_test(test_claimed_withdrawal),
         cmocka_unit_test(test_sources),
         cmocka_unit_test(test_memory),

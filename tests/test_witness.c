@@ -18,8 +18,8 @@ enum fault { SOUND, STATUS_500, REDIRECT, TOO_LONG, HANG_UP, FLIP_BYTE };
 
 struct site {
     char dir[128];
-    const char *break_path; /* this path misbehaves: */
-    enum fault how;
+    const char *_Atomic break_path; /* this path misbehaves: */
+    _Atomic enum fault how;
 };
 
 static void serve_site(void *arg, const http_request *request, http_answer *answer)
@@ -231,11 +231,12 @@ struct witness {
     fp__ed25519_key *key;
     char name[32];
     http_lab lab;
-    uint64_t size, timestamp;
-    uint8_t root[32];
-    int forced;         /* answer with this status; 0: as it should be */
-    const char *answer; /* answer with this body, status 200 */
-    bool any_log;       /* does not check who signed: the test does */
+    uint64_t timestamp;
+    _Atomic uint64_t size;
+    uint8_t root[32];           /* the server's */
+    _Atomic int forced;         /* answer with this status; 0: as it should be */
+    const char *_Atomic answer; /* answer with this body, status 200 */
+    _Atomic bool any_log;       /* does not check who signed: the test does */
 };
 
 static void put_text(http_answer *answer, int status, const char *text)
@@ -299,8 +300,8 @@ static void cosign_request(struct witness *w, const http_request *request, http_
         (old_size != 0 && fp__merkle_verify_consistency(old_size, w->root, checkpoint.size, checkpoint.root,
                                                         proof.hashes[0], proof.count) != FP_OK))
         return put_text(answer, 422, "inconsistent\n");
-    w->size = checkpoint.size;
     memcpy(w->root, checkpoint.root, 32);
+    w->size = checkpoint.size;
     expect_ok(fp__note_parse(note, strlen(note), &parsed));
     expect_ok(fp__note_cosign(parsed.text, parsed.text_size, w->name, w->key, w->timestamp, &answer->body));
     fp__note_free(&parsed);

@@ -98,6 +98,16 @@ same "other chunks, hashing in the loop: GPU = GPU" d-gpu b-gpu
 run e-gpu "${answer[@]}" -a library --device "$gpu" --batch 5
 same "in a batch with 4 others: GPU = GPU alone" e-gpu b-gpu
 
+# ---- checks of what the GPU computed, while it computes ----
+for level in scrub replay; do
+    for release in optimistic gated final; do
+        run "v-$level" "${answer[@]}" -a library --device "$gpu" --validate "$level" --release "$release"
+        same "--validate $level --release $release ($(get "v-$level" validation.pages_replayed) pages computed again by the CPU, $(get "v-$level" validation.weight_bytes_checked) bytes of weights looked at)" "v-$level" b-gpu
+        [ "$(get "v-$level" validation.status)" = final ] && [ "$(get "v-$level" validation.failures)" = 0 ]
+        pass $? "  it is final, and no check failed"
+    done
+done
+
 # ---- receipts across devices ----
 for pair in "a-gpu cpu" "b-gpu cpu" "c-gpu cpu" "e-gpu cpu" "a-cpu $gpu" "b-cpu $gpu" "c-cpu $gpu" "b-gpu $gpu"; do
     read -r name device <<<"$pair"
@@ -144,10 +154,11 @@ pass $? "one flipped bit of the artifact is refused on the GPU: $(head -c 160 er
 code=$?
 [ "$code" = 1 ] && [ ! -s output ] && grep -q 'page [0-9]*, layer [0-9]*, head [0-9]*' error
 pass $? "one flipped bit of a saved session is refused on the GPU: $(head -c 160 error)"
-"$program" run -p x -n 4 --ctx 16000000 --device "$gpu" --no-receipt >output 2>error
-code=$?
-[ "$gpu" != cuda ] || [ "$code" = 3 ]
-pass $? "a context that does not fit is an error: $(head -c 220 error)"
+if [ "$gpu" = cuda ]; then
+    "$program" run -p x -n 4 --ctx 4000000 --batch 250 --device "$gpu" --no-receipt >output 2>error
+    [ $? = 3 ] && grep -q tokens error
+    pass $? "a context that does not fit is an error: $(head -c 300 error)"
+fi
 "$program" run -p x -n 4 --device cuda:99 --no-receipt >output 2>error
 [ $? = 3 ]
 pass $? "a GPU that is not there is an error: $(head -c 120 error)"

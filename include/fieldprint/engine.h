@@ -22,20 +22,48 @@ typedef struct fp_engine fp_engine;
 typedef struct fp_anchors fp_anchors;
 typedef struct fp_session fp_session;
 
+/* What is checked beside the token loop, and how. Each level includes those before it. */
+typedef enum fp_validation {
+    FP_VALIDATE_HASH,  /* pages when they are sealed, against the checksums taken when they were written */
+    FP_VALIDATE_SCRUB, /* what is resident: pages, block tables, packed weights, rotary table, at a rate; and
+                          once more when an answer ends */
+    FP_VALIDATE_REPLAY /* a share of the pages is computed again, with other kernels, from weights that were
+                          loaded and packed a second time */
+} fp_validation;
+FP_API const char *fp_validation_name(fp_validation level); /* "scrub" */
+/* "hash", "scrub", "replay", "replay:0.25": FP_USAGE. *replay_65536: the share, 65536 for all; 0 unless
+ * replay. */
+FP_API fp_status fp_validation_parse(const char *text, fp_validation *level,
+                                     uint32_t *replay_65536) FP_WARN_UNUSED;
+
+/* When text may leave. */
+typedef enum fp_release {
+    FP_RELEASE_OPTIMISTIC, /* at once; taken back if a check finds it wrong (on_retract) */
+    FP_RELEASE_GATED,      /* when all that it was computed from was read again, unchanged, after its use */
+    FP_RELEASE_FINAL       /* all of it at the end, after all checks */
+} fp_release;
+FP_API const char *fp_release_name(fp_release release); /* "gated" */
+FP_API fp_status fp_release_parse(const char *text, fp_release *out) FP_WARN_UNUSED;
+
 typedef struct fp_engine_options {
-    const char *device;  /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
-                            result. Weights, pages and steps are then in the GPU's memory */
-    size_t threads;      /* 0: one per usable core */
-    size_t hash_threads; /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
-                            loop */
-    size_t
-        context_tokens;  /* per session, anchors included; 0: what the model was trained for, at most 8,192,
-                            and what fits the GPU's memory */
-    size_t max_sessions; /* 0: 1 */
-    size_t chunk_tokens; /* tokens per step; 0: 512, on a GPU 2,048 */
+    const char *device;    /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
+                              result. Weights, pages and steps are then in the GPU's memory */
+    size_t threads;        /* 0: one per usable core */
+    size_t hash_threads;   /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
+                              loop */
+    size_t context_tokens; /* per session, anchors included; 0: what the model was trained for, at most 8,192,
+                              and what fits the GPU's memory */
+    size_t max_sessions;   /* 0: 1 */
+    size_t chunk_tokens;   /* tokens per step; 0: 512, on a GPU 2,048 */
     void (*progress)(void *context, double done); /* of long work (compile, audit); may be NULL */
     void *progress_context;
     const volatile int *cancel; /* when it becomes nonzero, long calls return FP_CANCELLED; may be NULL */
+    fp_validation validation;
+    uint32_t replay_65536; /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
+    size_t window_pages;   /* most pages of a session that are sealed and not yet checked; 0: 8, on a GPU
+                              32 */
+    uint64_t scrub_page_bytes_per_s;   /* of K/V pages; 0: 32 MiB */
+    uint64_t scrub_weight_bytes_per_s; /* of packed weights; 0: 64 MiB */
 } fp_engine_options;
 
 /* FP_UNSUPPORTED: the device is not there, cannot be used, or cannot compute this model (fp_devices_list says
@@ -45,6 +73,22 @@ FP_API fp_status fp_engine_create(const fp_model *model, const fp_engine_options
 FP_API void fp_engine_destroy(fp_engine *engine); /* sessions and anchors first; NULL is fine */
 FP_API size_t fp_engine_context_tokens(const fp_engine *engine);
 FP_API const char *fp_engine_device(const fp_engine *engine); /* in use: "cpu", "cuda:0" */
+
+/* What the checks have done so far, and how long a fault can stay unseen. */
+typedef struct fp_validation_status {
+    fp_validation validation;
+    uint32_t replay_65536;
+    /* Time in which each byte is read once while the engine works, as the rates and what is resident now have
+     * it; 0: not read at a rate. At the end of each answer all of it is read at this level, whatever the
+     * rates. */
+    uint64_t page_window_ns, weight_window_ns;
+    uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */
+    uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
+    uint64_t failures, rollbacks, tokens_replayed, retractions;
+    uint64_t rollback_ns; /* time in rollbacks, without the replays */
+    size_t unverified_pages;
+} fp_validation_status;
+FP_API void fp_engine_validation(const fp_engine *engine, fp_validation_status *out);
 
 /* ---- Anchors ---- */
 
@@ -106,6 +150,9 @@ typedef struct fp_session_options {
     const uint8_t
         *nonce; /* [32] of the client: the seed is derived from it (docs/formats.md); NULL: the seed given */
     bool raw;   /* prompts are plain text to be completed: no chat template */
+    fp_release release;
+    fp_workspace *workspace; /* where a retraction is logged when it happens; NULL: with the receipt. Must
+                                outlive the session */
 } fp_session_options;
 /* FP_LIMIT when max_sessions are open. */
 FP_API fp_status fp_session_create(fp_engine *engine, const fp_session_options *options,
@@ -144,6 +191,13 @@ typedef struct fp_generate_options {
      * (an answer that ends with this text anyway is not cancelled). */
     int (*on_text)(void *context, const char *text, size_t size);
     void *on_text_context;
+    /* A check found that text was wrong which had left: all but the first keep_bytes of what on_text was
+     * given is withdrawn; on_text goes on from there. With on_text's context; may be NULL. */
+    void (*on_retract)(void *context, size_t keep_bytes, const char *reason);
+    /* [n_holds] strings at which something acts (a tool call): from the first of them on, text leaves only
+     * when it is verified, whatever the release. */
+    const char *const *holds;
+    size_t n_holds;
 } fp_generate_options;
 /* Starts an answer to the messages added. FP_LIMIT (context overflow, with the numbers) leaves the session as
  * it was, the messages still waiting (see fp_session_drop_messages). The options' strings are copied. */
@@ -162,8 +216,18 @@ FP_API fp_status fp_session_run(fp_session *session) FP_WARN_UNUSED;
 FP_API fp_status fp_session_without_anchors(const fp_session *session, fp_workspace *workspace,
                                             fp_session **out) FP_WARN_UNUSED;
 
+typedef enum fp_standing {
+    FP_STANDING_PROVISIONAL, /* checks are missing: it may be taken back */
+    FP_STANDING_FINAL,       /* every check of its level was passed */
+    FP_STANDING_RETRACTED    /* withdrawn, and there is nothing in its place */
+} fp_standing;
+FP_API const char *fp_standing_name(fp_standing standing); /* "final" */
+
 typedef struct fp_result {
-    fp_finish finish;
+    fp_finish finish; /* FP_FINISH_NONE until its checks are done, too */
+    fp_standing standing;
+    fp_release release;
+    uint32_t failures, rollbacks, retractions; /* of this answer */
     const char *text; /* of the answer; NUL-terminated; valid until the next begin or destroy */
     size_t text_size;
     const uint32_t *ids; /* [n_ids] generated */

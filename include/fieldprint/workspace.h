@@ -52,12 +52,20 @@ typedef struct fp_key_row {
 FP_API fp_status fp_keys_generate(const char *path, const char *holder, uint32_t purposes) FP_WARN_UNUSED;
 /* Keys held in keys/, by holder, then purpose. FP_NOT_FOUND when there is no such folder. free(*rows). */
 FP_API fp_status fp_keys_list(const char *path, fp_key_row **rows, size_t *n) FP_WARN_UNUSED;
-/* Writes policy.json, in which each role is met by `threshold` (0: 1) of the holders who hold a key for it
- * (override: by two), and trust.json, which pins its digest and the key of the log: that of log_holder (NULL:
- * the first who holds one). FP_NOT_FOUND when a key that every log needs is missing; FP_EXISTS when there is
- * a trust file. origin as for init. */
-FP_API fp_status fp_policy_create(const char *path, const char *origin, uint32_t threshold,
-                                  const char *log_holder) FP_WARN_UNUSED;
+typedef struct fp_policy_options {
+    const char *origin;     /* as for init */
+    uint32_t threshold;     /* holders who must agree in each role (override: two at least); 0: 1 */
+    const char *log_holder; /* whose key signs the log; NULL: the first who holds one */
+    /* A trust policy (c2sp.org/tlog-policy) whose quorum is k of a list of witnesses: trust file and policy
+     * demand their cosignatures, and the file becomes the workspace's witness.policy. NULL: unwitnessed. */
+    const char *witness_policy_path;
+    uint64_t freshness_seconds; /* how old the cosignatures may be; 0: any age */
+} fp_policy_options;
+/* Writes policy.json, in which each role is met by `threshold` of the holders who hold a key for it, and
+ * trust.json, which pins its digest, the key of the log and the witnesses. options NULL: the defaults.
+ * FP_NOT_FOUND when a key that every log needs is missing; FP_EXISTS when there is a trust file; FP_USAGE for
+ * a quorum of another shape, or freshness without witnesses. */
+FP_API fp_status fp_policy_create(const char *path, const fp_policy_options *options) FP_WARN_UNUSED;
 /* Makes the ledger: its entry 0 is policy.json, signed by every key that it names. FP_MISMATCH when
  * policy.json is not the policy that trust.json pins; FP_EXISTS when there is a ledger. */
 FP_API fp_status fp_ledger_init(const char *path) FP_WARN_UNUSED;

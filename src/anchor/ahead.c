@@ -12,6 +12,7 @@ typedef struct keys { /* immutable once made; kept until the end */
     struct {
         char id[65];
         uint8_t public_key[32];
+        fp__ed25519_peer *peer; /* owned */
     } key[FP__POLICY_KEYS_MAX];
 } keys;
 
@@ -68,7 +69,7 @@ static void check_signatures(const keys *known, fp__dsse *dsse)
     for (size_t i = 0; i < dsse->signatures_count; i++)
         for (size_t k = 0; known != NULL && k < known->n; k++)
             if (strcmp(known->key[k].id, dsse->signatures[i].keyid) == 0) {
-                fp__dsse_check(dsse, i, known->key[k].public_key);
+                fp__dsse_check(dsse, i, known->key[k].public_key, known->key[k].peer);
                 break;
             }
 }
@@ -169,6 +170,8 @@ void fp__ahead_destroy(fp__ahead *a)
     }
     while (a->keys != NULL) {
         keys *next = a->keys->next;
+        for (size_t k = 0; k < a->keys->n; k++)
+            fp__ed25519_peer_destroy(a->keys->key[k].peer);
         free(a->keys);
         a->keys = next;
     }
@@ -185,8 +188,10 @@ fp_status fp__ahead_expect(fp__ahead *a, const fp__policy *policy)
     if (k == NULL)
         return fp__fail(FP_NO_MEMORY, "no memory for keys");
     for (size_t i = 0; policy != NULL && i < policy->keys_count; i++) {
-        memcpy(k->key[i].id, policy->keys[i].keyid, sizeof k->key[i].id);
-        memcpy(k->key[i].public_key, policy->keys[i].public_key, 32);
+        if (fp__ed25519_peer_create(policy->keys[i].public_key, &k->key[k->n].peer) != FP_OK)
+            continue; /* no hint, then: the replay verifies by itself */
+        memcpy(k->key[k->n].id, policy->keys[i].keyid, sizeof k->key[i].id);
+        memcpy(k->key[k->n].public_key, policy->keys[i].public_key, 32);
         k->n++;
     }
     k->next = a->keys;

@@ -1,4 +1,5 @@
 #include "anchor/dsse.h"
+#include "anchor/compact.h"
 #include "anchor/keys.h"
 #include "merkle/sha256.h"
 #include <stddef.h>
@@ -13,15 +14,21 @@ void fp__dsse_free(fp__dsse *dsse)
     memset(dsse, 0, offsetof(fp__dsse, signatures)); /* as many as are counted are there */
 }
 
-static fp_status set_payload(fp__dsse *dsse, const void *payload, size_t size)
+/* PAE and id of the payload that is there. */
+static fp_status seal_payload(fp__dsse *dsse)
 {
-    if (size > FP__DSSE_PAYLOAD_MAX_BYTES)
-        return fp__fail(FP_LIMIT, "envelope: payload of %zu bytes; at most %u are allowed", size,
+    static const char head[] = "DSSEv1 28 " FP__DSSE_PAYLOAD_TYPE " ";
+    _Static_assert(sizeof FP__DSSE_PAYLOAD_TYPE - 1 == 28, "the PAE states the length of the type");
+    const fp__buf *payload = &dsse->payload;
+    char size[24];
+    if (payload->size > FP__DSSE_PAYLOAD_MAX_BYTES)
+        return fp__fail(FP_LIMIT, "envelope: payload of %zu bytes; at most %u are allowed", payload->size,
                         FP__DSSE_PAYLOAD_MAX_BYTES);
-    FP_TRY(fp__buf_append(&dsse->payload, payload, size));
-    FP_TRY(fp__buf_printf(&dsse->pae, "DSSEv1 %zu %s %zu ", strlen(FP__DSSE_PAYLOAD_TYPE),
-                          FP__DSSE_PAYLOAD_TYPE, size));
-    FP_TRY(fp__buf_append(&dsse->pae, payload, size));
+    int digits = snprintf(size, sizeof size, "%zu ", payload->size);
+    FP_TRY(fp__buf_reserve(&dsse->pae, sizeof head + (size_t)digits + payload->size));
+    FP_TRY(fp__buf_append(&dsse->pae, head, sizeof head - 1));
+    FP_TRY(fp__buf_append(&dsse->pae, size, (size_t)digits));
+    FP_TRY(fp__buf_append(&dsse->pae, payload->data, payload->size));
     fp__sha256(dsse->pae.data, dsse->pae.size, dsse->id);
     return FP_OK;
 }
@@ -29,7 +36,12 @@ static fp_status set_payload(fp__dsse *dsse, const void *payload, size_t size)
 fp_status fp__dsse_create(const void *payload, size_t size, fp__dsse *out)
 {
     fp__dsse made = {0};
-    fp_status status = set_payload(&made, payload, size);
+    fp_status status = size > FP__DSSE_PAYLOAD_MAX_BYTES
+                           ? fp__fail(FP_LIMIT, "envelope: payload of %zu bytes; at most %u are allowed",
+                                      size, FP__DSSE_PAYLOAD_MAX_BYTES)
+                           : fp__buf_append(&made.payload, payload, size);
+    if (status == FP_OK)
+        status = seal_payload(&made);
     if (status != FP_OK) {
         fp__dsse_free(&made);
         return status;
@@ -56,11 +68,12 @@ bool fp__dsse_verify_one(const fp__dsse *dsse, size_t i, const uint8_t public_ke
     return fp__ed25519_verify(public_key, dsse->pae.data, dsse->pae.size, s->sig) == FP_OK;
 }
 
-void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32])
+void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32], const fp__ed25519_peer *peer)
 {
     fp__dsse_signature *s = &dsse->signatures[i];
-    s->checked = FP__SIG_UNCHECKED;
-    s->checked = fp__dsse_verify_one(dsse, i, public_key) ? FP__SIG_GOOD : FP__SIG_BAD;
+    fp_status status = fp__ed25519_peer_verify(peer, dsse->pae.data, dsse->pae.size, s->sig);
+    /* Without memory nothing is known: it is verified again when it is asked for. */
+    s->checked = status == FP_OK ? FP__SIG_GOOD : status == FP_SIGNATURE ? FP__SIG_BAD : FP__SIG_UNCHECKED;
     memcpy(s->checked_key, public_key, 32);
 }
 
@@ -127,14 +140,10 @@ static fp_status parse_envelope(const json_t *json, fp__dsse *out)
     FP_TRY(fp__json_fields(json, "envelope", required, NULL));
     FP_TRY(fp__json_constant(json, "envelope", "payloadType", FP__DSSE_PAYLOAD_TYPE));
     FP_TRY(fp__json_text(json, "envelope", "payload", 1, FP__DSSE_ENVELOPE_MAX_BYTES, &text));
-    fp__buf payload = {0};
-    fp_status status = fp__base64_decode(text, strlen(text), &payload);
+    fp_status status = fp__base64_decode(text, strlen(text), &out->payload);
     if (status != FP_OK)
-        status = fp__fail_context(status, "envelope.payload");
-    else
-        status = set_payload(out, payload.data, payload.size);
-    fp__buf_free(&payload);
-    FP_TRY(status);
+        return fp__fail_context(status, "envelope.payload");
+    FP_TRY(seal_payload(out));
     FP_TRY(fp__json_array(json, "envelope", "signatures", 0, FP__DSSE_SIGNATURES_MAX, &list));
     for (size_t i = 0; i < json_array_size(list); i++) {
         FP_TRY(parse_signature(json_array_get(list, i), i, out));
@@ -148,44 +157,18 @@ static fp_status parse_envelope(const json_t *json, fp__dsse *out)
     return FP_OK;
 }
 
-/* ---- The text that fp__dsse_write makes ----
- * Most envelopes are written by it, and a log holds many: they are read without building JSON. What is not
- * exactly of that form goes the general way, which decides what is right and says what is wrong. */
+/* ---- The text that fp__dsse_write makes ---- */
 
-typedef struct cursor {
-    const char *at, *end;
-} cursor;
-
-static bool skip(cursor *c, const char *text)
-{
-    size_t n = strlen(text);
-    if ((size_t)(c->end - c->at) < n || memcmp(c->at, text, n) != 0)
-        return false;
-    c->at += n;
-    return true;
-}
-
-/* The characters up to the next quote, without escapes or anything that JSON treats specially. */
-static bool plain_text(cursor *c, const char **text, size_t *size)
-{
-    *text = c->at;
-    while (c->at < c->end && ((*c->at >= '+' && *c->at <= '9') || (*c->at >= 'A' && *c->at <= 'Z') ||
-                              (*c->at >= 'a' && *c->at <= 'z') || *c->at == '='))
-        c->at++;
-    *size = (size_t)(c->at - *text);
-    return skip(c, "\"");
-}
-
-static bool compact_signature(cursor *c, fp__dsse_signature *slot)
+static bool compact_signature(fp__cursor *c, fp__dsse_signature *slot)
 {
     const char *keyid, *text;
     size_t keyid_size, size;
     fp__buf sig = {0};
     memset(slot, 0, sizeof *slot);
-    bool read = skip(c, "{\"keyid\":\"") && plain_text(c, &keyid, &keyid_size) &&
-                keyid_size <= FP__DSSE_KEYID_MAX && skip(c, ",\"sig\":\"") && plain_text(c, &text, &size) &&
-                size == 88 && skip(c, "}") && fp__base64_decode(text, size, &sig) == FP_OK &&
-                sig.size == sizeof slot->sig;
+    bool read = FP__CURSOR_SKIP(c, "{\"keyid\":\"") && fp__cursor_text(c, &keyid, &keyid_size) &&
+                keyid_size <= FP__DSSE_KEYID_MAX && FP__CURSOR_SKIP(c, ",\"sig\":\"") &&
+                fp__cursor_text(c, &text, &size) && size == 88 && FP__CURSOR_SKIP(c, "}") &&
+                fp__base64_decode(text, size, &sig) == FP_OK && sig.size == sizeof slot->sig;
     if (read) {
         memcpy(slot->keyid, keyid, keyid_size);
         memcpy(slot->sig, sig.data, sizeof slot->sig);
@@ -194,10 +177,10 @@ static bool compact_signature(cursor *c, fp__dsse_signature *slot)
     return read;
 }
 
-static bool compact_signatures(cursor *c, fp__dsse *out)
+static bool compact_signatures(fp__cursor *c, fp__dsse *out)
 {
     size_t n = 0;
-    while (n == 0 || skip(c, ",")) {
+    while (n == 0 || FP__CURSOR_SKIP(c, ",")) {
         if (n == FP__DSSE_SIGNATURES_MAX || !compact_signature(c, &out->signatures[n]))
             return false;
         for (size_t j = 0; j < n; j++)
@@ -211,18 +194,14 @@ static bool compact_signatures(cursor *c, fp__dsse *out)
 
 static bool compact_envelope(const void *data, size_t size, fp__dsse *out)
 {
-    cursor c = {data, (const char *)data + size};
+    fp__cursor c = {data, (const char *)data + size};
     const char *text;
     size_t text_size;
-    fp__buf payload = {0};
-    bool read = size <= FP__DSSE_ENVELOPE_MAX_BYTES && skip(&c, "{\"payload\":\"") &&
-                plain_text(&c, &text, &text_size) && text_size > 0 &&
-                skip(&c, ",\"payloadType\":\"" FP__DSSE_PAYLOAD_TYPE "\",\"signatures\":[") &&
-                compact_signatures(&c, out) && skip(&c, "]}") && c.at == c.end &&
-                fp__base64_decode(text, text_size, &payload) == FP_OK &&
-                set_payload(out, payload.data, payload.size) == FP_OK;
-    fp__buf_free(&payload);
-    return read;
+    return size <= FP__DSSE_ENVELOPE_MAX_BYTES && FP__CURSOR_SKIP(&c, "{\"payload\":\"") &&
+           fp__cursor_text(&c, &text, &text_size) && text_size > 0 &&
+           FP__CURSOR_SKIP(&c, ",\"payloadType\":\"" FP__DSSE_PAYLOAD_TYPE "\",\"signatures\":[") &&
+           compact_signatures(&c, out) && FP__CURSOR_SKIP(&c, "]}") && c.at == c.end &&
+           fp__base64_decode(text, text_size, &out->payload) == FP_OK && seal_payload(out) == FP_OK;
 }
 
 static fp_status general_envelope(const void *data, size_t size, fp__dsse *out)

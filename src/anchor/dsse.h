@@ -7,6 +7,7 @@
 #define FP_ANCHOR_DSSE_H
 #include "anchor/json_strict.h"
 #include "fieldprint/key.h"
+#include "ledger/ed25519.h"
 
 #define FP__DSSE_PAYLOAD_TYPE "application/vnd.in-toto+json"
 #define FP__DSSE_PAYLOAD_MAX_BYTES 46000u
@@ -42,9 +43,9 @@ fp_status fp__dsse_parse(const void *data, size_t size, fp__dsse *out) FP_WARN_U
 fp_status fp__dsse_write(const fp__dsse *dsse, fp__buf *out) FP_WARN_UNUSED;
 /* True if signature i verifies under this key (strict Ed25519, see ledger/ed25519.h). */
 bool fp__dsse_verify_one(const fp__dsse *dsse, size_t i, const uint8_t public_key[32]);
-/* Verifies signature i under this key and notes the result in the envelope, so that fp__dsse_verify_one does
- * not compute it again. For threads that verify ahead. */
-void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32]);
+/* Verifies signature i under this key (peer: the same, made ready) and notes the result in the envelope, so
+ * that fp__dsse_verify_one does not compute it again. For threads that verify ahead. */
+void fp__dsse_check(fp__dsse *dsse, size_t i, const uint8_t public_key[32], const fp__ed25519_peer *peer);
 /* True if any signature verifies under this key. */
 bool fp__dsse_verify(const fp__dsse *dsse, const uint8_t public_key[32]);
 void fp__dsse_free(fp__dsse *dsse);

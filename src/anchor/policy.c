@@ -284,8 +284,27 @@ static json_t *new_role(const fp_key_row *rows, size_t n, fp_purpose purpose, ui
     return json_pack("{s:i, s:o}", "threshold", (int)needed, "holders", holders);
 }
 
+static json_t *quorum_json(const fp__quorum *quorum)
+{
+    fp__buf vkey = {0};
+    json_t *keys = json_array();
+    fp_status status = FP_OK;
+    for (size_t i = 0; quorum != NULL && status == FP_OK && i < quorum->count; i++) {
+        vkey.size = 0;
+        status = fp__note_key_format(&quorum->keys[i], &vkey);
+        if (status == FP_OK)
+            json_array_append_new(keys, json_stringn((const char *)vkey.data, vkey.size));
+    }
+    fp__buf_free(&vkey);
+    if (status != FP_OK) {
+        json_decref(keys);
+        return NULL; /* fp__json_dump says that there is no memory */
+    }
+    return json_pack("{s:i, s:o}", "threshold", quorum != NULL ? (int)quorum->threshold : 0, "keys", keys);
+}
+
 fp_status fp__policy_new(const char *origin, const fp_key_row *rows, size_t n, uint32_t threshold,
-                         fp__buf *out)
+                         const fp__quorum *witnesses, uint64_t freshness_seconds, fp__buf *out)
 {
     static const uint8_t zero[32] = {0};
     json_t *roles = json_object();
@@ -298,11 +317,11 @@ fp_status fp__policy_new(const char *origin, const fp_key_row *rows, size_t n, u
     json_t *anchors =
         json_pack("{s:[s,s,s], s:[], s:[s], s:i, s:i, s:i}", "types", "core", "user", "external", "required",
                   "readers", "*", "max_anchors", 8, "max_tokens", 2048, "max_gamma_65536", (int)FP_GAMMA_ONE);
-    return fp__json_dump(json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:i, s:{s:i, s:[]}}", "format",
+    return fp__json_dump(json_pack("{s:s, s:s, s:i, s:o, s:o, s:o, s:o, s:I, s:o}", "format",
                                    FP__POLICY_FORMAT, "origin", origin, "number", 0, "previous",
                                    fp__json_hex_value(zero, 32), "holders", new_holders(rows, n), "roles",
-                                   roles, "anchors", anchors, "freshness_seconds", 0, "witnesses",
-                                   "threshold", 0, "keys"),
+                                   roles, "anchors", anchors, "freshness_seconds",
+                                   (json_int_t)freshness_seconds, "witnesses", quorum_json(witnesses)),
                          1, out);
 }
 
@@ -399,26 +418,11 @@ fp_status fp__trust_parse(const void *data, size_t size, fp__trust *out)
 fp_status fp__trust_write(const fp__trust *trust, fp__buf *out)
 {
     fp__buf vkey = {0};
-    json_t *keys = json_array();
-    fp_status status = FP_OK;
-    for (size_t i = 0; status == FP_OK && i < trust->witnesses.count; i++) {
-        vkey.size = 0;
-        status = fp__note_key_format(&trust->witnesses.keys[i], &vkey);
-        if (status == FP_OK)
-            json_array_append_new(keys, json_stringn((const char *)vkey.data, vkey.size));
-    }
-    vkey.size = 0;
-    if (status == FP_OK)
-        status = fp__note_key_format(&trust->log_key, &vkey);
-    if (status != FP_OK) {
-        json_decref(keys);
-        fp__buf_free(&vkey);
-        return status;
-    }
-    json_t *json = json_pack("{s:s, s:s, s:s%, s:o, s:{s:i, s:o}}", "format", FP__TRUST_FORMAT, "origin",
-                             trust->origin, "log_key", (const char *)vkey.data, vkey.size, "first_policy",
-                             fp__json_hex_value(trust->first_policy, 32), "witnesses", "threshold",
-                             (int)trust->witnesses.threshold, "keys", keys);
+    FP_TRY(fp__note_key_format(&trust->log_key, &vkey));
+    json_t *json =
+        json_pack("{s:s, s:s, s:s%, s:o, s:o}", "format", FP__TRUST_FORMAT, "origin", trust->origin,
+                  "log_key", (const char *)vkey.data, vkey.size, "first_policy",
+                  fp__json_hex_value(trust->first_policy, 32), "witnesses", quorum_json(&trust->witnesses));
     fp__buf_free(&vkey);
     return fp__json_dump(json, 1, out);
 }

@@ -66,8 +66,10 @@ typedef struct fp__policy {
 /* Untrusted bytes. FP_LIMIT, FP_FORMAT naming the field. The struct is large (tens of KiB): allocate it. */
 fp_status fp__policy_parse(const void *data, size_t size, fp__policy *out) FP_WARN_UNUSED;
 /* Text of a first policy for these keys (sorted by holder): each role is met by `threshold` of the holders
- * who have a key for it, override by two. A role that too few could meet is nobody's. */
+ * who have a key for it, override by two. A role that too few could meet is nobody's. witnesses may be NULL.
+ */
 fp_status fp__policy_new(const char *origin, const fp_key_row *rows, size_t n, uint32_t threshold,
+                         const fp__quorum *witnesses, uint64_t freshness_seconds,
                          fp__buf *out) FP_WARN_UNUSED;
 /* The role for an act; `type` matters to author and promote only. */
 const fp__policy_role *fp__policy_role_of(const fp__policy *policy, fp_purpose purpose, fp_label type);

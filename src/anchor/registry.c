@@ -168,8 +168,8 @@ struct replay {
 static fp_status record(fp__registry *r, uint64_t index, const fp__dsse *dsse, const fp__event *e,
                         const char *type, const fp__verdict *verdict)
 {
-    return fp__db_run(r, FP__SQL_EVENT_ADD, "ibtbiit", index, dsse->id, type, e->target,
-                      (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
+    return fp__db_run(r, FP__SQL_EVENT_ADD, "iibtbiit", index, fp__db_key(dsse->id), dsse->id, type,
+                      e->target, (uint64_t)verdict->counts, (uint64_t)verdict->authentic, verdict->why);
 }
 
 static fp_status replay_known(struct replay *replay, const fp__ahead_entry *entry)
@@ -467,7 +467,7 @@ fp_status fp__registry_receipt(fp__registry *r, const uint8_t id[32], uint64_t *
 {
     sqlite3_stmt *s = NULL;
     bool row = false;
-    FP_TRY(fp__db_bind(r, FP__SQL_RECEIPT_GET, &s, "b", id));
+    FP_TRY(fp__db_bind(r, FP__SQL_RECEIPT_GET, &s, "ib", fp__db_key(id), id));
     FP_TRY(fp__db_step(r, s, &row));
     if (!row)
         return fp__fail(FP_NOT_FOUND, "the log holds no such receipt");
@@ -563,7 +563,7 @@ fp_status fp__registry_endorsed(fp__registry *r, const uint8_t content[32], uint
 fp_status fp__registry_seen(fp__registry *r, const uint8_t event_id[32], bool *seen)
 {
     sqlite3_stmt *s = NULL;
-    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &s, "b", event_id));
+    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &s, "ib", fp__db_key(event_id), event_id));
     FP_TRY(fp__db_step(r, s, seen));
     fp__db_reset(s);
     return FP_OK;
@@ -643,7 +643,7 @@ fp_status fp__registry_digest(fp__registry *r, uint8_t out[32])
     static const char *const tables[] = {
         "SELECT * FROM head ORDER BY 1",        "SELECT * FROM events ORDER BY 1",
         "SELECT * FROM policies ORDER BY 1",    "SELECT * FROM anchors ORDER BY 1",
-        "SELECT * FROM compiles ORDER BY 1",    "SELECT * FROM receipts ORDER BY 1",
+        "SELECT * FROM compiles ORDER BY 1",    "SELECT * FROM receipts ORDER BY 1, 2",
         "SELECT * FROM retractions ORDER BY 1", "SELECT * FROM endorsements ORDER BY 1",
         "SELECT * FROM overrides ORDER BY 1",   "SELECT * FROM distrusts ORDER BY 1"};
     fp__sha256_ctx hash = {0};

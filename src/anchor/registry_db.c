@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 #define BUSY_MS 10000
 
 static const char *const sql_texts[] = {
@@ -16,9 +16,10 @@ static const char *const sql_texts[] = {
 static const char create_tables[] =
     "CREATE TABLE IF NOT EXISTS head (one INTEGER PRIMARY KEY, size INTEGER, root BLOB, trust BLOB, poisoned "
     "INTEGER);"
-    "CREATE TABLE IF NOT EXISTS events (idx INTEGER PRIMARY KEY, id BLOB, type TEXT, target BLOB, valid "
+    "CREATE TABLE IF NOT EXISTS events (idx INTEGER PRIMARY KEY, key INTEGER, id BLOB, type TEXT, target "
+    "BLOB, valid "
     "INTEGER, authentic INTEGER, why TEXT);"
-    "CREATE INDEX IF NOT EXISTS events_id ON events (id);"
+    "CREATE INDEX IF NOT EXISTS events_key ON events (key);"
     "CREATE TABLE IF NOT EXISTS policies (idx INTEGER PRIMARY KEY, digest BLOB, bytes BLOB);"
     "CREATE TABLE IF NOT EXISTS anchors (id BLOB PRIMARY KEY, first INTEGER, type INTEGER, registered "
     "INTEGER, promoted INTEGER,"
@@ -28,7 +29,8 @@ static const char create_tables[] =
     "INTEGER, salt BLOB,"
     " token_ids BLOB, kv_head BLOB, tokens INTEGER, pages INTEGER);"
     "CREATE INDEX IF NOT EXISTS compiles_set ON compiles (set_id);"
-    "CREATE TABLE IF NOT EXISTS receipts (id BLOB PRIMARY KEY, idx INTEGER) WITHOUT ROWID;"
+    "CREATE TABLE IF NOT EXISTS receipts (key INTEGER, id BLOB, idx INTEGER, PRIMARY KEY (key, id)) "
+    "WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS retractions (id BLOB PRIMARY KEY, idx INTEGER) WITHOUT ROWID;"
     "CREATE TABLE IF NOT EXISTS endorsements (idx INTEGER PRIMARY KEY, content BLOB, label INTEGER, "
     "valid_from INTEGER,"
@@ -41,6 +43,11 @@ static const char create_tables[] =
 static const char clear_tables[] =
     "DELETE FROM head; DELETE FROM events; DELETE FROM policies; DELETE FROM anchors; DELETE FROM compiles;"
     "DELETE FROM receipts; DELETE FROM retractions; DELETE FROM endorsements; DELETE FROM overrides;";
+
+uint64_t fp__db_key(const uint8_t id[32])
+{
+    return fp__load_le64(id);
+}
 
 /* FP_FORMAT means that the file itself is no good and may be made anew. */
 static fp_status fail_db(const fp__registry *registry, int code)

@@ -12,9 +12,9 @@
     X(ROLLBACK, "ROLLBACK")                                                                                  \
     X(HEAD_GET, "SELECT size, root, trust, poisoned FROM head")                                              \
     X(HEAD_SET, "INSERT OR REPLACE INTO head (one, size, root, trust, poisoned) VALUES (1, ?, ?, ?, ?)")     \
-    X(EVENT_SEEN, "SELECT idx FROM events WHERE id = ? AND authentic = 1 ORDER BY idx LIMIT 1")              \
-    X(EVENT_ADD,                                                                                             \
-      "INSERT INTO events (idx, id, type, target, valid, authentic, why) VALUES (?, ?, ?, ?, ?, ?, ?)")      \
+    X(EVENT_SEEN, "SELECT idx FROM events WHERE key = ? AND id = ? AND authentic = 1 ORDER BY idx LIMIT 1")  \
+    X(EVENT_ADD, "INSERT INTO events (idx, key, id, type, target, valid, authentic, why) VALUES (?, ?, ?, "  \
+                 "?, ?, ?, ?, ?)")                                                                           \
     X(EVENT_ROWS,                                                                                            \
       "SELECT idx, id, type, target, valid, why FROM events WHERE idx >= ? AND idx < ? ORDER BY idx")        \
     X(POLICY_ADD, "INSERT INTO policies (idx, digest, bytes) VALUES (?, ?, ?)")                              \
@@ -40,8 +40,8 @@
       "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")                                                                  \
     X(COMPILE_SET, "SELECT idx, model, arithmetic, salt, token_ids, kv_head, tokens, pages FROM compiles "   \
                    "WHERE set_id = ? ORDER BY idx")                                                          \
-    X(RECEIPT_ADD, "INSERT OR IGNORE INTO receipts (id, idx) VALUES (?, ?)")                                 \
-    X(RECEIPT_GET, "SELECT idx FROM receipts WHERE id = ?")                                                  \
+    X(RECEIPT_ADD, "INSERT OR IGNORE INTO receipts (key, id, idx) VALUES (?, ?, ?)")                         \
+    X(RECEIPT_GET, "SELECT idx FROM receipts WHERE key = ? AND id = ?")                                      \
     X(RETRACTION_ADD, "INSERT OR IGNORE INTO retractions (id, idx) VALUES (?, ?)")                           \
     X(RETRACTION_GET, "SELECT idx FROM retractions WHERE id = ?")                                            \
     X(ENDORSE_GET, "SELECT max(label) FROM endorsements WHERE content = ? AND valid_from <= ? AND "          \
@@ -81,6 +81,9 @@ struct fp__registry {
     uint64_t *distrust_indices; /* [distrusts.count] where in the log */
 };
 
+/* The first 8 bytes of an id, by which events and receipts are found: integers make an index that is smaller,
+ * and faster to compare, by more than a half. The whole id still decides. */
+uint64_t fp__db_key(const uint8_t id[32]);
 /* Opens (and makes) the tables. A damaged file is removed and made anew once. */
 fp_status fp__db_open(fp__registry *registry) FP_WARN_UNUSED;
 void fp__db_close(fp__registry *registry);

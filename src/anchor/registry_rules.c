@@ -195,7 +195,7 @@ fp_status fp__registry_judge(fp__registry *r, const fp__dsse *dsse, const fp__ev
     sqlite3_stmt *statement = NULL;
     bool seen = false;
     *out = (fp__verdict){0};
-    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &statement, "b", dsse->id));
+    FP_TRY(fp__db_bind(r, FP__SQL_EVENT_SEEN, &statement, "ib", fp__db_key(dsse->id), dsse->id));
     FP_TRY(fp__db_step(r, statement, &seen));
     if (seen) {
         refuse(out, "a repetition of entry %lld: only the first occurrence counts",
@@ -262,7 +262,7 @@ fp_status fp__registry_apply(fp__registry *r, const fp__dsse *dsse, const fp__ev
                           (uint64_t)e->pages);
     case FP__EVENT_RECEIPTS:
         for (size_t i = 0; i < e->ids_count; i++)
-            FP_TRY(fp__db_run(r, FP__SQL_RECEIPT_ADD, "bi", e->ids[i], index));
+            FP_TRY(fp__db_run(r, FP__SQL_RECEIPT_ADD, "ibi", fp__db_key(e->ids[i]), e->ids[i], index));
         return FP_OK;
     case FP__EVENT_RETRACTION:
         return fp__db_run(r, FP__SQL_RETRACTION_ADD, "bi", e->target, index);

@@ -1,5 +1,6 @@
 /* Making a workspace: keys, policy and trust file, ledger. Each step writes whole files or nothing. */
 #include "anchor/keys.h"
+#include "anchor/log_public.h"
 #include "anchor/workspace_inside.h"
 #include "core/file.h"
 #include <dirent.h>
@@ -203,8 +204,42 @@ static fp_status keep_one_log_key(const char *log_holder, fp_key_row *rows, size
     return FP_OK;
 }
 
+/* The quorum of a trust policy as k of n, which is what policies and trust files say. */
+static fp_status read_quorum(const char *path, fp__quorum *out)
+{
+    fp__tlog_policy *policy = NULL;
+    FP_TRY(fp__log_policy_load(path, &policy));
+    const fp__tlog_group *quorum = &policy->quorum;
+    if (quorum->groups != 0) /* one member, which is a group */
+        quorum = &policy->groups[__builtin_ctz(quorum->groups)];
+    fp_status status = FP_OK;
+    *out = (fp__quorum){.threshold = quorum->threshold};
+    for (size_t i = 0; i < policy->witnesses_count; i++)
+        if (quorum->witnesses >> i & 1)
+            out->keys[out->count++] = policy->witnesses[i].key;
+    if (quorum->groups != 0 || out->threshold == 0)
+        status = fp__fail(FP_USAGE,
+                          "%s: the quorum must be some number of witnesses out of one group of them", path);
+    free(policy);
+    return status;
+}
+
+/* The same file tells the workspace whom to ask. */
+static fp_status copy_witness_policy(const char *from, const char *path)
+{
+    fp__buf text = {0}, name = {0};
+    fp_status status = fp__file_read(from, FP__TLOG_POLICY_MAX_BYTES, &text);
+    if (status == FP_OK)
+        status = fp__workspace_join(&name, path, "witness.policy", NULL);
+    if (status == FP_OK)
+        status = fp__file_write((const char *)name.data, text.data, text.size, 0644);
+    fp__buf_free(&text);
+    fp__buf_free(&name);
+    return status;
+}
+
 static fp_status write_trust(const char *path, const char *origin, const uint8_t log_key[32],
-                             const uint8_t policy_digest[32])
+                             const uint8_t policy_digest[32], const fp__quorum *witnesses)
 {
     fp__trust *trust = calloc(1, sizeof *trust);
     fp__buf text = {0}, name = {0};
@@ -212,6 +247,7 @@ static fp_status write_trust(const char *path, const char *origin, const uint8_t
         return fp__fail(FP_NO_MEMORY, "no memory for a trust file");
     snprintf(trust->origin, sizeof trust->origin, "%s", origin);
     memcpy(trust->first_policy, policy_digest, 32);
+    trust->witnesses = *witnesses;
     fp_status status = fp__note_key_make(origin, FP__NOTE_ED25519, log_key, &trust->log_key);
     if (status == FP_OK)
         status = fp__trust_write(trust, &text);
@@ -226,52 +262,74 @@ static fp_status write_trust(const char *path, const char *origin, const uint8_t
 }
 
 /* policy.json first: without a trust file it is a proposal that may be written again. */
-static fp_status write_policy(const char *path, const char *origin, const fp_key_row *rows, size_t n,
-                              uint32_t threshold, const uint8_t log_key[32])
+static fp_status write_policy(const char *path, const char *origin, const fp_policy_options *o,
+                              const fp__quorum *witnesses, const fp_key_row *rows, size_t n,
+                              const uint8_t log_key[32])
 {
     fp__buf text = {0}, name = {0};
     uint8_t digest[32];
-    fp_status status = fp__policy_new(origin, rows, n, threshold, &text);
+    fp_status status = fp__policy_new(origin, rows, n, o->threshold != 0 ? o->threshold : 1, witnesses,
+                                      o->freshness_seconds, &text);
     if (status == FP_OK)
         status = fp_policy_check(text.data, text.size, digest);
     if (status == FP_OK)
         status = fp__workspace_join(&name, path, "policy.json", NULL);
     if (status == FP_OK)
         status = fp__file_write((const char *)name.data, text.data, text.size, 0644);
+    if (status == FP_OK && o->witness_policy_path != NULL)
+        status = copy_witness_policy(o->witness_policy_path, path);
     if (status == FP_OK)
-        status = write_trust(path, origin, log_key, digest);
+        status = write_trust(path, origin, log_key, digest, witnesses);
     fp__buf_free(&text);
     fp__buf_free(&name);
     return status;
 }
 
-fp_status fp_policy_create(const char *path, const char *origin, uint32_t threshold, const char *log_holder)
+static fp_status check_holders(const fp_key_row *rows, size_t n, uint32_t threshold)
 {
-    char chosen[FP__ORIGIN_MAX + 1];
+    size_t holders = 0;
+    for (size_t i = 0; rows != NULL && i < n; i++)
+        holders += rows[i].purpose == FP_PURPOSE_POLICY;
+    if (holders >= (threshold != 0 ? threshold : 1))
+        return FP_OK;
+    return fp__fail(FP_NOT_FOUND,
+                    "%zu holders have a policy key and %u must agree: fieldprint key generate --holder "
+                    "NAME, or a lower --threshold",
+                    holders, threshold != 0 ? (unsigned)threshold : 1);
+}
+
+fp_status fp_policy_create(const char *path, const fp_policy_options *options)
+{
+    static const fp_policy_options defaults;
+    const fp_policy_options *o = options != NULL ? options : &defaults;
+    char origin[FP__ORIGIN_MAX + 1];
     uint8_t log_key[32];
     fp_key_row *rows = NULL;
     size_t n = 0;
     path = fp_workspace_default_path(path);
-    threshold = threshold != 0 ? threshold : 1;
     if (fp_workspace_exists(path))
         return fp__fail(FP_EXISTS,
                         "%s/trust.json is there already; a policy that is in force is changed with "
                         "`fieldprint policy propose FILE`",
                         path);
-    FP_TRY(choose_origin(origin, chosen));
-    FP_TRY(fp_keys_list(path, &rows, &n));
-    fp_status status = keep_one_log_key(log_holder, rows, &n, log_key);
-    size_t holders = 0;
-    for (size_t i = 0; status == FP_OK && rows != NULL && i < n; i++)
-        holders += rows[i].purpose == FP_PURPOSE_POLICY;
-    if (status == FP_OK && holders < threshold)
-        status = fp__fail(FP_NOT_FOUND,
-                          "%zu holders have a policy key and %u must agree: fieldprint key generate --holder "
-                          "NAME, or a lower --threshold",
-                          holders, (unsigned)threshold);
+    if (o->freshness_seconds != 0 && o->witness_policy_path == NULL)
+        return fp__fail(FP_USAGE, "freshness is told by witnesses: name them too");
+    fp__quorum *witnesses = calloc(1, sizeof *witnesses);
+    if (witnesses == NULL)
+        return fp__fail(FP_NO_MEMORY, "no memory for witnesses");
+    fp_status status = choose_origin(o->origin, origin);
+    if (status == FP_OK && o->witness_policy_path != NULL)
+        status = read_quorum(o->witness_policy_path, witnesses);
     if (status == FP_OK)
-        status = write_policy(path, chosen, rows, n, threshold, log_key);
+        status = fp_keys_list(path, &rows, &n);
+    if (status == FP_OK)
+        status = keep_one_log_key(o->log_holder, rows, &n, log_key);
+    if (status == FP_OK)
+        status = check_holders(rows, n, o->threshold);
+    if (status == FP_OK)
+        status = write_policy(path, origin, o, witnesses, rows, n, log_key);
     free(rows);
+    free(witnesses);
     return status;
 }
 
@@ -436,7 +494,7 @@ fp_status fp_workspace_init(const char *path, const char *holder, const char *or
     const char *made = (const char *)beside.data;
     fp_status status = fp_keys_generate(made, holder, 0);
     if (status == FP_OK)
-        status = fp_policy_create(made, origin, 1, NULL);
+        status = fp_policy_create(made, &(fp_policy_options){.origin = origin});
     if (status == FP_OK)
         status = fp_ledger_init(made);
     if (status == FP_OK && rename(made, path) != 0)

@@ -766,10 +766,11 @@ static fp_status load_pages(const fp__artifact *a, fp__pool *pool, fp__hasher *h
     fp_status status = FP_OK;
     fp__store *store = fp__pool_store(pool);
     size_t total = a->info.pages, n_jobs = 0;
+    size_t each = fp__store_job_groups(store, total, fp__hasher_workers(hasher) + 1);
     set_visible(a, pages);
     for (size_t p = 0, n; p < total && status == FP_OK; p += n) {
         load_job *load = &jobs[n_jobs];
-        n = total - p < store->batch ? total - p : store->batch;
+        n = total - p < each ? total - p : each;
         *load = (load_job){
             .job.run = run_load, .artifact = a, .store = store, .pages = pages + p, .first = p, .n = n};
         for (size_t i = 0; i < n && status == FP_OK; i++)

@@ -713,21 +713,15 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
     return check_failed_page(seq);
 }
 
-/* What is wrong with a page: bad_slab = L·HK and nothing set: nothing is. */
-typedef struct scrub_page {
-    size_t bad_slab;
-    bool bad_leaf, store_failed;
-} scrub_page;
-
 typedef struct scrub_job {
     fp__hash_job job; /* first */
     const fp__kvseq *seq;
     size_t first, n; /* pages, at most a batch */
-    scrub_page page[FP__STORE_BATCH];
+    fp__kv_check page[FP__STORE_BATCH];
 } scrub_job;
 
 /* A sealed page's slab leaves now against those that were committed, and what its page leaf says. */
-static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, scrub_page *out)
+static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, fp__kv_check *out)
 {
     const page_entry *page = &seq->page[p];
     const fp__group *group = page->group;
@@ -740,38 +734,50 @@ static void scrub_sealed(const fp__kvseq *seq, size_t p, const uint8_t *leaves, 
     out->bad_leaf |= memcmp(leaf, page->leaf, 32) != 0;
 }
 
-static fp_status scrub(scrub_job *scrub, uint8_t *buffer)
+static fp_status scrub(const fp__kvseq *seq, size_t first, size_t n, size_t sealed_pages, uint8_t *buffer,
+                       fp__kv_check *out)
 {
-    const fp__kvseq *seq = scrub->seq;
     fp__group *groups[FP__STORE_BATCH];
     uint8_t *leaves[FP__STORE_BATCH];
     size_t sealed = 0;
-    for (size_t i = 0; i < scrub->n; i++) {
-        size_t p = scrub->first + i;
+    for (size_t i = 0; i < n; i++) {
+        size_t p = first + i;
         groups[i] = seq->page[p].group;
         leaves[i] = buffer + 32 * seq->slabs * i;
-        sealed += p < seq->sealed;
-        scrub->page[i].bad_leaf = seq->groups[p] != groups[i]->data;
+        sealed += p < sealed_pages;
+        out[i] = (fp__kv_check){.bad_leaf = seq->groups[p] != groups[i]->data};
     }
     if (sealed > 0)
         FP_TRY(fp__store_hash(seq->store, groups, sealed, leaves));
     for (size_t i = 0; i < sealed; i++)
-        scrub_sealed(seq, scrub->first + i, leaves[i], &scrub->page[i]);
-    for (size_t i = sealed; i < scrub->n; i++) /* the open page */
-        FP_TRY(first_bad_slab(seq, groups[i], false, &scrub->page[i].bad_slab));
+        scrub_sealed(seq, first + i, leaves[i], &out[i]);
+    for (size_t i = sealed; i < n; i++) /* the open page */
+        FP_TRY(first_bad_slab(seq, groups[i], false, &out[i].bad_slab));
     return FP_OK;
+}
+
+void fp__kvseq_check_pages(const fp__kvseq *seq, size_t first, size_t n, size_t sealed, fp__kv_check *out)
+{
+    FP_CHECK(n > 0 && n <= FP__STORE_BATCH);
+    uint8_t *buffer = malloc(n * seq->slabs * 32);
+    memset(out, 0, n * sizeof *out);
+    if (!buffer || scrub(seq, first, n, sealed, buffer, out) != FP_OK)
+        out[0].store_failed = true;
+    free(buffer);
 }
 
 static void run_scrub(fp__hash_job *job)
 {
     scrub_job *s = (scrub_job *)(void *)job;
-    uint8_t *buffer = malloc(s->n * s->seq->slabs * 32);
-    if (!buffer || scrub(s, buffer) != FP_OK)
-        s->page[0].store_failed = true;
-    free(buffer);
+    fp__kvseq_check_pages(s->seq, s->first, s->n, s->seq->sealed, s->page);
 }
 
-static fp_status scrub_verdict(const fp__kvseq *seq, size_t p, const scrub_page *page)
+bool fp__kvseq_check_found(const fp__kvseq *seq, const fp__kv_check *check)
+{
+    return check->store_failed || check->bad_leaf || check->bad_slab < seq->slabs;
+}
+
+fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t p, const fp__kv_check *page)
 {
     if (page->store_failed)
         return fp__fail(FP_INTERNAL,
@@ -787,13 +793,22 @@ static fp_status scrub_verdict(const fp__kvseq *seq, size_t p, const scrub_page 
     return FP_OK;
 }
 
+size_t fp__kvseq_bad_entry(const fp__kvseq *seq)
+{
+    size_t p = 0;
+    while (p < seq->taken && seq->groups[p] == seq->page[p].group->data)
+        p++;
+    return p < seq->taken ? p : SIZE_MAX;
+}
+
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
 {
     if (first_page > seq->pages || pages > seq->pages - first_page)
         return fp__fail(FP_USAGE, "there are only %zu pages", seq->pages);
     fp__hasher_wait(seq->hasher, &seq->owner);
     FP_TRY(check_failed_page(seq));
-    size_t batch = seq->store->batch, jobs = (pages + batch - 1) / batch;
+    size_t batch = fp__store_job_groups(seq->store, pages, fp__hasher_workers(seq->hasher) + 1);
+    size_t jobs = (pages + batch - 1) / batch;
     scrub_job *scrubs = calloc(jobs ? jobs : 1, sizeof *scrubs);
     if (!scrubs)
         return fp__fail(FP_NO_MEMORY, "no memory to check %zu pages", pages);
@@ -808,7 +823,7 @@ fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages)
     fp__hasher_wait(seq->hasher, &seq->owner);
     fp_status status = FP_OK;
     for (size_t i = 0; i < pages && status == FP_OK; i++)
-        status = scrub_verdict(seq, first_page + i, &scrubs[i / batch].page[i % batch]);
+        status = fp__kvseq_check_verdict(seq, first_page + i, &scrubs[i / batch].page[i % batch]);
     free(scrubs);
     return status;
 }

@@ -101,6 +101,23 @@ fp_status fp__kvseq_poll(fp__kvseq *seq, size_t *unverified_pages, size_t *bad_p
  * committed; the open page with its checksum. FP_MISMATCH names the first page, layer and head that differ.
  */
 fp_status fp__kvseq_verify(fp__kvseq *seq, size_t first_page, size_t pages) FP_WARN_UNUSED;
+/* What a check of one page found. */
+typedef struct fp__kv_check {
+    size_t bad_slab; /* L·HK: every slab is as it was committed */
+    bool bad_leaf;   /* block table, ids, label or hashes are not */
+    bool store_failed;
+} fp__kv_check;
+/* The same for pages [first, first + n), n ≤ FP__STORE_BATCH, from any thread beside the token loop: `sealed`
+ * of the sequence's pages were sealed, and their hashes there (fp__kvseq_poll says 0 are missing), when it
+ * was asked for; none of them is truncated, and the open page (if it is among them) not written, meanwhile.
+ * store_failed is set in out[0]. */
+void fp__kvseq_check_pages(const fp__kvseq *seq, size_t first, size_t n, size_t sealed, fp__kv_check *out);
+bool fp__kvseq_check_found(const fp__kvseq *seq, const fp__kv_check *check);
+fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t page,
+                                  const fp__kv_check *check) FP_WARN_UNUSED;
+/* First page whose entry in the block table is not the address of its group: nothing may follow it. SIZE_MAX:
+ * none. A comparison of pointers per page. */
+size_t fp__kvseq_bad_entry(const fp__kvseq *seq);
 /* Cheap check (no hash) of all pages against their write-time checksums; FP_MISMATCH as above. */
 fp_status fp__kvseq_check_sums(fp__kvseq *seq) FP_WARN_UNUSED;
 /* Compares the bytes of pages [first, first + n) of two sequences, which may lie in different stores (one was

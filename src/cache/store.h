@@ -74,6 +74,12 @@ struct fp__store {
 /* Host memory, taken from the system as extend asks for it; groups that nobody holds are poisoned under ASan.
  */
 fp_status fp__store_host_create(const fp__page_geometry *g, fp__store **out) FP_WARN_UNUSED;
+/* Groups for each of the jobs that `groups` are divided into, for as many threads. */
+static inline size_t fp__store_job_groups(const fp__store *store, size_t groups, size_t threads)
+{
+    size_t each = (groups + threads - 1) / threads;
+    return each < 1 ? 1 : each < store->batch ? each : store->batch;
+}
 /* Sets the head's fields; for stores. */
 void fp__store_init(fp__store *store, const fp__store_ops *ops, const fp__page_geometry *g);
 
@@ -141,5 +147,16 @@ FP_WARN_UNUSED static inline fp_status fp__store_unmap(fp__store *store, const f
                                                        fp__store_access access, uint8_t *bytes)
 {
     return store->ops->unmap(store, group, access, bytes);
+}
+/* Changes bits of one byte of the group at `data` (an entry of a block table), behind everybody's back: for
+ * fault injection and tests. */
+FP_WARN_UNUSED static inline fp_status fp__store_flip(fp__store *store, uint8_t *data, size_t byte,
+                                                      uint8_t bits)
+{
+    fp__group group = {.data = data};
+    uint8_t *bytes;
+    FP_TRY(fp__store_map(store, &group, FP__STORE_BOTH, &bytes));
+    bytes[byte] ^= bits;
+    return fp__store_unmap(store, &group, FP__STORE_BOTH, bytes);
 }
 #endif

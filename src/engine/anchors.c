@@ -175,14 +175,11 @@ fp_status fp_anchors_compile(fp_engine *e, fp_workspace *workspace, const uint8_
  * ----------------------------------------------------------------------------------------------------------------
  */
 
-static fp_status load_pages(fp_anchors *a, fp_workspace *workspace, const char *given_path)
+static fp_status load_pages(fp_anchors *a)
 {
     fp_engine *e = a->engine;
-    char path[4096];
-    if (!given_path)
-        FP_TRY(fp_workspace_artifact_path(workspace, a->gate.set_id, e->model->digest, path, sizeof path));
     fp__artifact *artifact;
-    fp_status status = fp__artifact_open(given_path ? given_path : path, &artifact);
+    fp_status status = fp__artifact_open(a->path, &artifact);
     if (status == FP_NOT_FOUND)
         return fp__fail_context(status,
                                 "the artifact of the set is missing; compile it: fieldprint anchor compile");
@@ -195,6 +192,48 @@ static fp_status load_pages(fp_anchors *a, fp_workspace *workspace, const char *
     fp__artifact_close(artifact);
     if (status == FP_MISMATCH)
         return fp__fail_context(status, "root-mismatch: %s", fp_gate_reason_remedy(FP_GATE_ROOT_MISMATCH));
+    return status;
+}
+
+static fp_status recompile(fp_anchors *a)
+{
+    fp_engine *e = a->engine;
+    fp__ids tokens = {0};
+    size_t *counts = calloc(a->n, sizeof *counts);
+    fp_label *labels = calloc(a->n, sizeof *labels);
+    const uint8_t(*ids)[32] = (const uint8_t(*)[32])a->ids;
+    uint8_t head[32];
+    fp_status status = counts && labels ? FP_OK : fp__fail(FP_NO_MEMORY, "anchors: no memory");
+    if (status == FP_OK && !a->workspace)
+        status = fp__fail(FP_NOT_FOUND, "anchors: their documents are not at hand");
+    if (status == FP_OK)
+        status = fp__anchors_tokenize(e->model, a->workspace, ids, a->n, &tokens, counts);
+    if (status == FP_OK)
+        status = set_labels(a->workspace, ids, a->n, labels);
+    if (status == FP_OK)
+        status = fp__anchors_prefill(e, &tokens, counts, labels, a->n, &a->seq);
+    if (status == FP_OK)
+        status = fp__kvseq_head(a->seq, head);
+    if (status == FP_OK && memcmp(head, a->gate.kv_head, 32) != 0) {
+        fp__kvseq_destroy(a->seq);
+        a->seq = NULL;
+        status = fp__fail(FP_MISMATCH, "the anchors compile to another K/V head than the logged one");
+    }
+    fp__ids_free(&tokens);
+    free(counts);
+    free(labels);
+    return status;
+}
+
+fp_status fp__anchors_reload(fp_anchors *a, bool compile_anew)
+{
+    fp__kvseq *old = a->seq;
+    a->seq = NULL;
+    fp_status status = compile_anew ? recompile(a) : load_pages(a);
+    if (status == FP_OK)
+        fp__kvseq_destroy(old);
+    else
+        a->seq = old; /* nothing attends to it: its sessions end, or the next try replaces it */
     return status;
 }
 
@@ -227,7 +266,13 @@ static fp_status load(fp_anchors *a, fp_workspace *workspace, const uint8_t (*id
         return fp__fail(FP_NO_MEMORY, "anchors: no memory");
     memcpy(a->ids, ids, n * sizeof *a->ids);
     FP_TRY(fp_injection_resolve(&a->gate.injection, hp->layers, hp->heads, a->g));
-    FP_TRY(load_pages(a, workspace, o->artifact_path));
+    a->workspace = workspace;
+    if (!o->artifact_path)
+        FP_TRY(fp_workspace_artifact_path(workspace, a->gate.set_id, a->engine->model->digest, a->path,
+                                          sizeof a->path));
+    else if (snprintf(a->path, sizeof a->path, "%s", o->artifact_path) >= (int)sizeof a->path)
+        return fp__fail(FP_LIMIT, "anchors: the artifact's path is too long");
+    FP_TRY(load_pages(a));
     a->load_ns = fp__now_ns() - start;
     return FP_OK;
 }
@@ -253,6 +298,7 @@ void fp_anchors_release(fp_anchors *a)
 {
     if (!a)
         return;
+    fp__validation_void(a->engine); /* nothing looks at its pages any more */
     fp__kvseq_destroy(a->seq);
     free(a->ids);
     free(a->g);

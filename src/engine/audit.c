@@ -187,6 +187,8 @@ static fp_status denied(const fp_gate_result *gate, uint64_t size)
 {
     if (gate->reason == FP_GATE_MISSING_STATEMENT)
         return fp__fail(FP_NOT_FOUND, "a statement of the anchors is missing: %s", gate->detail);
+    if (gate->reason == FP_GATE_STALE_CHECKPOINT) /* of the log at hand: a fresher copy decides it */
+        return fp__fail(FP_NOT_FOUND, "the log at hand is not witnessed as it must be: %s", gate->detail);
     return fp__fail(FP_INVALID, "the gate denies the anchors at tree size %llu: %s (%s)",
                     (unsigned long long)size, fp_gate_reason_name(gate->reason), gate->detail);
 }
@@ -289,6 +291,32 @@ static fp_status check_transcript(audit *a)
     return FP_OK;
 }
 
+/* What the engine itself says of the answer, and has said since. */
+static fp_status check_standing(audit *a)
+{
+    const fp__receipt *r = &a->r;
+    uint64_t index = 0;
+    fp_status status = FP_OK;
+    FP_TRY(fp__registry_begin(a->w->registry));
+    if (fp__registry_retraction(a->w->registry, a->dsse.id, &index) == FP_OK)
+        status =
+            fp__fail(FP_INVALID, "entry %llu of the log retracts this answer", (unsigned long long)index);
+    for (size_t i = 0; i < r->retractions && status == FP_OK; i++)
+        if (fp__registry_retraction(a->w->registry, r->retraction_ids[i], &index) != FP_OK)
+            status = fp__fail(FP_INVALID, "a retraction that the receipt names is not in the log");
+    fp__registry_end(a->w->registry);
+    FP_TRY(status);
+    if (r->standing == FP_STANDING_RETRACTED)
+        return fp__fail(FP_INVALID, "the engine withdrew this answer: its checks failed");
+    if (r->standing == FP_STANDING_PROVISIONAL)
+        return fp__fail(
+            FP_NOT_FOUND,
+            "checks are missing: the receipt is provisional, %llu pages had not been checked when it was "
+            "made; ask for the final one",
+            (unsigned long long)r->unverified_pages);
+    return FP_OK;
+}
+
 static fp_status audit_light(audit *a)
 {
     FP_TRY(read_receipt(a));
@@ -311,6 +339,7 @@ static fp_status audit_light(audit *a)
     FP_TRY(check_anchors(a));
     if (a->r.has_nonce && a->r.sampling.seed != fp__seed_from_nonce(a->r.nonce))
         return fp__fail(FP_INVALID, "the seed is not derived from the nonce");
+    FP_TRY(check_standing(a));
     return check_transcript(a);
 }
 

@@ -6,7 +6,7 @@
 #include "fieldprint/bench.h"
 #include "kernel/attention.h"
 
-enum { FP__BENCH_MAX_RUNS = 1000, FP__BENCH_CONTENT_BYTES = 48 << 20 };
+enum { FP__BENCH_MAX_RUNS = 1000, FP__BENCH_MAX_BATCH = 256, FP__BENCH_CONTENT_BYTES = 48 << 20 };
 
 uint64_t fp__bench_random(uint64_t *state); /* splitmix64 */
 /* Sorts times (µs) and fills the summary. */

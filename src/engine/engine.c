@@ -11,8 +11,7 @@ enum {
     LEAST_CONTEXT = 512, /* a default is not made smaller to fit a GPU */
     DEFAULT_CHUNK = 512,
     DEFAULT_CHUNK_GPU = 2048,
-    MAX_CHUNK = 8192,
-    ANCHOR_PAGES = 256
+    MAX_CHUNK = 8192
 };
 
 uint64_t fp__now_ns(void)
@@ -45,7 +44,7 @@ void fp__engine_progress(const fp_engine *engine, double done)
 static fp_status check_positions(const fp_engine *e)
 {
     float c[FP__ROPE_DIM_MAX / 2], s[FP__ROPE_DIM_MAX / 2];
-    size_t last = e->context_tokens + (size_t)ANCHOR_PAGES * FP__PAGE_TOKENS;
+    size_t last = e->context_tokens + (size_t)FP__ANCHOR_PAGES * FP__PAGE_TOKENS;
     return fp__rope_rows(&e->model->rope, last, 1, c, s);
 }
 
@@ -78,8 +77,7 @@ static fp_status make_tables(fp_engine *e)
     e->counts = calloc(e->max_sessions, sizeof *e->counts);
     e->step_seqs = calloc(e->max_sessions, sizeof *e->step_seqs);
     e->step_mass = calloc(e->max_sessions * mass, sizeof *e->step_mass);
-    if (!e->sessions || !e->spans || !e->stepping || !e->rows || !e->counts || !e->step_seqs ||
-        !e->step_mass)
+    if (!e->sessions || !e->spans || !e->stepping || !e->rows || !e->counts || !e->step_seqs || !e->step_mass)
         return fp__fail(FP_NO_MEMORY, "engine: no memory for %zu sessions", e->max_sessions);
     return FP_OK;
 }
@@ -89,9 +87,9 @@ static fp_status make_pool(fp_engine *e)
 {
     const fp__hparams *hp = &e->model->hp;
     size_t pages = (e->context_tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS + 1,
-           groups = e->max_sessions * pages + ANCHOR_PAGES,
+           groups = e->max_sessions * pages + FP__ANCHOR_PAGES + (e->gpu ? 0 : FP__QUARANTINE_MAX),
            logits = e->max_sessions > FP__LOGIT_ROWS ? e->max_sessions : FP__LOGIT_ROWS;
-    fp__forward_limits limits = {step_tokens(e), e->max_sessions, pages + ANCHOR_PAGES, logits};
+    fp__forward_limits limits = {step_tokens(e), e->max_sessions, pages + FP__ANCHOR_PAGES, logits};
     fp__page_geometry geometry = {hp->layers, hp->kv_heads, hp->head_dim, {0}};
     memcpy(geometry.model, e->model->digest, 32);
     if (!e->gpu) {
@@ -132,10 +130,11 @@ static fp_status create(fp_engine *e, const fp_engine_options *o)
     FP_TRY(fp__team_create(o->threads, &e->team));
     if (device != FP__DEVICE_CPU)
         FP_TRY(fp__gpu_open(device, e->model, e->team,
-                            e->context_tokens + (size_t)ANCHOR_PAGES * FP__PAGE_TOKENS, &e->gpu));
+                            e->context_tokens + (size_t)FP__ANCHOR_PAGES * FP__PAGE_TOKENS, &e->gpu));
     FP_TRY(make_pool_fit(e, o));
     size_t workers = o->hash_threads == 0 ? 1 : o->hash_threads == SIZE_MAX ? 0 : o->hash_threads;
-    return fp__hasher_create(workers, &e->hasher);
+    FP_TRY(fp__hasher_create(workers, &e->hasher));
+    return fp__validation_create(e, o);
 }
 
 fp_status fp_engine_create(const fp_model *model, const fp_engine_options *options, fp_engine **out)
@@ -161,6 +160,7 @@ void fp_engine_destroy(fp_engine *e)
 {
     if (!e)
         return;
+    fp__validation_destroy(e);
     fp__hasher_destroy(e->hasher);
     fp__pool_destroy(e->pool);
     fp__forward_destroy(e->forward);
@@ -252,26 +252,33 @@ static size_t choose(fp_engine *e)
     for (int prefill = 0; prefill < 2; prefill++)
         for (size_t i = 0; i < e->max_sessions; i++) {
             fp_session *s = e->sessions[i];
-            if (!s || !fp__session_active(s))
+            if (!s || !fp__session_active(s) || fp__session_ended(s))
                 continue;
-            size_t waiting = s->ids.size - fp__kvseq_tokens(s->context);
+            size_t waiting = s->ids.size - fp__kvseq_tokens(s->context), most = e->chunk_tokens;
             if ((waiting > 1) != prefill || budget == 0)
                 continue;
-            e->counts[n] = waiting < budget ? waiting : budget;
-            if (e->counts[n] > e->chunk_tokens)
-                e->counts[n] = e->chunk_tokens;
+            most = most < budget ? most : budget;
+            most = fp__checks_allow(s, waiting, most);
+            if (most == 0)
+                continue;
+            e->counts[n] = most;
             budget -= e->counts[n];
             e->stepping[n++] = s;
         }
     return n;
 }
 
-/* Drops what the step reserved. */
+/* Drops what the step reserved. That may find that the open page was changed. */
 static void drop_reserved(fp_session *s)
 {
     fp_status status = fp__kvseq_truncate(s->context, fp__kvseq_tokens(s->context));
-    if (status != FP_OK)
+    if (status == FP_MISMATCH && fp__session_active(s)) {
+        char why[400];
+        snprintf(why, sizeof why, "%s", fp_error_detail());
+        fp__rollback_dropped(s, why);
+    } else if (status != FP_OK) {
         fp__session_fail(s, status);
+    }
 }
 
 static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
@@ -293,12 +300,18 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         status = fp__kvseq_checksum_step(e->step_seqs, counts, n);
     if (status != FP_OK) {
         bool one = status == FP_NUMERIC && bad < n;
-        if (one) /* the others do this step again without it, and get the same bits */
-            fp__session_fail(e->stepping[bad], status);
+        char why[512];
+        snprintf(why, sizeof why, "%s", fp_error_detail());
         for (size_t i = 0; i < n; i++)
             drop_reserved(e->stepping[i]);
-        return one ? FP_OK : status;
+        if (!one)
+            return fp__fail(status, "%s", why);
+        /* the others do this step again without it, and get the same bits; so does it after a fault */
+        if (!fp__validation_doubts(e->stepping[bad]))
+            fp__session_fail(e->stepping[bad], fp__fail(status, "%s", why));
+        return FP_OK;
     }
+    fp__fault_here(e, &e->checks, FP__FAULT_WRITTEN);
     for (size_t i = 0, taken = 0; i < n; i++) {
         fp_session *s = e->stepping[i];
         size_t done = fp__kvseq_tokens(s->context);
@@ -313,15 +326,24 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
         else if (samples)
             fp__session_sample(s, taken);
         taken += samples;
+        fp__checks_step(s, counts[i]);
         if (fp__kvseq_sealed(s->context) != sealed)
             fp__session_boundary(s);
     }
+    fp__fault_here(e, &e->checks, FP__FAULT_COMMITTED);
     return FP_OK;
 }
 
 fp_status fp_engine_step(fp_engine *e, size_t *active)
 {
+    fp__fault_here(e, &e->checks, FP__FAULT_STEP);
+    fp__validation_meet(e);
     size_t n = choose(e), kept = 0;
+    if (n == 0)
+        fp__validation_help(e);
+    for (size_t i = 0; i < n; i++)
+        if (fp__validation_bad_tables(e->stepping[i]))
+            n = 0; /* what went back begins the next step anew */
     for (size_t i = 0; i < n; i++) {
         fp_status status = fp__kvseq_reserve(e->stepping[i]->context, e->counts[i]);
         if (status != FP_OK) {

@@ -3,6 +3,7 @@
 #ifndef FP_ENGINE_ENGINE_H
 #define FP_ENGINE_ENGINE_H
 #include "cache/artifact.h"
+#include "engine/validation.h"
 #include "exact/sampling.h"
 #include "fieldprint/engine.h"
 #include "model/device.h"
@@ -10,6 +11,7 @@
 enum { FP__CONTEXT_MAX = 1 << 24 };     /* tokens of a session */
 enum { FP__LOGIT_ROWS = 64 };           /* rows of logits that one call of the forward pass gives at most */
 enum { FP__ANSWER_OVERRIDES_MAX = 16 }; /* that a receipt names */
+enum { FP__ANCHOR_PAGES = 256 };        /* of all anchors of an engine */
 
 struct fp_engine {
     const fp_model *model;
@@ -29,6 +31,7 @@ struct fp_engine {
     size_t *rows;            /* [max_sessions] rows whose logits are wanted */
     fp__kvseq **step_seqs;   /* [max_sessions] sequence of a span */
     uint64_t *step_mass;     /* [max_sessions][L][H] */
+    fp__validation checks;
 };
 
 struct fp_anchors {
@@ -40,6 +43,10 @@ struct fp_anchors {
     uint32_t *g;     /* [L][H] */
     uint32_t raised; /* options.gamma */
     uint64_t load_ns;
+    /* making the pages again when they fail a check: rollback.c */
+    fp_workspace *workspace; /* NULL: cannot be compiled again */
+    char path[4096];         /* of the artifact */
+    unsigned failures;
     /* asking the gate again: withdraw.c */
     fp_workspace *watched; /* NULL: not asked again */
     bool has_reader;
@@ -78,8 +85,13 @@ typedef struct fp__answer {
     size_t n_stops;
     int (*on_text)(void *context, const char *text, size_t size);
     void *on_text_context;
-    size_t turn;    /* index of the answer's turn */
-    size_t emitted; /* bytes of its text that were given to on_text */
+    void (*on_retract)(void *context, size_t keep_bytes, const char *reason);
+    char **holds;
+    size_t n_holds;
+    size_t turn;  /* index of the answer's turn */
+    size_t safe;  /* bytes of its text that cannot become part of a stop string */
+    fp__buf left; /* text that was given to on_text */
+    bool settled; /* its checks are done; until then it can go back */
     fp__detok detok;
     uint32_t prompt_tokens;
     uint64_t start_ns, first_ns, end_ns;
@@ -107,6 +119,9 @@ struct fp_session {
     uint64_t mass_rows;
     fp__sampler *sampler;
     fp__answer answer;
+    fp_release release;
+    fp_workspace *workspace; /* for retractions, or NULL */
+    fp__checks checks;
 };
 
 uint64_t fp__now_ns(void);
@@ -134,7 +149,13 @@ void fp__session_end(fp_session *s, fp_finish finish);
 fp_status fp__session_replay_turn(fp_session *s, fp__turn *turn, const fp__ids *tokens, bool last,
                                   fp__ids *ids) FP_WARN_UNUSED;
 fp_status fp__session_check_sampling(const fp_session *s, const fp_sampling *sampling) FP_WARN_UNUSED;
+fp__sampling fp__session_sampling(const fp_session *s);
 void fp__session_fail(fp_session *s, fp_status status);
+/* Back to the first `keep` context tokens, of which those from the answer's first one on were sampled: its
+ * text, and what it holds back, are again what they were then. */
+fp_status fp__session_rewind(fp_session *s, size_t keep) FP_WARN_UNUSED;
+/* Gives out what may leave by now; asks the gate first about what was held back. */
+void fp__session_leave(fp_session *s);
 bool fp__session_active(const fp_session *s);
 
 /* Commits the first n reserved tokens, each with the label of the turn that it belongs to. */
@@ -142,6 +163,12 @@ fp_status fp__session_commit(fp_session *s, const uint32_t *ids, size_t n) FP_WA
 /* As fp_session_add_text, with the label. */
 fp_status fp__session_add_labelled(fp_session *s, fp_role role, fp_label label, const char *text,
                                    size_t size) FP_WARN_UNUSED;
+
+static inline bool
+fp__session_ended(const fp_session *s) /* generated to its end; its checks may be missing */
+{
+    return s->answer.finish != FP_FINISH_NONE;
+}
 
 /* ---- withdraw.c ---- */
 /* Asks the gate again if the anchors are watched; `running`: of an answer in progress. FP_DENIED, or an
@@ -156,6 +183,9 @@ void fp__session_boundary(fp_session *s);
 /* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */
 fp_status fp__anchors_tokenize(const fp_model *model, fp_workspace *workspace, const uint8_t (*ids)[32],
                                size_t n, fp__ids *out, size_t *counts) FP_WARN_UNUSED;
+/* The pages of a set from its artifact, or compiled anew; verified against the K/V head that the log names.
+ */
+fp_status fp__anchors_reload(fp_anchors *anchors, bool compile) FP_WARN_UNUSED;
 /* Prefill of a set into a new anchor sequence. */
 fp_status fp__anchors_prefill(fp_engine *engine, const fp__ids *ids, const size_t *counts,
                               const fp_label *labels, size_t n, fp__kvseq **out) FP_WARN_UNUSED;

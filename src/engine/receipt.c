@@ -82,6 +82,31 @@ static fp_status fill_anchors(const fp_session *s, fp_workspace *w, fp__receipt 
     return fp__ledger_reader_tlog_proof(w->reader, r->compile_index, NULL, 0, &r->proof);
 }
 
+static uint64_t milliseconds(uint64_t ns)
+{
+    return (ns + 999999) / 1000000;
+}
+
+static void fill_checks(const fp_session *s, fp__receipt *r)
+{
+    const fp__checks *c = &s->checks;
+    fp_validation_status v;
+    fp_engine_validation(s->engine, &v);
+    r->validation = v.validation;
+    r->replay_65536 = v.replay_65536;
+    r->page_window_ms = milliseconds(v.page_window_ns);
+    r->weight_window_ms = milliseconds(v.weight_window_ns);
+    r->failures = c->failed;
+    r->release = s->release;
+    r->standing = c->standing;
+    if (r->standing == FP_STANDING_PROVISIONAL) {
+        size_t tokens = fp__kvseq_tokens(s->context), verified = c->verified < tokens ? c->verified : tokens;
+        r->unverified_pages = (tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS - verified / FP__PAGE_TOKENS;
+    }
+    r->retractions = c->retractions;
+    memcpy(r->retraction_ids, c->retraction, c->retractions * 32);
+}
+
 static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, fp__receipt *r)
 {
     r->has_nonce = s->has_nonce;
@@ -104,6 +129,7 @@ static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, f
     r->context_limit = s->engine->context_tokens;
     r->finish = s->answer.finish;
     r->label = answer->label;
+    fill_checks(s, r);
     r->leaves = t->n;
     snprintf(r->engine, sizeof r->engine, "fieldprint %s (%s)", fp_version(),
              s->engine->gpu ? "cuda" : s->engine->model->ops->name);
@@ -140,9 +166,11 @@ static fp_status write_files(fp_workspace *w, const fp__dsse *dsse, const fp__tr
 fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], char *receipt_path,
                              char *transcript_path)
 {
-    if (s->answer.start_ns == 0 || fp__session_active(s) || s->answer.finish == FP_FINISH_ERROR ||
-        s->turns[s->answer.turn].count == 0)
+    bool retracted = s->checks.standing == FP_STANDING_RETRACTED;
+    if (s->answer.start_ns == 0 || !fp__session_ended(s) ||
+        (!retracted && (s->answer.finish == FP_FINISH_ERROR || s->turns[s->answer.turn].count == 0)))
         return fp__fail(FP_USAGE, "receipt: there is no answer");
+    FP_TRY(fp__retractions_log(s, w)); /* first: a receipt names them as logged */
     fp__transcript t = {0};
     fp__receipt r = {0};
     fp__dsse dsse = {0};

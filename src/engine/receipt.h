@@ -37,8 +37,17 @@ typedef struct fp__receipt {
     uint8_t stops[32];
     uint64_t anchor_tokens, prompt_tokens, output_tokens, context_tokens; /* context: committed K/V */
     uint64_t context_limit; /* of the engine, anchors included */
-    fp_finish finish;
+    fp_finish finish;       /* FP_FINISH_ERROR: retracted */
     fp_label label;
+    /* how it was checked */
+    fp_validation validation;
+    uint64_t replay_65536;                     /* share of the pages that was computed again */
+    uint64_t page_window_ms, weight_window_ms; /* detection windows of the scrub; 0: none */
+    uint64_t unverified_pages, failures;       /* failures: checks that failed during the answer */
+    fp_release release;
+    fp_standing standing;
+    size_t retractions;
+    uint8_t retraction_ids[FP__RETRACTIONS_MAX][32]; /* what the log's retraction events name */
     uint64_t leaves;
     uint8_t root[32];
     char engine[64];

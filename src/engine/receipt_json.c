@@ -4,9 +4,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const char *const finish_names[] = {"stop", "length", "cancelled", "anchor_revoked"};
+static const char *const finish_names[] = {"stop", "length", "cancelled", "anchor_revoked", "error"};
 static const fp_finish finishes[] = {FP_FINISH_STOP, FP_FINISH_LENGTH, FP_FINISH_CANCELLED,
-                                     FP_FINISH_ANCHOR_REVOKED};
+                                     FP_FINISH_ANCHOR_REVOKED, FP_FINISH_ERROR};
 enum { FINISHES = sizeof finishes / sizeof *finishes };
 
 void fp__receipt_free(fp__receipt *r)
@@ -102,11 +102,28 @@ static const char *finish_text(fp_finish finish)
     return "error";
 }
 
+static json_t *validation_json(const fp__receipt *r)
+{
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I}", "level", fp_validation_name(r->validation),
+                     "replay65536", (json_int_t)r->replay_65536, "pageWindowMs",
+                     (json_int_t)r->page_window_ms, "weightWindowMs", (json_int_t)r->weight_window_ms,
+                     "unverifiedPages", (json_int_t)r->unverified_pages, "failures", (json_int_t)r->failures);
+}
+
+static json_t *release_json(const fp__receipt *r)
+{
+    json_t *ids = json_array();
+    for (size_t i = 0; i < r->retractions; i++)
+        json_array_append_new(ids, hex32(r->retraction_ids[i]));
+    return json_pack("{s:s, s:s, s:o}", "mode", fp_release_name(r->release), "status",
+                     fp_standing_name(r->standing), "retractions", ids);
+}
+
 static json_t *predicate(const fp__receipt *r)
 {
     json_t *p = json_pack(
         "{s:o, s:o, s:I, s:o, s:{s:s, s:o, s:o}, s:o, s:{s:I, s:I, s:I, s:I, s:I}, s:s, s:s, "
-        "s:{s:s, s:I}, s:{s:s, s:s}, "
+        "s:o, s:o, "
         "s:{s:I, s:o}, s:s, s:I}",
         "tenant", hex32(r->tenant), "model", hex32(r->model), "arithmetic", (json_int_t)r->arithmetic,
         "policy", hex32(r->policy), "log", "origin", r->origin, "first",
@@ -115,9 +132,8 @@ static json_t *predicate(const fp__receipt *r)
         (json_int_t)r->anchor_tokens, "prompt", (json_int_t)r->prompt_tokens, "output",
         (json_int_t)r->output_tokens, "context", (json_int_t)r->context_tokens, "limit",
         (json_int_t)r->context_limit, "finish", finish_text(r->finish), "label", fp_label_name(r->label),
-        "validation", "level", "hash", "unverifiedPages", (json_int_t)0, "release", "mode", "optimistic",
-        "status", "final", "leaves", "count", (json_int_t)r->leaves, "root", hex32(r->root), "engine",
-        r->engine, "time", (json_int_t)r->time);
+        "validation", validation_json(r), "release", release_json(r), "leaves", "count",
+        (json_int_t)r->leaves, "root", hex32(r->root), "engine", r->engine, "time", (json_int_t)r->time);
     if (p && r->has_nonce)
         json_object_set_new(p, "nonce", hex32(r->nonce));
     if (p && r->anchors)
@@ -261,20 +277,70 @@ static fp_status read_sampling(const json_t *p, fp__receipt *r)
     return fp__json_hex(s, where, "stops", r->stops, 32);
 }
 
-static fp_status read_constants(const json_t *p)
+static fp_status read_validation(const json_t *p, fp__receipt *r)
 {
-    static const char *const validation[] = {"level", "unverifiedPages", NULL}, *const release[] = {
-                                                                                    "mode", "status", NULL};
-    json_t *object;
-    uint64_t zero;
-    FP_TRY(fp__json_object(p, "receipt", "validation", &object));
-    FP_TRY(fp__json_fields(object, "receipt.validation", validation, NULL));
-    FP_TRY(fp__json_constant(object, "receipt.validation", "level", "hash"));
-    FP_TRY(fp__json_uint(object, "receipt.validation", "unverifiedPages", 0, 0, &zero));
-    FP_TRY(fp__json_object(p, "receipt", "release", &object));
-    FP_TRY(fp__json_fields(object, "receipt.release", release, NULL));
-    FP_TRY(fp__json_constant(object, "receipt.release", "mode", "optimistic"));
-    return fp__json_constant(object, "receipt.release", "status", "final");
+    static const char *const required[] = {
+        "level", "replay65536", "pageWindowMs", "weightWindowMs", "unverifiedPages", "failures", NULL};
+    static const char *const where = "receipt.validation";
+    json_t *v;
+    const char *level;
+    FP_TRY(fp__json_object(p, "receipt", "validation", &v));
+    FP_TRY(fp__json_fields(v, where, required, NULL));
+    FP_TRY(fp__json_text(v, where, "level", 1, 16, &level));
+    for (r->validation = FP_VALIDATE_HASH; r->validation <= FP_VALIDATE_REPLAY; ++r->validation)
+        if (strcmp(level, fp_validation_name(r->validation)) == 0)
+            break;
+    if (r->validation > FP_VALIDATE_REPLAY)
+        return fp__fail(FP_FORMAT, "%s.level: \"%s\" is not known", where, level);
+    bool scrub = r->validation >= FP_VALIDATE_SCRUB, replay = r->validation == FP_VALIDATE_REPLAY;
+    FP_TRY(fp__json_uint(v, where, "replay65536", replay ? 1 : 0, replay ? 65536 : 0, &r->replay_65536));
+    FP_TRY(fp__json_uint(v, where, "pageWindowMs", scrub ? 1 : 0, scrub ? MAX53 : 0, &r->page_window_ms));
+    FP_TRY(fp__json_uint(v, where, "weightWindowMs", 0, scrub ? MAX53 : 0, &r->weight_window_ms));
+    FP_TRY(fp__json_uint(v, where, "unverifiedPages", 0, MAX53, &r->unverified_pages));
+    return fp__json_uint(v, where, "failures", 0, UINT32_MAX, &r->failures);
+}
+
+static fp_status read_release(const json_t *p, fp__receipt *r)
+{
+    static const char *const required[] = {"mode", "status", "retractions", NULL};
+    static const char *const where = "receipt.release";
+    json_t *o, *ids;
+    const char *mode, *status;
+    FP_TRY(fp__json_object(p, "receipt", "release", &o));
+    FP_TRY(fp__json_fields(o, where, required, NULL));
+    FP_TRY(fp__json_text(o, where, "mode", 1, 16, &mode));
+    if (fp_release_parse(mode, &r->release) != FP_OK)
+        return fp__fail(FP_FORMAT, "%s.mode: \"%s\" is not known", where, mode);
+    FP_TRY(fp__json_text(o, where, "status", 1, 16, &status));
+    for (r->standing = FP_STANDING_PROVISIONAL; r->standing <= FP_STANDING_RETRACTED; ++r->standing)
+        if (strcmp(status, fp_standing_name(r->standing)) == 0)
+            break;
+    if (r->standing > FP_STANDING_RETRACTED)
+        return fp__fail(FP_FORMAT, "%s.status: \"%s\" is not known", where, status);
+    FP_TRY(fp__json_array(o, where, "retractions", 0, FP__RETRACTIONS_MAX, &ids));
+    for (size_t i = 0; i < json_array_size(ids); i++) {
+        const char *text = json_string_value(json_array_get(ids, i));
+        if (!text)
+            return fp__fail(FP_FORMAT, "%s.retractions[%zu] is not a text", where, i);
+        FP_TRY(fp__json_hex_text(text, "receipt.release.retractions", r->retraction_ids[i], 32));
+    }
+    r->retractions = json_array_size(ids);
+    return FP_OK;
+}
+
+/* Fields that contradict each other are no receipt of ours. */
+static fp_status check_standing(const fp__receipt *r)
+{
+    bool retracted = r->standing == FP_STANDING_RETRACTED;
+    if (r->unverified_pages > 0 && r->standing != FP_STANDING_PROVISIONAL)
+        return fp__fail(FP_FORMAT, "receipt.validation.unverifiedPages: only a provisional answer has them");
+    if (retracted != (r->finish == FP_FINISH_ERROR) || (retracted && r->retractions == 0))
+        return fp__fail(FP_FORMAT,
+                        "receipt.release: a retracted answer, and no other, ends with an error and "
+                        "names its retraction");
+    if (r->retractions > r->failures)
+        return fp__fail(FP_FORMAT, "receipt.release.retractions: more than checks that failed");
+    return FP_OK;
 }
 
 static fp_status read_counts(const json_t *p, fp__receipt *r)
@@ -295,11 +361,11 @@ static fp_status read_counts(const json_t *p, fp__receipt *r)
     FP_TRY(fp__json_uint(object, "receipt.leaves", "count", 1, MAX53, &r->leaves));
     FP_TRY(fp__json_hex(object, "receipt.leaves", "root", r->root, 32));
     FP_TRY(fp__json_text(p, "receipt", "finish", 1, 16, &text));
-    r->finish = FP_FINISH_ERROR;
+    r->finish = FP_FINISH_NONE;
     for (size_t i = 0; i < FINISHES; i++)
         if (strcmp(text, finish_names[i]) == 0)
             r->finish = finishes[i];
-    if (r->finish == FP_FINISH_ERROR)
+    if (r->finish == FP_FINISH_NONE)
         return fp__fail(FP_FORMAT, "receipt.finish: \"%s\" is not known", text);
     FP_TRY(fp__json_text(p, "receipt", "label", 1, 16, &text));
     if (fp_label_parse(text, &r->label) != FP_OK)
@@ -328,8 +394,10 @@ static fp_status read_predicate(const json_t *p, fp__receipt *r)
     FP_TRY(read_log(p, r));
     FP_TRY(read_anchors(p, r));
     FP_TRY(read_sampling(p, r));
-    FP_TRY(read_constants(p));
+    FP_TRY(read_validation(p, r));
+    FP_TRY(read_release(p, r));
     FP_TRY(read_counts(p, r));
+    FP_TRY(check_standing(r));
     FP_TRY(fp__json_text(p, "receipt", "engine", 1, sizeof r->engine - 1, &engine));
     snprintf(r->engine, sizeof r->engine, "%s", engine);
     return fp__json_uint(p, "receipt", "time", 0, MAX53, &r->time);

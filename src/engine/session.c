@@ -36,6 +36,10 @@ static fp_status session_init(fp_session *s, const fp_session_options *o)
             "session: the model names no chat template; give one with --template (%s), or complete raw text",
             fp__chat_template_names());
     s->anchors = o->anchors;
+    if ((unsigned)o->release > FP_RELEASE_FINAL)
+        return fp__fail(FP_USAGE, "session: release is optimistic, gated or final");
+    s->release = o->release;
+    s->workspace = o->workspace;
     size_t anchor_tokens = fp__session_anchor_tokens(s);
     if (anchor_tokens >= s->engine->context_tokens)
         return fp__fail(FP_LIMIT,
@@ -55,6 +59,7 @@ static fp_status session_init(fp_session *s, const fp_session_options *o)
     s->mass = calloc(hp->layers * hp->heads, sizeof *s->mass);
     if (!s->mass)
         return fp__fail(FP_NO_MEMORY, "session: no memory");
+    FP_TRY(fp__checks_create(s));
     return fp__sampler_create(hp->vocabulary, s->engine->model->ops->exp_weights, &s->sampler);
 }
 
@@ -80,26 +85,34 @@ fp_status fp_session_create(fp_engine *engine, const fp_session_options *options
     return FP_OK;
 }
 
-static void free_stops(fp__answer *a)
+static void free_texts(char ***texts, size_t *n)
 {
-    for (size_t i = 0; i < a->n_stops; i++)
-        free(a->stops[i]);
-    free(a->stops);
-    a->stops = NULL;
-    a->n_stops = 0;
+    for (size_t i = 0; i < *n; i++)
+        free((*texts)[i]);
+    free(*texts);
+    *texts = NULL;
+    *n = 0;
+}
+
+static void free_answer(fp__answer *a)
+{
+    free_texts(&a->stops, &a->n_stops);
+    free_texts(&a->holds, &a->n_holds);
+    fp__buf_free(&a->left);
 }
 
 void fp_session_destroy(fp_session *s)
 {
     if (!s)
         return;
+    fp__checks_destroy(s);
     for (size_t i = 0; i < s->engine->max_sessions; i++)
         if (s->engine->sessions[i] == s)
             s->engine->sessions[i] = NULL;
     for (size_t i = 0; i < s->n_turns; i++)
         fp__buf_free(&s->turns[i].text);
     free(s->turns);
-    free_stops(&s->answer);
+    free_answer(&s->answer);
     fp__ids_free(&s->ids);
     fp__kvseq_destroy(s->context);
     fp__sampler_destroy(s->sampler);
@@ -326,29 +339,42 @@ static fp__sampling sampling_params(const fp_sampling *p)
                           .seed = p->seed};
 }
 
+fp__sampling fp__session_sampling(const fp_session *s)
+{
+    return sampling_params(&s->answer.sampling);
+}
+
 fp_status fp__session_check_sampling(const fp_session *s, const fp_sampling *sampling)
 {
     fp__sampling params = sampling_params(sampling);
     return fp__sampling_check(&params, s->engine->model->hp.vocabulary);
 }
 
+static fp_status copy_texts(const char *const *from, size_t n, const char *what, char ***to, size_t *count)
+{
+    *to = calloc(n + 1, sizeof **to);
+    if (!*to)
+        return fp__fail(FP_NO_MEMORY, "session: no memory");
+    for (size_t i = 0; i < n; i++) {
+        if (!from[i][0])
+            return fp__fail(FP_USAGE, "session: a %s string is empty", what);
+        if (!((*to)[i] = strdup(from[i])))
+            return fp__fail(FP_NO_MEMORY, "session: no memory");
+        *count = i + 1;
+    }
+    return FP_OK;
+}
+
 static fp_status copy_options(fp__answer *a, const fp_generate_options *o)
 {
-    a->stops = calloc(o->n_stops + 1, sizeof *a->stops);
-    if (!a->stops)
-        return fp__fail(FP_NO_MEMORY, "session: no memory");
-    for (size_t i = 0; i < o->n_stops; i++) {
-        if (!o->stops[i][0])
-            return fp__fail(FP_USAGE, "session: a stop string is empty");
-        if (!(a->stops[i] = strdup(o->stops[i])))
-            return fp__fail(FP_NO_MEMORY, "session: no memory");
-        a->n_stops = i + 1;
-    }
+    FP_TRY(copy_texts(o->stops, o->n_stops, "stop", &a->stops, &a->n_stops));
+    FP_TRY(copy_texts(o->holds, o->n_holds, "hold", &a->holds, &a->n_holds));
     a->sampling = o->sampling;
     a->max_tokens = o->max_tokens;
     a->ignore_eog = o->ignore_eog;
     a->on_text = o->on_text;
     a->on_text_context = o->on_text_context;
+    a->on_retract = o->on_retract;
     return FP_OK;
 }
 
@@ -429,14 +455,15 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
     s->answer = (fp__answer){0};
     fp_status status = begin(s, options);
     if (status != FP_OK) { /* as it was: without the new tokens, the messages still pending */
-        free_stops(&s->answer);
+        free_answer(&s->answer);
         s->answer = before;
         s->ids.size = size;
         if (last > 0)
             open_turn(s, &s->turns[last - 1]);
         return status;
     }
-    free_stops(&before);
+    free_answer(&before);
+    fp__checks_begin(s);
     s->pending_turns = 0;
     s->has_receipt = false;
     FP_CHECK(fp__session_note_gate(s, true) == FP_OK); /* one decision's overrides fit */
@@ -447,57 +474,103 @@ fp_status fp_session_begin(fp_session *s, const fp_generate_options *options)
 
 bool fp__session_active(const fp_session *s)
 {
-    return s->answer.start_ns != 0 && s->answer.finish == FP_FINISH_NONE;
+    return s->answer.start_ns != 0 && !s->answer.settled;
 }
 
 void fp__session_fail(fp_session *s, fp_status status)
 {
     s->answer.status = status;
     s->answer.finish = FP_FINISH_ERROR;
+    s->answer.settled = true;
     s->answer.end_ns = fp__now_ns();
     snprintf(s->answer.error, sizeof s->answer.error, "%s", fp_error_detail());
 }
 
-static void emit(fp_session *s, size_t until)
+/* Bytes before the first place where one of `marks` is, or may be beginning, from `from` on; *found: before
+ * the first that is there. */
+static size_t before_marks(const fp__buf *text, size_t from, char *const *marks, size_t n, size_t *found)
 {
-    fp__answer *a = &s->answer;
-    fp__buf *text = &s->turns[a->turn].text;
-    if (until > a->emitted && a->on_text && !a->cancelled)
-        a->cancelled =
-            a->on_text(a->on_text_context, (const char *)text->data + a->emitted, until - a->emitted) != 0;
-    if (until > a->emitted)
-        a->emitted = until;
-}
-
-/* Finds the first stop string in the text from where one could begin; gives out what cannot be part of one.
- */
-static void match_stops(fp_session *s)
-{
-    fp__answer *a = &s->answer;
-    fp__buf *text = &s->turns[a->turn].text;
-    size_t safe = text->size, found = SIZE_MAX;
-    if (text->size == a->emitted)
-        return;
-    for (size_t i = 0; i < a->n_stops; i++) {
-        size_t length = strlen(a->stops[i]);
-        const uint8_t *at = memmem(text->data + a->emitted, text->size - a->emitted, a->stops[i], length);
-        if (at && (size_t)(at - text->data) < found)
-            found = (size_t)(at - text->data);
+    size_t safe = text->size;
+    *found = SIZE_MAX;
+    for (size_t i = 0; i < n && text->size > from; i++) {
+        size_t length = strlen(marks[i]);
+        const uint8_t *at = memmem(text->data + from, text->size - from, marks[i], length);
+        if (at && (size_t)(at - text->data) < *found)
+            *found = (size_t)(at - text->data);
         for (size_t tail = length - 1; tail > 0;
-             tail--) /* the longest tail of the text that begins the stop string */
-            if (tail <= text->size - a->emitted &&
-                memcmp(text->data + text->size - tail, a->stops[i], tail) == 0) {
+             tail--) /* the longest tail of the text that begins the mark */
+            if (tail <= text->size - from && memcmp(text->data + text->size - tail, marks[i], tail) == 0) {
                 safe = text->size - tail < safe ? text->size - tail : safe;
                 break;
             }
     }
+    return safe;
+}
+
+/* How much of the text may be with the caller now. */
+static size_t may_leave(const fp_session *s)
+{
+    const fp__answer *a = &s->answer;
+    const fp__checks *c = &s->checks;
+    const fp__buf *text = &s->turns[a->turn].text;
+    size_t found, limit = s->release == FP_RELEASE_OPTIMISTIC ? a->safe : c->verified_bytes;
+    if (s->release == FP_RELEASE_FINAL && !(fp__session_ended(s) && c->verified_bytes == text->size &&
+                                            c->verified == fp__kvseq_tokens(s->context)))
+        return 0;
+    if (s->release == FP_RELEASE_OPTIMISTIC && a->n_holds > 0) {
+        size_t safe = before_marks(text, 0, a->holds, a->n_holds, &found);
+        safe = found < safe ? found : safe;
+        safe = safe > c->verified_bytes ? safe : c->verified_bytes;
+        limit = limit < safe ? limit : safe;
+    }
+    return limit;
+}
+
+/* What was held back passes the gate again when it leaves. */
+static bool is_denied(fp_session *s)
+{
+    fp__answer *a = &s->answer;
+    if (s->release == FP_RELEASE_OPTIMISTIC || !s->anchors || !s->anchors->watched)
+        return false;
+    fp_finish before = a->finish;
+    a->finish = FP_FINISH_NONE;
+    fp__session_boundary(s);
+    if (a->finish != FP_FINISH_NONE)
+        return true;
+    a->finish = before;
+    return false;
+}
+
+void fp__session_leave(fp_session *s)
+{
+    fp__answer *a = &s->answer;
+    const fp__buf *text = &s->turns[a->turn].text;
+    size_t until = may_leave(s), had = a->left.size;
+    if (until <= had || !a->on_text || a->cancelled || a->finish == FP_FINISH_ANCHOR_REVOKED || is_denied(s))
+        return;
+    if (s->checks.doubtful && memcmp(a->left.data, text->data, had) != 0)
+        return; /* it is not what has left: when it is verified, that is withdrawn */
+    fp_status status = fp__buf_append(&a->left, text->data + had, until - had);
+    if (status != FP_OK) {
+        fp__session_fail(s, status);
+        return;
+    }
+    a->cancelled = a->on_text(a->on_text_context, (const char *)text->data + had, until - had) != 0;
+}
+
+/* Finds the first stop string in the text from where one could begin; what cannot be part of one is safe. */
+static void match_stops(fp_session *s)
+{
+    fp__answer *a = &s->answer;
+    fp__buf *text = &s->turns[a->turn].text;
+    size_t found, safe = before_marks(text, a->safe, a->stops, a->n_stops, &found);
     if (found != SIZE_MAX) {
         text->size = found;
         text->data[found] = 0;
         a->finish = FP_FINISH_STOP;
         safe = found;
     }
-    emit(s, safe);
+    a->safe = safe > a->safe ? safe : a->safe;
 }
 
 void fp__session_end(fp_session *s, fp_finish finish)
@@ -511,9 +584,36 @@ void fp__session_end(fp_session *s, fp_finish finish)
             return;
         }
         a->finish = finish;
-        emit(s, text->size);
+        a->safe = text->size;
     }
     a->end_ns = fp__now_ns();
+    if (finish == FP_FINISH_ANCHOR_REVOKED && s->release != FP_RELEASE_OPTIMISTIC && a->start_ns != 0)
+        fp__rollback_held(s); /* it never leaves */
+    fp__session_leave(s);
+}
+
+fp_status fp__session_rewind(fp_session *s, size_t keep)
+{
+    fp__answer *a = &s->answer;
+    fp__turn *turn = &s->turns[a->turn];
+    fp_finish stopped = a->finish == FP_FINISH_ANCHOR_REVOKED ? a->finish : FP_FINISH_NONE;
+    FP_CHECK(keep >= turn->first && keep <= s->ids.size);
+    s->ids.size = keep;
+    turn->count = keep - turn->first;
+    turn->text.size = 0;
+    a->safe = 0;
+    a->finish = FP_FINISH_NONE;
+    fp__detok_init(&a->detok, s->engine->model->tokenizer, 0);
+    for (size_t i = turn->first; i < keep; i++) {
+        uint32_t id = s->ids.data[i];
+        if (a->ignore_eog || !fp__tokenizer_is_eog(s->engine->model->tokenizer, id))
+            FP_TRY(fp__detok_push(&a->detok, id, &turn->text));
+        match_stops(s);
+    }
+    if (stopped != FP_FINISH_NONE)
+        FP_TRY(fp__detok_flush(&a->detok, &turn->text));
+    a->finish = stopped;
+    return FP_OK;
 }
 
 /* The next token. A plain greedy choice may be there already, on the device; else the logits come from it. */
@@ -559,6 +659,8 @@ void fp__session_sample(fp_session *s, size_t i)
         return;
     }
     match_stops(s);
+    if (a->finish == FP_FINISH_NONE)
+        fp__session_leave(s);
     bool full = fp__session_anchor_tokens(s) + s->ids.size >= s->engine->context_tokens;
     if (eog || a->finish != FP_FINISH_NONE)
         fp__session_end(s, FP_FINISH_STOP);
@@ -571,12 +673,10 @@ void fp__session_sample(fp_session *s, size_t i)
 fp_status fp_session_run(fp_session *s)
 {
     while (fp__session_active(s)) {
-        if (fp__engine_cancelled(s->engine)) {
+        if (fp__engine_cancelled(s->engine) && !fp__session_ended(s))
             fp__session_end(s, FP_FINISH_CANCELLED);
-            return fp__fail(FP_CANCELLED, "interrupted after %zu tokens", s->turns[s->answer.turn].count);
-        }
         FP_TRY(fp_engine_step(s->engine, NULL));
-        if (!s->answer.first_ns) {
+        if (!s->answer.first_ns && !fp__session_ended(s)) {
             size_t waiting = s->ids.size - s->answer.prompt_tokens;
             size_t done = fp__kvseq_tokens(s->context) > waiting ? fp__kvseq_tokens(s->context) - waiting : 0;
             fp__engine_progress(s->engine, (double)done / (double)s->answer.prompt_tokens);
@@ -608,7 +708,12 @@ void fp_session_result(const fp_session *s, fp_result *out)
 {
     const fp__hparams *hp = &s->engine->model->hp;
     const fp__answer *a = &s->answer;
-    *out = (fp_result){.finish = a->finish,
+    *out = (fp_result){.finish = fp__session_active(s) ? FP_FINISH_NONE : a->finish,
+                       .standing = s->checks.standing,
+                       .release = s->release,
+                       .failures = s->checks.failed,
+                       .rollbacks = s->checks.rollbacks,
+                       .retractions = (uint32_t)s->checks.retractions,
                        .text = "",
                        .prompt_tokens = a->prompt_tokens,
                        .anchor_tokens = (uint32_t)fp__session_anchor_tokens(s),

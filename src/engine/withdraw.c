@@ -104,8 +104,11 @@ fp_status fp_session_without_anchors(const fp_session *s, fp_workspace *w, fp_se
     if (fp__session_active(s))
         return fp__fail(FP_USAGE, "session: an answer is being generated");
     FP_TRY(fp_gate_check(w, &query, &gate));
-    fp_session_options options = {
-        .tenant = s->has_tenant ? s->tenant : NULL, .nonce = s->has_nonce ? s->nonce : NULL, .raw = s->raw};
+    fp_session_options options = {.tenant = s->has_tenant ? s->tenant : NULL,
+                                  .nonce = s->has_nonce ? s->nonce : NULL,
+                                  .raw = s->raw,
+                                  .release = s->release,
+                                  .workspace = s->workspace};
     FP_TRY(fp_session_create(s->engine, &options, &made));
     fp_status status = FP_OK;
     for (size_t i = 0; i < s->n_turns && status == FP_OK; i++)

@@ -227,30 +227,73 @@ fp_status fp__ed25519_check_public(const uint8_t public_key[32])
     return FP_OK;
 }
 
-fp_status fp__ed25519_verify(const uint8_t public_key[32], const void *data, size_t size,
-                             const uint8_t signature[64])
+static fp_status take_public(const uint8_t public_key[32], EVP_PKEY **out)
+{
+    FP_TRY(fp__ed25519_check_public(public_key));
+    *out = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, 32);
+    return *out != NULL ? FP_OK : crypto_fail(FP_INTERNAL, "cannot take the public key");
+}
+
+static fp_status verify(EVP_PKEY *pkey, const void *data, size_t size, const uint8_t signature[64])
 {
     static const uint8_t order[32] = {0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7,
                                       0xa2, 0xde, 0xf9, 0xde, 0x14, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
                                       0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10};
-    FP_TRY(fp__ed25519_check_public(public_key));
     const char *reason = bad_point(signature);
     if (reason != NULL)
         return fp__fail(FP_SIGNATURE, "the signature's R %s", reason);
     if (!below(signature + 32, order))
         return fp__fail(FP_SIGNATURE, "the signature's S is not below the group order");
-    EVP_PKEY *pkey = EVP_PKEY_new_raw_public_key(EVP_PKEY_ED25519, NULL, public_key, 32);
     EVP_MD_CTX *md = EVP_MD_CTX_new();
-    if (pkey == NULL || md == NULL || EVP_DigestVerifyInit(md, NULL, NULL, NULL, pkey) != 1) {
+    if (md == NULL || EVP_DigestVerifyInit(md, NULL, NULL, NULL, pkey) != 1) {
         EVP_MD_CTX_free(md);
-        EVP_PKEY_free(pkey);
         return crypto_fail(FP_INTERNAL, "cannot set up the verification of a signature");
     }
     int verdict = EVP_DigestVerify(md, signature, 64, size ? data : "", size);
     EVP_MD_CTX_free(md);
-    EVP_PKEY_free(pkey);
     ERR_clear_error(); /* a key off the curve leaves one */
     if (verdict != 1)
         return fp__fail(FP_SIGNATURE, "the Ed25519 signature is not valid for this key and these bytes");
     return FP_OK;
+}
+
+fp_status fp__ed25519_verify(const uint8_t public_key[32], const void *data, size_t size,
+                             const uint8_t signature[64])
+{
+    EVP_PKEY *pkey = NULL;
+    FP_TRY(take_public(public_key, &pkey));
+    fp_status status = verify(pkey, data, size, signature);
+    EVP_PKEY_free(pkey);
+    return status;
+}
+
+struct fp__ed25519_peer {
+    EVP_PKEY *pkey;
+};
+
+fp_status fp__ed25519_peer_create(const uint8_t public_key[32], fp__ed25519_peer **out)
+{
+    EVP_PKEY *pkey = NULL;
+    FP_TRY(take_public(public_key, &pkey));
+    fp__ed25519_peer *peer = malloc(sizeof *peer);
+    if (peer == NULL) {
+        EVP_PKEY_free(pkey);
+        return fp__fail(FP_NO_MEMORY, "no memory for a key");
+    }
+    peer->pkey = pkey;
+    *out = peer;
+    return FP_OK;
+}
+
+void fp__ed25519_peer_destroy(fp__ed25519_peer *peer)
+{
+    if (peer != NULL)
+        EVP_PKEY_free(peer->pkey);
+    free(peer);
+}
+
+fp_status fp__ed25519_peer_verify(const fp__ed25519_peer *peer, const void *data, size_t size,
+                                  const uint8_t signature[64])
+{
+    return verify(peer->pkey, data, size, signature);
 }

@@ -31,6 +31,13 @@ fp_status fp__ed25519_sign(const fp__ed25519_key *key, const void *data, size_t 
 /* FP_SIGNATURE with the reason. Everything is untrusted. */
 fp_status fp__ed25519_verify(const uint8_t public_key[32], const void *data, size_t size,
                              const uint8_t signature[64]) FP_WARN_UNUSED;
+/* A public key made ready, for many signatures by one key. Thread rule: any number of threads may verify with
+ * it. create: FP_SIGNATURE as fp__ed25519_check_public. */
+typedef struct fp__ed25519_peer fp__ed25519_peer;
+fp_status fp__ed25519_peer_create(const uint8_t public_key[32], fp__ed25519_peer **out) FP_WARN_UNUSED;
+void fp__ed25519_peer_destroy(fp__ed25519_peer *peer); /* NULL is fine */
+fp_status fp__ed25519_peer_verify(const fp__ed25519_peer *peer, const void *data, size_t size,
+                                  const uint8_t signature[64]) FP_WARN_UNUSED;
 /* FP_SIGNATURE unless the key could verify anything: canonical and not of small order. For keys read from
  * policies. */
 fp_status fp__ed25519_check_public(const uint8_t public_key[32]) FP_WARN_UNUSED;

@@ -27,6 +27,15 @@ typedef struct fp__gpu fp__gpu;
 fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t positions,
                        fp__gpu **out) FP_WARN_UNUSED;
 void fp__gpu_close(fp__gpu *gpu); /* stores and passes first; NULL is fine */
+/* What lies in the GPU's memory for the model (weights, norms, rotary rows), in items of at most 16 MiB, each
+ * with the checksum that it had before the upload: to look whether it is still that. check is thread-safe and
+ * reads beside the steps, in a stream of low priority. */
+size_t fp__gpu_items(const fp__gpu *gpu);
+size_t fp__gpu_item_bytes(const fp__gpu *gpu, size_t item);
+fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same) FP_WARN_UNUSED;
+/* Packs and uploads all of it again and checks it. Between steps. FP_MISMATCH: the file was changed, or the
+ * memory does not keep it. */
+fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team) FP_WARN_UNUSED;
 /* Name of the device for people, "NVIDIA H100 80GB HBM3". */
 const char *fp__gpu_name(const fp__gpu *gpu);
 

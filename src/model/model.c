@@ -477,6 +477,7 @@ fp_status fp_model_open(const char *path, const fp_model_options *options, fp_mo
     fp_model *m = calloc(1, sizeof *m);
     if (!m)
         return fp__fail(FP_NO_MEMORY, "model: no memory");
+    m->path = realpath(path, NULL); /* NULL: opening it fails, too */
     fp_status status = open_model(m, path, options);
     if (status != FP_OK) {
         fp_model_close(m);
@@ -495,6 +496,7 @@ void fp_model_close(fp_model *m)
     fp__tokenizer_destroy(m->tokenizer);
     fp__gguf_close(m->gguf);
     fp__arena_destroy(m->arena);
+    free(m->path);
     free(m);
 }
 

@@ -26,6 +26,7 @@ typedef struct fp__layer {
 } fp__layer;
 
 struct fp_model {
+    char *path; /* that it was opened from */
     fp__gguf *gguf;
     fp__tokenizer *tokenizer;
     fp__chat_template *chat; /* NULL: the file has none */

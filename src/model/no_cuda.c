@@ -29,6 +29,34 @@ void fp__gpu_close(fp__gpu *gpu)
     (void)gpu;
 }
 
+size_t fp__gpu_items(const fp__gpu *gpu)
+{
+    (void)gpu;
+    return 0;
+}
+
+size_t fp__gpu_item_bytes(const fp__gpu *gpu, size_t item)
+{
+    (void)gpu;
+    (void)item;
+    return 0;
+}
+
+fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same)
+{
+    (void)gpu;
+    (void)item;
+    (void)same;
+    return fp__fail(FP_UNSUPPORTED, "%s", NO_CUDA);
+}
+
+fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team)
+{
+    (void)gpu;
+    (void)team;
+    return fp__fail(FP_UNSUPPORTED, "%s", NO_CUDA);
+}
+
 const char *fp__gpu_name(const fp__gpu *gpu)
 {
     (void)gpu;

@@ -250,8 +250,10 @@ static fp_status cuda_unmap(fp__store *store, const fp__group *group, fp__store_
 {
     cuda_store *c = self(store);
     lane *l = c->lanes;
-    while (l->staging != bytes)
+    while (l->staging != bytes) {
         l++;
+        FP_CHECK(l < c->lanes + LANES);
+    }
     fp_status status = access & FP__STORE_WRITE ? copy_in(c, l, group, false) : FP_OK;
     lane_give(c, l);
     return status;

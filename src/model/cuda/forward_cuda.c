@@ -26,6 +26,7 @@ static const char *const place_names[PLACES] = {"attention norm", "attention inp
 typedef struct slot {
     fp__cuda_token *token;        // pinned [T], then rows [R], then ids [T]
     uint32_t *rows, *ids, *error; // pinned; error [T] comes back
+    uint32_t *chosen;             // pinned [R] greedy tokens, come back too
     uint64_t *position;           // [S] first position of a span
     size_t *tokens;               // [S]
     size_t spans, n;              /* of the step; n 0: its errors were looked at */
@@ -105,6 +106,7 @@ static void layout(fp__cuda_forward *f)
         f->slots[i].rows = carve(h, &o, R * 4);
         f->slots[i].ids = carve(h, &o, T * 4);
         f->slots[i].error = carve(h, &o, T * 4);
+        f->slots[i].chosen = carve(h, &o, R * 4);
         f->slots[i].position = carve(h, &o, S * 8);
         f->slots[i].tokens = carve(h, &o, S * sizeof(size_t));
     }
@@ -452,6 +454,16 @@ static fp_status copy_in(fp__cuda_forward *f, const slot *s, size_t T, size_t n_
     return FP_OK;
 }
 
+static fp_status copy_out(fp__cuda_forward *f, slot *s, size_t T, size_t n_rows)
+{
+    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
+            "the errors of a step");
+    if (n_rows > 0)
+        FP_CUDA(cudaMemcpyAsync(s->chosen, f->ids, n_rows * 4, cudaMemcpyDeviceToHost, f->stream),
+                "the tokens of a step");
+    return FP_OK;
+}
+
 static fp_status start(fp__cuda_forward *f, size_t n, uint32_t T, uint32_t n_rows, bool each)
 {
     f->last_graph = NULL;
@@ -490,8 +502,7 @@ fp_status fp__cuda_forward_step(fp__cuda_forward *f, const fp__cuda_span *spans,
     FP_TRY(set_gamma(f, spans, n));
     FP_TRY(copy_in(f, s, T, n_rows, each, own_ids));
     FP_TRY(start(f, n, (uint32_t)T, (uint32_t)n_rows, each));
-    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
-            "the errors of a step");
+    FP_TRY(copy_out(f, s, T, n_rows));
     if (f->want_mass)
         FP_CUDA(cudaMemcpyAsync(f->mass_host, f->mass, n * f->m->hp.layers * f->m->hp.heads * 8,
                                 cudaMemcpyDeviceToHost, f->stream),
@@ -520,8 +531,7 @@ fp_status fp__cuda_forward_project(fp__cuda_forward *f, const size_t *rows, size
     FP_CUDA(cudaMemcpyAsync(f->rows, s->rows, n_rows * 4, cudaMemcpyHostToDevice, f->stream),
             "the copy of the rows");
     FP_TRY(output(f, (uint32_t)n_rows, false));
-    FP_CUDA(cudaMemcpyAsync(s->error, f->error, T * 4, cudaMemcpyDeviceToHost, f->stream),
-            "the errors of the logits");
+    FP_TRY(copy_out(f, s, T, n_rows));
     FP_CUDA(cudaEventRecord(s->end, f->stream), "an event");
     s->n = s->spans;
     f->n_logits = n_rows;
@@ -559,7 +569,7 @@ fp_status fp__cuda_forward_read(fp__cuda_forward *f, float *logits, uint32_t *to
     if (logits)
         FP_TRY(fp__cuda_forward_read_rows(f, 0, n, logits));
     if (tokens)
-        FP_CUDA(cudaMemcpy(tokens, f->ids, n * 4, cudaMemcpyDeviceToHost), "the copy of the tokens");
+        memcpy(tokens, f->slots[(f->step + 1) % 2].chosen, n * 4);
     return FP_OK;
 }
 

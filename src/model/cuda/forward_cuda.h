@@ -24,6 +24,14 @@ typedef struct fp__cuda_layer {
     const float *attn_norm, *ffn_norm, *q_norm, *k_norm;
 } fp__cuda_layer;
 
+/* A piece of what was uploaded, and the checksum that it had on the host (kernel/cuda/byte_sum.h). */
+typedef struct fp__cuda_item {
+    const uint8_t *data;
+    size_t bytes;
+    uint64_t sum[2];
+} fp__cuda_item;
+#define FP__CUDA_ITEM_BYTES ((size_t)16 << 20)
+
 /* A model's weights in device memory. */
 typedef struct fp__cuda_model {
     fp__hparams hp;
@@ -35,6 +43,10 @@ typedef struct fp__cuda_model {
     size_t step_bytes; /* weights that one token's step reads: all but the embedding */
     void **memory;     /* every allocation */
     size_t n_memory, room;
+    fp__cuda_item *items; // [n_items] all that was uploaded
+    size_t n_items, items_room;
+    bool again; /* being uploaded again, to the same places */
+    size_t reused;
 } fp__cuda_model;
 
 /* Packs and uploads the weights of an open model; rotary rows for positions 0..positions - 1. FP_UNSUPPORTED:
@@ -42,6 +54,12 @@ typedef struct fp__cuda_model {
 fp_status fp__cuda_model_create(const fp_model *model, fp__team *team, size_t positions,
                                 fp__cuda_model **out) FP_WARN_UNUSED;
 void fp__cuda_model_destroy(fp__cuda_model *m); /* NULL is fine */
+/* Packs and uploads everything again to where it is, of the same model. No step may run. */
+fp_status fp__cuda_model_reload(fp__cuda_model *m, const fp_model *model, fp__team *team) FP_WARN_UNUSED;
+/* *same: the bytes of an item are those that were uploaded. scratch: 16 bytes of device memory. Waits for the
+ * stream. */
+fp_status fp__cuda_model_check(const fp__cuda_model *m, size_t item, void *scratch, void *stream,
+                               bool *same) FP_WARN_UNUSED;
 
 typedef struct fp__cuda_pool {
     uint8_t *kv;        /* device memory, 128-byte aligned */

@@ -2,8 +2,10 @@
  * takes page groups by their addresses. */
 #include "cache/cuda/store_cuda.h"
 #include "kernel/cuda/try.h"
+#include "merkle/sha256.h"
 #include "model/cuda/forward_cuda.h"
 #include "model/device.h"
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -118,6 +120,9 @@ struct fp__gpu {
     char name[128];
     const fp_model *model;
     fp__cuda_model *weights;
+    pthread_mutex_t mutex; /* of the next two */
+    cudaStream_t checks;
+    void *scratch; /* 16 bytes there */
 };
 
 static fp_status select_device(int index)
@@ -156,6 +161,54 @@ static size_t free_mib(void)
     return free_bytes >> 20;
 }
 
+/* The weights are packed from the model's file a second time: it must still be the file that the digest was
+ * made of. Hashed by a thread of its own, beside the upload. */
+typedef struct file_check {
+    const fp_model *model;
+    bool same;
+} file_check;
+
+static void *check_file(void *arg)
+{
+    file_check *c = arg;
+    const uint8_t *data;
+    size_t size;
+    uint8_t digest[32];
+    fp__gguf_bytes(c->model->gguf, &data, &size);
+    fp__sha256(data, size, digest);
+    c->same = memcmp(digest, c->model->gguf_sha256, 32) == 0;
+    return NULL;
+}
+
+static fp_status upload(fp__gpu *gpu, fp__team *team, size_t positions)
+{
+    file_check check = {gpu->model, false};
+    pthread_t thread;
+    size_t before = free_mib();
+    bool beside = pthread_create(&thread, NULL, check_file, &check) == 0;
+    fp_status status = fp__cuda_model_create(gpu->model, team, positions, &gpu->weights);
+    if (status == FP_NO_MEMORY)
+        status =
+            fp__fail_context(status, "the weights (%zu MiB on the CPU) do not fit %s, which has %zu MiB free",
+                             gpu->model->packed_bytes >> 20, gpu->name, before);
+    if (beside)
+        pthread_join(thread, NULL);
+    else
+        (void)check_file(&check);
+    if (status == FP_OK && !check.same)
+        status = fp__fail(FP_MISMATCH, "the model's file was changed since it was opened; start anew");
+    return status;
+}
+
+static fp_status prepare_checks(fp__gpu *gpu)
+{
+    int least = 0, greatest = 0;
+    FP_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest), "a stream");
+    FP_CUDA(cudaStreamCreateWithPriority(&gpu->checks, cudaStreamNonBlocking, least), "a stream");
+    FP_CUDA(cudaMalloc(&gpu->scratch, 16), "memory for checksums");
+    return FP_OK;
+}
+
 fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t positions, fp__gpu **out)
 {
     fp__gpu *gpu = calloc(1, sizeof *gpu);
@@ -163,18 +216,14 @@ fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t 
         return fp__fail(FP_NO_MEMORY, "GPU: no memory");
     gpu->index = index;
     gpu->model = model;
+    pthread_mutex_init(&gpu->mutex, NULL);
     fp_status status = check_device(index, gpu->name);
     if (status == FP_OK)
         status = select_device(index);
-    if (status == FP_OK) {
-        size_t before = free_mib();
-        status = fp__cuda_model_create(model, team, positions, &gpu->weights);
-        if (status == FP_NO_MEMORY)
-            status = fp__fail_context(status,
-                                      "the weights (%zu MiB on the CPU) do not fit %s, which has %zu "
-                                      "MiB free",
-                                      model->packed_bytes >> 20, gpu->name, before);
-    }
+    if (status == FP_OK)
+        status = upload(gpu, team, positions);
+    if (status == FP_OK)
+        status = prepare_checks(gpu);
     if (status != FP_OK) {
         fp__gpu_close(gpu);
         return status;
@@ -187,9 +236,48 @@ void fp__gpu_close(fp__gpu *gpu)
 {
     if (!gpu)
         return;
-    if (gpu->weights && cudaSetDevice(gpu->index) == cudaSuccess)
+    if (gpu->weights && cudaSetDevice(gpu->index) == cudaSuccess) {
+        if (gpu->checks)
+            (void)cudaStreamDestroy(gpu->checks);
+        (void)cudaFree(gpu->scratch);
         fp__cuda_model_destroy(gpu->weights);
+    }
+    pthread_mutex_destroy(&gpu->mutex);
     free(gpu);
+}
+
+size_t fp__gpu_items(const fp__gpu *gpu)
+{
+    return gpu->weights->n_items;
+}
+
+size_t fp__gpu_item_bytes(const fp__gpu *gpu, size_t item)
+{
+    return gpu->weights->items[item].bytes;
+}
+
+fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same)
+{
+    FP_TRY(select_device(gpu->index));
+    pthread_mutex_lock(&gpu->mutex);
+    fp_status status = fp__cuda_model_check(gpu->weights, item, gpu->scratch, gpu->checks, same);
+    pthread_mutex_unlock(&gpu->mutex);
+    return status;
+}
+
+fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team)
+{
+    file_check file = {gpu->model, false};
+    bool same = true;
+    FP_TRY(select_device(gpu->index));
+    FP_TRY(fp__cuda_model_reload(gpu->weights, gpu->model, team));
+    (void)check_file(&file);
+    if (!file.same)
+        return fp__fail(FP_MISMATCH, "the model's file was changed since it was opened; start anew");
+    for (size_t i = 0; i < gpu->weights->n_items && same; i++)
+        FP_TRY(fp__gpu_item_check(gpu, i, &same));
+    return same ? FP_OK
+                : fp__fail(FP_MISMATCH, "%s does not keep the weights that are written to it", gpu->name);
 }
 
 const char *fp__gpu_name(const fp__gpu *gpu)

@@ -1,7 +1,8 @@
 /* Weights to the device: stored GGUF rows are packed by all threads, one matrix after the other. */
+#include "kernel/cuda/byte_sum.h"
+#include "kernel/cuda/try.h"
 #include "kernel/device_weight.h"
 #include "model/cuda/forward_cuda.h"
-#include "kernel/cuda/try.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,11 @@ static void pack_run(void *arg, size_t thread, size_t threads)
 
 static fp_status device_room(fp__cuda_model *m, size_t bytes, void **out)
 {
+    if (m->again) { /* the same calls in the same order */
+        FP_CHECK(m->reused < m->n_memory);
+        *out = m->memory[m->reused++];
+        return FP_OK;
+    }
     if (m->n_memory == m->room) {
         size_t room = 2 * m->room + 64;
         void **memory = realloc(m->memory, room * sizeof *memory);
@@ -52,9 +58,30 @@ static fp_status device_room(fp__cuda_model *m, size_t bytes, void **out)
     return FP_OK;
 }
 
+/* Notes what is uploaded, in pieces, with their checksums. */
+static fp_status add_items(fp__cuda_model *m, const uint8_t *from, size_t bytes, const uint8_t *to)
+{
+    for (size_t at = 0; at < bytes && !m->again; at += FP__CUDA_ITEM_BYTES) {
+        if (m->n_items == m->items_room) {
+            size_t room = 2 * m->items_room + 64;
+            fp__cuda_item *items = realloc(m->items, room * sizeof *items);
+            if (!items)
+                return fp__fail(FP_NO_MEMORY, "model on the GPU: no memory");
+            m->items = items;
+            m->items_room = room;
+        }
+        fp__cuda_item *item = &m->items[m->n_items++];
+        *item = (fp__cuda_item){
+            to + at, bytes - at < FP__CUDA_ITEM_BYTES ? bytes - at : FP__CUDA_ITEM_BYTES, {0}};
+        fp__byte_sum(from + at, item->bytes, item->sum);
+    }
+    return FP_OK;
+}
+
 static fp_status upload(fp__cuda_model *m, const void *from, size_t bytes, void **out)
 {
     FP_TRY(device_room(m, bytes, out));
+    FP_TRY(add_items(m, from, bytes, *out));
     FP_CUDA(cudaMemcpy(*out, from, bytes, cudaMemcpyHostToDevice), "the copy of the model");
     return FP_OK;
 }
@@ -279,6 +306,28 @@ fp_status fp__cuda_model_create(const fp_model *model, fp__team *team, size_t po
     return FP_OK;
 }
 
+fp_status fp__cuda_model_reload(fp__cuda_model *m, const fp_model *model, fp__team *team)
+{
+    m->again = true;
+    m->reused = 0;
+    m->step_bytes = 0;
+    fp_status status = upload_all(m, team, model, m->rope_positions);
+    m->again = false;
+    return status;
+}
+
+fp_status fp__cuda_model_check(const fp__cuda_model *m, size_t item, void *scratch, void *stream, bool *same)
+{
+    const fp__cuda_item *it = &m->items[item];
+    uint64_t sum[2];
+    FP_CUDA(fp__cuda_byte_sum(it->data, it->bytes, scratch, stream), "the checksum of the weights");
+    FP_CUDA(cudaMemcpyAsync(sum, scratch, sizeof sum, cudaMemcpyDeviceToHost, stream),
+            "the checksum of the weights");
+    FP_CUDA(cudaStreamSynchronize(stream), "the checksum of the weights");
+    *same = memcmp(sum, it->sum, sizeof sum) == 0;
+    return FP_OK;
+}
+
 void fp__cuda_model_destroy(fp__cuda_model *m)
 {
     if (!m)
@@ -286,6 +335,7 @@ void fp__cuda_model_destroy(fp__cuda_model *m)
     for (size_t i = 0; i < m->n_memory; i++)
         (void)cudaFree(m->memory[i]);
     free(m->memory);
+    free(m->items);
     free(m->layers);
     free(m);
 }
