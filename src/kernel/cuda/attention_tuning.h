@@ -14,7 +14,7 @@ enum {
     FP__TUNE_UNSHARED,    /* 1: anchors are not shared */
     FP__TUNE_FINE,        /* 1 + eighths of long work that are done span by span */
     FP__TUNE_ANCHOR_ROWS, /* most rows stacked over an anchor that go to single warps */
-    FP__TUNE_NO_PREFILL,  /* 1: whole segments are left to teams */
+    FP__TUNE_PREFILL, /* groups of 64 rows in a tile of the prefill kernel, 4: whole segments are for teams */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
