@@ -46,6 +46,7 @@ const cli_command *const cli_commands[] = {
     &cli_command_bench_attention,
     &cli_command_bench_model,
     &cli_command_bench_hash,
+    &cli_command_bench_faults,
     &cli_command_doctor,
     NULL,
 };

@@ -11,10 +11,10 @@ extern const cli_command cli_command_run, cli_command_model_info, cli_command_mo
     cli_command_policy_create, cli_command_policy_show, cli_command_policy_propose, cli_command_event_sign,
     cli_command_ledger_init, cli_command_ledger_verify, cli_command_ledger_fsck, cli_command_ledger_show,
     cli_command_ledger_proof, cli_command_bench_speed, cli_command_bench_attention, cli_command_bench_hash,
-    cli_command_bench_model, cli_command_anchor_diff, cli_command_event_distrust, cli_command_event_endorse,
-    cli_command_event_retract, cli_command_event_override, cli_command_event_show, cli_command_event_list,
-    cli_command_override_export, cli_command_ledger_append, cli_command_ledger_witness,
-    cli_command_ledger_export;
+    cli_command_bench_model, cli_command_bench_faults, cli_command_anchor_diff, cli_command_event_distrust,
+    cli_command_event_endorse, cli_command_event_retract, cli_command_event_override, cli_command_event_show,
+    cli_command_event_list, cli_command_override_export, cli_command_ledger_append,
+    cli_command_ledger_witness, cli_command_ledger_export;
 
 /* Shared by the bench commands. */
 json_t *cli_bench_machine(const fp_bench_machine *machine);

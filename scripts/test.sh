@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Builds fieldprint in every way that is tested and runs all tests. The last line is "N passed, N failed[, N skipped]".
 #
-#   scripts/test.sh [release|asan|tsan|aarch64|fuzz]...      (default: all of them)
+#   scripts/test.sh [release|asan|tsan|aarch64|fuzz|cuda]...      (default: all of them but cuda)
 #
 # What runs where: all tests in release; all programs, with the replayed fuzz corpora, under AddressSanitizer and
 # UndefinedBehaviorSanitizer; the threaded ones under ThreadSanitizer; the kernels for AArch64 under qemu-user; and the
-# fuzz targets are built with clang and run over their corpora. FIELDPRINT_NO_MODEL=1 does without the default model
+# fuzz targets are built with clang and run over their corpora; cuda builds with the CUDA toolkit and runs what needs a GPU, or
+# shows that it builds. FIELDPRINT_NO_MODEL=1 does without the default model
 # (tests that need it are then skipped).
 set -uo pipefail # no -e: a failure is counted, and the rest still runs
 cd "$(dirname "$0")/.." || exit 3
@@ -83,8 +84,9 @@ run_stage() {
         build aarch64 && run_ctest aarch64 build-aarch64
         ;;
     fuzz) build fuzz && run_fuzz ;;
+    cuda) build cuda && run_ctest cuda build-cuda --label-regex cuda ;;
     *)
-        echo "no such stage: $1 (release, asan, tsan, aarch64, fuzz)" >&2
+        echo "no such stage: $1 (release, asan, tsan, aarch64, fuzz, cuda)" >&2
         exit 2
         ;;
     esac

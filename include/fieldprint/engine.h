@@ -46,9 +46,9 @@ FP_API const char *fp_release_name(fp_release release); /* "gated" */
 FP_API fp_status fp_release_parse(const char *text, fp_release *out) FP_WARN_UNUSED;
 
 typedef struct fp_engine_options {
-    const char *device;    /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can be used. Changes no
-                              result. Weights, pages and steps are then in the GPU's memory */
-    size_t threads;        /* 0: one per usable core */
+    const char *device; /* "cpu" (NULL), "cuda", "cuda:N", or "auto": a GPU if one can take the model. Changes
+                           no result. Weights, pages and steps are then in the GPU's memory */
+    size_t threads;     /* 0: one per usable core */
     size_t hash_threads;   /* workers that hash sealed pages off the token loop; 0: 1. SIZE_MAX: hash in the
                               loop */
     size_t context_tokens; /* per session, anchors included; 0: what the model was trained for, at most 8,192,
@@ -85,7 +85,7 @@ typedef struct fp_validation_status {
     uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */
     uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
     uint64_t failures, rollbacks, tokens_replayed, retractions;
-    uint64_t rollback_ns; /* time in rollbacks, without the replays */
+    uint64_t rollback_ns, rollback_max_ns; /* time in rollbacks, without computing anew; the longest */
     size_t unverified_pages;
 } fp_validation_status;
 FP_API void fp_engine_validation(const fp_engine *engine, fp_validation_status *out);

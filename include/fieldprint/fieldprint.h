@@ -6,6 +6,7 @@
 #include "fieldprint/bench.h"
 #include "fieldprint/device.h"
 #include "fieldprint/engine.h"
+#include "fieldprint/faults.h"
 #include "fieldprint/key.h"
 #include "fieldprint/ledger.h"
 #include "fieldprint/model.h"

@@ -15,7 +15,9 @@ struct fp__hasher {
     pthread_mutex_t mutex;
     pthread_cond_t work, done;
     fp__hash_job *first, **last; /* queue */
-    size_t waiters;              /* threads in wait or cancel that sleep on `done` */
+    bool (*fault)(void *arg);
+    void *fault_arg;
+    size_t waiters; /* threads in wait or cancel that sleep on `done` */
     bool stop;
 };
 
@@ -55,10 +57,19 @@ static void *worker_main(void *arg)
     (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST_PRIORITY);
     pthread_mutex_lock(&hasher->mutex);
     while (!hasher->stop) {
+        if (hasher->first && hasher->fault) {
+            bool (*fault)(void *) = hasher->fault;
+            void *fault_arg = hasher->fault_arg;
+            pthread_mutex_unlock(&hasher->mutex);
+            bool lives = fault(fault_arg);
+            pthread_mutex_lock(&hasher->mutex);
+            if (!lives)
+                break;
+        }
         fp__hash_job *job = pop_job(hasher, NULL);
         if (job)
             run_job(hasher, job);
-        else
+        else if (!hasher->stop)
             pthread_cond_wait(&hasher->work, &hasher->mutex);
     }
     pthread_mutex_unlock(&hasher->mutex);
@@ -176,6 +187,14 @@ void fp__hasher_cancel(fp__hasher *hasher, fp__hash_owner *owner)
         owner->pending--;
     while (owner->pending > 0)
         wait_done(hasher);
+    pthread_mutex_unlock(&hasher->mutex);
+}
+
+void fp__hasher_set_fault(fp__hasher *hasher, bool (*fault)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&hasher->mutex);
+    hasher->fault = fault;
+    hasher->fault_arg = arg;
     pthread_mutex_unlock(&hasher->mutex);
 }
 

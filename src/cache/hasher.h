@@ -32,5 +32,7 @@ void fp__hasher_submit(fp__hasher *hasher, fp__hash_job *job, fp__hash_owner *ow
 void fp__hasher_wait(fp__hasher *hasher, fp__hash_owner *owner);
 /* Drops the owner's queued jobs and waits for the ones that run. */
 void fp__hasher_cancel(fp__hasher *hasher, fp__hash_owner *owner);
+/* For fault injection: called by a worker before each job; false: the worker ends. NULL: none. */
+void fp__hasher_set_fault(fp__hasher *hasher, bool (*fault)(void *arg), void *arg);
 size_t fp__hasher_pending(fp__hasher *hasher, fp__hash_owner *owner); /* without waiting */
 #endif

@@ -238,8 +238,9 @@ static void run_seal(fp__hash_job *job)
         leaves[i] = groups[i]->slab_leaves;
         bad[i] = seq->slabs;
     }
-    bool failed = fp__store_check(seq->store, groups, n, false, bad) != FP_OK ||
-                  fp__store_hash(seq->store, groups, n, leaves) != FP_OK;
+    /* In this order: bytes that change before they are hashed fail the check, later ones the next hash. */
+    bool failed = fp__store_hash(seq->store, groups, n, leaves) != FP_OK ||
+                  fp__store_check(seq->store, groups, n, false, bad) != FP_OK;
     for (size_t i = 0; i < n; i++)
         end_seal(seq, page->index + i, bad[i], failed);
     atomic_fetch_sub_explicit(&seq->unhashed, n, memory_order_release);
@@ -691,11 +692,11 @@ fp_status fp__kvseq_head(fp__kvseq *seq, uint8_t out[32])
         fp__group *group = seq->page[seq->sealed].group;
         uint8_t *leaves = group->slab_leaves;
         size_t bad;
-        FP_CHECK(group->summed == seq->filled[seq->sealed]); /* no step is under way */
+        FP_CHECK(group->summed == seq->filled[seq->sealed]);    /* no step is under way */
+        FP_TRY(fp__store_hash(seq->store, &group, 1, &leaves)); /* in this order, as in run_seal */
         FP_TRY(first_bad_slab(seq, group, false, &bad));
         if (bad < seq->slabs)
             return fail_slab(seq, seq->sealed, bad, "changed after writing");
-        FP_TRY(fp__store_hash(seq->store, &group, 1, &leaves));
         fp__merkle_root(leaves, seq->slabs, group->root);
         page_leaf(seq, seq->sealed, true, group->root, open_leaf);
     }

@@ -147,13 +147,20 @@ fp_status fp_engine_create(const fp_model *model, const fp_engine_options *optio
         return fp__fail(FP_NO_MEMORY, "engine: no memory");
     e->model = model;
     e->options = options ? *options : defaults;
+    bool any = e->options.device && strcmp(e->options.device, "auto") == 0;
     fp_status status = create(e, &e->options);
-    if (status != FP_OK) {
-        fp_engine_destroy(e);
-        return status;
+    bool on_gpu = strcmp(e->device, "cpu") != 0;
+    e->options.device = e->device;
+    if (status == FP_OK) {
+        *out = e;
+        return FP_OK;
     }
-    *out = e;
-    return FP_OK;
+    fp_engine_options on_cpu = e->options;
+    on_cpu.device = "cpu";
+    fp_engine_destroy(e);
+    if (any && on_gpu && (status == FP_UNSUPPORTED || status == FP_NO_MEMORY))
+        return fp_engine_create(model, &on_cpu, out); /* a GPU that cannot take this model */
+    return status;
 }
 
 void fp_engine_destroy(fp_engine *e)
@@ -296,6 +303,8 @@ static fp_status run_step(fp_engine *e, const size_t *counts, size_t n)
             e->rows[wanted++] = row - 1;
     }
     fp_status status = fp__forward_step_logits(e->forward, e->spans, n, e->rows, wanted, NULL, &bad);
+    if (status == FP_OK)
+        fp__fault_here(e, &e->checks, FP__FAULT_COMPUTED);
     if (status == FP_OK) /* on a GPU they are computed there while the host samples */
         status = fp__kvseq_checksum_step(e->step_seqs, counts, n);
     if (status != FP_OK) {

@@ -117,6 +117,14 @@ void fp__rollback_compare(fp_session *s, size_t bytes, bool complete)
 
 /* ---- going back ---- */
 
+static void count_time(fp_engine *e, uint64_t start)
+{
+    uint64_t took = fp__now_ns() - start;
+    e->checks.count.rollback_ns += took;
+    if (took > e->checks.count.rollback_max_ns)
+        e->checks.count.rollback_max_ns = took;
+}
+
 /* The session as it was at boundary b, with the first `keep` tokens known. Checks that are under way must
  * have been voided; marks are lowered. */
 static void restore(fp_session *s, size_t b, size_t keep)
@@ -124,6 +132,8 @@ static void restore(fp_session *s, size_t b, size_t keep)
     fp__checks *c = &s->checks;
     size_t tokens = b * TOKENS, n = s->engine->model->hp.layers * s->engine->model->hp.heads;
     fp_status status = fp__kvseq_truncate(s->context, tokens);
+    if (c->boundary[b].id != FP__TOKEN_NONE && tokens < s->ids.size)
+        s->ids.data[tokens] = c->boundary[b].id;
     if (status == FP_OK)
         status = fp__session_rewind(s, keep < s->ids.size ? keep : s->ids.size);
     if (status != FP_OK) {
@@ -158,6 +168,7 @@ static void give_up(fp_session *s, size_t tokens, const char *what)
     restore(s, b, b * TOKENS + 1 > turn->first ? b * TOKENS + 1 : turn->first);
     fp_status status = fp__detok_flush(&a->detok, &turn->text);
     size_t stays = status == FP_OK ? common_bytes(&a->left, &turn->text, a->left.size) : 0;
+    stays = stays > c->sure_bytes ? stays : c->sure_bytes;
     if (a->left.size > stays) {
         c->standing = FP_STANDING_RETRACTED;
         retract(s, stays);
@@ -172,7 +183,6 @@ static void back_to(fp_session *s, size_t tokens, bool dropped)
     fp__checks *c = &s->checks;
     fp_engine *e = s->engine;
     size_t done = fp__kvseq_tokens(s->context), b = tokens / TOKENS;
-    uint64_t start = fp__now_ns();
     while (b > 0 && !c->boundary[b].here)
         b--;
     tokens = b * TOKENS;
@@ -191,7 +201,6 @@ static void back_to(fp_session *s, size_t tokens, bool dropped)
     e->checks.count.tokens_replayed += done - tokens;
     size_t first = s->turns[s->answer.turn].first;
     restore(s, b, tokens + 1 > first ? tokens + 1 : first);
-    e->checks.count.rollback_ns += fp__now_ns() - start;
 }
 
 /* Reports of re-execution beyond `tokens` are of pages that are gone. */
@@ -242,6 +251,7 @@ static void fail_page(fp_session *s, size_t page, bool dropped, const char *what
 void fp__rollback_page(fp_session *s, size_t page, const char *what)
 {
     fp_engine *e = s->engine;
+    uint64_t start = fp__now_ns();
     fp__validation_void(e);
     if (page >= fp__kvseq_pages(s->context))
         return;
@@ -252,6 +262,28 @@ void fp__rollback_page(fp_session *s, size_t page, const char *what)
             has_group(e->sessions[i], page, group))
             fail_page(e->sessions[i], page, false, what);
     fail_page(s, page, false, what);
+    count_time(e, start);
+}
+
+void fp__rollback_replayed(fp_session *s, size_t page, const char *what)
+{
+    uint64_t start = fp__now_ns();
+    bool all = s->engine->checks.replay_65536 == 65536;
+    fp__validation_void(s->engine);
+    /* Where not all pages are computed again, those before this one may be wrong as well. */
+    if (all || s->checks.failures[page] + 1 >= FP__FAILURES_MAX) {
+        fail_page(s, page, false, what);
+    } else {
+        s->checks.failures[page]++;
+        go_back(s, 0, false, what);
+    }
+    count_time(s->engine, start);
+}
+
+void fp__rollback_token(fp_session *s, size_t tokens)
+{
+    fp__validation_void(s->engine);
+    fail_page(s, tokens / TOKENS, true, "a token in memory is not the one that was sampled");
 }
 
 void fp__rollback_dropped(fp_session *s, const char *what)
@@ -264,6 +296,7 @@ void fp__rollback_dropped(fp_session *s, const char *what)
 void fp__rollback_anchors(fp_anchors *a, size_t page, const char *what)
 {
     fp_engine *e = a->engine;
+    uint64_t start = fp__now_ns();
     fp__validation_void(e);
     quarantine(e, a->seq, page);
     a->failures++;
@@ -288,10 +321,12 @@ void fp__rollback_anchors(fp_anchors *a, size_t page, const char *what)
         drop_units(s, 0);
         give_up(s, 0, why);
     }
+    count_time(e, start);
 }
 
 void fp__rollback_weights(fp_engine *e, size_t item)
 {
+    uint64_t start = fp__now_ns();
     fp__validation_void(e);
     for (size_t i = 0; i < e->max_sessions; i++) /* their checks may read the model, too */
         for (fp__replay_unit *u = e->sessions[i] ? e->sessions[i]->checks.units : NULL; u; u = u->next)
@@ -308,6 +343,7 @@ void fp__rollback_weights(fp_engine *e, size_t item)
             give_up(s, s->checks.weights_ok,
                     "packed weights in memory changed, and the model's file does not give them again");
     }
+    count_time(e, start);
 }
 
 /* ---- held text of an answer that was stopped ---- */

@@ -234,7 +234,7 @@ fp_status fp__checks_create(fp_session *s)
         c->mass = calloc((c->pages_max + 1) * hp->layers * hp->heads, sizeof *c->mass);
     if (!c->boundary || !c->failures || (s->anchors && !c->mass))
         return fp__fail(FP_NO_MEMORY, "session: no memory");
-    c->boundary[0].here = true;
+    c->boundary[0] = (fp__boundary){.here = true, .id = FP__TOKEN_NONE};
     c->retried = SIZE_MAX;
     if (wants_weights(s->engine, s) && !s->engine->checks.weights)
         return watch_weights(s->engine);
@@ -271,8 +271,9 @@ void fp__checks_begin(fp_session *s)
     }
     for (size_t b = 0; b <= c->pages_max; b++)
         c->boundary[b].safe = 0; /* of this answer */
+    c->boundary[c->at / TOKENS].id = s->ids.data[c->at]; /* of the new messages, perhaps: there is one */
     c->high = c->high > tokens ? c->high : tokens;
-    c->verified_bytes = 0;
+    c->verified_bytes = c->sure_bytes = 0;
     c->stalled = c->doubtful = false;
     c->retried = SIZE_MAX;
     c->failed = c->rollbacks = 0;
@@ -297,7 +298,17 @@ static void replay_until(fp_session *s, size_t to)
     fp__checks *c = &s->checks;
     fp__validation *v = &s->engine->checks;
     size_t n = s->engine->model->hp.layers * s->engine->model->hp.heads;
-    if (!v->replay || to <= c->replay_from)
+    if (!v->replay)
+        return;
+    /* A unit vouches for the token after its last one; the next takes it as given: it must still be that. */
+    const fp__boundary *b = &c->boundary[c->replay_from / TOKENS];
+    if (c->replay_from % TOKENS == 0 && b->here && b->id != FP__TOKEN_NONE && c->replay_from < s->ids.size &&
+        s->ids.data[c->replay_from] != b->id) {
+        v->count.failures++;
+        fp__rollback_token(s, c->replay_from);
+        return;
+    }
+    if (to <= c->replay_from)
         return;
     fp__replay_unit *unit = NULL;
     if ((next_random(v) >> 32 & 0xffff) < v->replay_65536) {
@@ -335,7 +346,8 @@ void fp__checks_step(fp_session *s, size_t count)
     for (size_t between = c->at / TOKENS + 1; between < b; between++)
         c->boundary[between].here = false; /* a step went over it */
     c->at = tokens;
-    c->boundary[b] = (fp__boundary){true, s->answer.safe};
+    c->boundary[b] =
+        (fp__boundary){true, tokens < s->ids.size ? s->ids.data[tokens] : FP__TOKEN_NONE, s->answer.safe};
     if (c->mass)
         memcpy(c->mass + b * n, s->mass, n * sizeof *s->mass);
     replay_until(s, tokens);
@@ -435,12 +447,13 @@ static bool uses_rounds(const fp_session *s)
            (ended && (s->release == FP_RELEASE_FINAL || s->engine->checks.level >= FP_VALIDATE_SCRUB));
 }
 
-static void start_round(fp_session *s, bool everything)
+static void start_round(fp_session *s, bool everything, bool weights)
 {
     fp__checks *c = &s->checks;
     fp_engine *e = s->engine;
     fp__round *r = &c->round;
-    bool ended = fp__session_ended(s), weights = e->checks.weights && wants_weights(e, s);
+    bool ended = fp__session_ended(s);
+    weights = weights && e->checks.weights && wants_weights(e, s);
     size_t mark = ended || everything ? fp__kvseq_tokens(s->context) : c->at;
     r->mark = everything ? 0 : mark; /* of a look at everything nothing is concluded but failures */
     r->context = s->context;
@@ -472,6 +485,22 @@ static void take_round(fp_session *s)
         c->weights_ok = r->mark > c->weights_ok ? r->mark : c->weights_ok;
 }
 
+/* One round over everything, here and now. */
+static void look_around(fp_session *s)
+{
+    fp_engine *e = s->engine;
+    fp__round *r = &s->checks.round;
+    fp_status status = fp__kvseq_verify(s->context, 0, 0); /* hashes that are missing */
+    if (status != FP_OK)
+        return; /* fp__validation_meet finds it */
+    void_round(e, r);
+    start_round(s, true, true);
+    finish_round(e, r);
+    r->in_flight = false;
+    if (atomic_load(&r->found) > 0)
+        take_findings(e, r, s, s->anchors);
+}
+
 static void take_units(fp_session *s)
 {
     fp__checks *c = &s->checks;
@@ -491,7 +520,9 @@ static void take_units(fp_session *s)
         s->engine->checks.count.pages_replayed += pages;
         if (status != FP_OK) {
             s->engine->checks.count.failures++;
-            fp__rollback_page(s, page, why);
+            look_around(s); /* what is wrong here would be wrong again */
+            if (fp__session_active(s))
+                fp__rollback_replayed(s, page, why);
             return;
         }
     }
@@ -524,9 +555,9 @@ static bool is_complete(fp_session *s, size_t unhashed)
     size_t tokens = fp__kvseq_tokens(s->context);
     if (!fp__session_ended(s) || unhashed > 0 || c->units)
         return false;
-    if (s->engine->checks.replay && c->replay_from < tokens) {
+    if (s->engine->checks.replay) {
         replay_until(s, tokens);
-        if (c->units || !fp__session_active(s))
+        if (c->units || !fp__session_active(s) || !fp__session_ended(s))
             return false;
     }
     return uses_rounds(s) ? c->round_ok >= tokens : open_page_is_good(s);
@@ -539,8 +570,9 @@ static void advance(fp_session *s, size_t unhashed)
     size_t mark = uses_rounds(s) ? c->round_ok : unhashed == 0 ? c->at : 0;
     if (s->engine->checks.replay && c->replay_ok < mark)
         mark = c->replay_ok;
+    size_t before = c->rollbacks;
     bool complete = is_complete(s, unhashed);
-    if (!fp__session_active(s))
+    if (!fp__session_active(s) || c->rollbacks != before)
         return;
     if (complete)
         mark = fp__kvseq_tokens(s->context);
@@ -552,6 +584,7 @@ static void advance(fp_session *s, size_t unhashed)
         else if (mark % TOKENS == 0 && c->boundary[mark / TOKENS].here)
             c->verified_bytes = c->boundary[mark / TOKENS].safe;
         fp__rollback_compare(s, c->verified_bytes, complete);
+        c->sure_bytes = c->verified_bytes > c->sure_bytes ? c->verified_bytes : c->sure_bytes;
         fp__session_leave(s);
     }
     if (complete && fp__session_active(s) && fp__session_ended(s)) {
@@ -583,7 +616,7 @@ static void meet_session(fp_session *s)
         c->round_ok < wanted) {
         status = fp__kvseq_poll(s->context, &unhashed, NULL); /* not gone back meanwhile */
         if (status == FP_OK && unhashed == 0)
-            start_round(s, false);
+            start_round(s, false, true);
     }
 }
 
@@ -776,20 +809,26 @@ void fp__validation_help(fp_engine *e)
 bool fp__validation_doubts(fp_session *s)
 {
     fp__checks *c = &s->checks;
-    fp_engine *e = s->engine;
     size_t tokens = fp__kvseq_tokens(s->context), before = c->rollbacks;
-    fp_status status = fp__kvseq_verify(s->context, 0, 0);
-    if (status == FP_OK) {
-        void_round(e, &c->round);
-        start_round(s, true);
-        finish_round(e, &c->round);
-    }
-    meet_session(s);
+    look_around(s);
+    if (fp__session_active(s))
+        meet_session(s);
     if (c->rollbacks != before || !fp__session_active(s))
         return true;
     bool again = c->retried != tokens;
     c->retried = tokens;
     return again;
+}
+
+size_t fp__validation_look(fp_session *s, bool weights)
+{
+    fp_engine *e = s->engine;
+    fp__round *r = &s->checks.round;
+    void_round(e, r);
+    start_round(s, true, weights);
+    finish_round(e, r);
+    r->in_flight = false;
+    return atomic_load(&r->found);
 }
 
 /* ---- status ---- */

@@ -55,6 +55,7 @@ typedef struct fp__round {
 /* What a rollback goes back to: at each boundary (64·p committed tokens) that a step ended at. */
 typedef struct fp__boundary {
     bool here;
+    uint32_t id; /* the token that follows, if it is known then; else FP__TOKEN_NONE */
     size_t safe; /* bytes of the answer's text that could leave */
 } fp__boundary;
 
@@ -70,6 +71,7 @@ typedef struct fp__checks {
     size_t at;                       /* last boundary that a step ended at, in tokens */
     size_t verified;                 /* tokens whose pages passed [verified] */
     size_t verified_bytes;           /* of the text: what these allow to leave */
+    size_t sure_bytes;               /* most that ever was: it stays right whatever fails later */
     size_t round_ok;                 /* mark of the last round that found nothing */
     size_t weights_ok, weights_pass; /* tokens committed when the last clean pass over the weights, the one
                                         under way, began */
@@ -90,7 +92,13 @@ typedef struct fp__checks {
 } fp__checks;
 
 /* Where the fault injector may act (engine/faults.c); in the token loop's thread. */
-typedef enum fp__fault_point { FP__FAULT_STEP, FP__FAULT_WRITTEN, FP__FAULT_COMMITTED } fp__fault_point;
+typedef enum fp__fault_point {
+    FP__FAULT_STEP,      /* a step begins */
+    FP__FAULT_COMPUTED,  /* its K/V is written, and not yet summed */
+    FP__FAULT_WRITTEN,   /* summed, and not yet committed */
+    FP__FAULT_COMMITTED, /* committed, tokens sampled */
+    FP__FAULT_POINTS
+} fp__fault_point;
 
 /* Of an engine. */
 typedef struct fp__validation {
@@ -143,12 +151,18 @@ bool fp__validation_bad_tables(fp_session *s);
 /* A step of this session gave a number out of range: true if it is worth another try (a fault was found, and
  * it has gone back; or it is the first time). */
 bool fp__validation_doubts(fp_session *s);
+/* Reads everything that the session at rest was computed from once, here: the number of findings. */
+size_t fp__validation_look(fp_session *s, bool weights);
 /* Ends what is under way on all pages of the engine; its reports do not count. */
 void fp__validation_void(fp_engine *engine);
 
 /* ---- rollback.c ---- */
 /* Context page p of s failed a check. */
 void fp__rollback_page(fp_session *s, size_t page, const char *what);
+/* Re-execution gave another page p than s has, or another token or mass in it. */
+void fp__rollback_replayed(fp_session *s, size_t page, const char *what);
+/* The token after the boundary at `tokens` is not the one that was sampled there. */
+void fp__rollback_token(fp_session *s, size_t tokens);
 /* The open page was found bad when a step was taken back, and is dropped already. */
 void fp__rollback_dropped(fp_session *s, const char *what);
 /* A page of the anchors did: every running session that shares them goes back to its beginning. */

@@ -364,16 +364,19 @@ static void embed(cpu_forward *f, size_t thread)
     const fp_model *m = f->model;
     size_t C = m->hp.width, half = m->hp.n_rot / 2, begin, end;
     fp__team_split(f->tokens, 1, thread, f->threads, &begin, &end);
+    for (size_t t = 0; t < f->tokens; t++)
+        f->error[thread][t] = NO_ERROR;
     for (size_t t = begin; t < end; t++) {
         const fp__forward_span *span = &f->spans[f->row_span[t]];
         size_t i = t - f->span_first[f->row_span[t]];
         fp__weight_embed(&m->embedding, span->ids[i], f->x + t * C);
-        fp_status status =
-            fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half);
-        FP_CHECK(status == FP_OK);
+        /* The engine has tried all positions of its context: this is a plan that was changed in memory. */
+        if (fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half) != FP_OK) {
+            memset(f->rope_c + t * half, 0, half * sizeof *f->rope_c);
+            memset(f->rope_s + t * half, 0, half * sizeof *f->rope_s);
+            note(f, thread, t, 0, AT_QUERY, 1);
+        }
     }
-    for (size_t t = 0; t < f->tokens; t++)
-        f->error[thread][t] = NO_ERROR;
 }
 
 static void output_run(cpu_forward *f, size_t thread)
