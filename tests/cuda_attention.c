@@ -356,7 +356,10 @@ static void check_lab(struct lab *c, const char *name)
                                                         {4, 16, 8, 0, 1},
                                                         {0, 0, 0, 2, 1},
                                                         {16, 4, 0, 1, 0, 1},
-                                                        {0, 0, 0, 2, 0, 0, 1}};
+                                                        {0, 0, 0, 2, 0, 0, 1},
+                                                        {0, 0, 0, 2, 0, 0, 2},
+                                                        {0, 0, 0, 2, 0, 0, 3},
+                                                        {0, 0, 0, 2, 0, 0, 4}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;

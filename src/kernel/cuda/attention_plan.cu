@@ -59,15 +59,24 @@ struct List {
     uint32_t table, block_rows, blocks, stream_at;
 };
 
+/* The prefill kernel of tiles of so many groups. */
+struct Prefill {
+    Kernel kernel;
+    uint32_t stages;
+    size_t shared_bytes;
+};
+
 } // namespace
 
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
     uint32_t group, grid, decode_warps, team_stages, decode_stages, level_bytes;
     size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
-    Kernel decode, team, prefill; /* prefill: nullptr where this GPU has none for the head size */
-    size_t prefill_bytes;         /* of shared memory */
-    uint32_t prefill_stages;
+    Kernel decode, team;
+    Prefill prefill[PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
+    uint32_t prefill_groups;         /* of the step's tiles */
+    Array<uint32_t> lengths;
+    float4 *prefill_scratch;
     uint32_t *device_plan, *staging;
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
@@ -167,24 +176,32 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     return FP_OK;
 }
 
-/* The prefill kernel, if this GPU has one for the head size. */
+/* The prefill kernels, if this GPU has them for the head size. */
 static fp_status choose_prefill(fp_cuda_attention *plan)
 {
     int device, shared;
-    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(d);
+    uint32_t d = plan->config.d, stage = prefill_stage_bytes(d);
+    Kernel (*kernel_of_groups)(uint32_t) = d == 64    ? prefill_kernel_64
+                                           : d == 96  ? prefill_kernel_96
+                                           : d == 128 ? prefill_kernel_128
+                                                      : nullptr;
+    if (!kernel_of_groups || !prefill_built())
+        return FP_OK;
     CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
-    plan->prefill = prefill_kernel(d);
-    if (!plan->prefill || (uint32_t)shared < fixed + 4 * PREFILL_STAGE_BYTES(d)) {
-        plan->prefill = nullptr;
-        return FP_OK;
+    for (uint32_t groups = 1; groups <= PREFILL_GROUPS; groups++) {
+        Prefill *p = &plan->prefill[groups - 1];
+        uint32_t fixed = PREFILL_BARRIER_BYTES + groups * prefill_group_bytes(d);
+        if ((uint32_t)shared < fixed + 4 * stage)
+            return FP_OK;
+        p->stages = min_of(((uint32_t)shared - fixed) / stage, 8);
+        p->shared_bytes = fixed + p->stages * stage;
+        p->kernel = kernel_of_groups(groups);
+        CUDA_TRY(cudaFuncSetAttribute(p->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)p->shared_bytes),
+                 "reserving shared memory");
     }
-    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / PREFILL_STAGE_BYTES(d), MAX_STAGES);
-    plan->prefill_bytes = fixed + plan->prefill_stages * PREFILL_STAGE_BYTES(d);
-    CUDA_TRY(cudaFuncSetAttribute(plan->prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)plan->prefill_bytes),
-             "reserving shared memory");
     return FP_OK;
 }
 
@@ -209,6 +226,11 @@ static fp_status allocate(fp_cuda_attention *plan)
              "device memory for attention's states");
     CUDA_TRY(cudaMalloc((void **)&plan->anchor_scratch, (size_t)plan->grid * plan->level_bytes),
              "device memory for attention's anchor states");
+    if (plan->prefill[0].kernel)
+
+        CUDA_TRY(
+            cudaMalloc((void **)&plan->prefill_scratch, (size_t)plan->grid * prefill_scratch_bytes(c->d)),
+            "device memory for prefill's states");
     CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming),
              "an event for attention's plan");
     return FP_OK;
@@ -254,9 +276,11 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFreeHost(plan->staging);
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
+    cudaFree(plan->prefill_scratch);
     free(plan->decode_items.at);
     free(plan->team_items.at);
     free(plan->prefills.at);
+    free(plan->lengths.at);
     free(plan->token_lists.at);
     free(plan->pages.at);
     free(plan->fills.at);
@@ -510,14 +534,10 @@ static void add_merge_segment(const fp_cuda_attention *plan, const List *list, u
     out->stream_at = list->stream_at;
 }
 
-/* Whether whole items go to the prefill kernel. */
-static bool use_prefill(const fp_cuda_attention *plan)
-{
-    return plan->prefill && !fp__cuda_attention_tuning[FP__TUNE_NO_PREFILL];
-}
+/* Rows of a whole item: of the prefill kernel, or of a team. */
 static uint32_t whole_rows(const fp_cuda_attention *plan)
 {
-    return use_prefill(plan) ? PREFILL_ROWS : team_rows(plan->config.d);
+    return plan->prefill_groups ? 64 * plan->prefill_groups : team_rows(plan->config.d);
 }
 
 /* A block of query tokens that takes both of its segments from start to end. */
@@ -534,7 +554,7 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     if (!add_table(plan, &s->context, &list.table) || !add_table(plan, &s->anchor, &anchor_table))
         return false;
     for (uint32_t block = 0; block < list.blocks; block++) {
-        Item *item = add_item(plan, &list, block, use_prefill(plan) ? &plan->prefills : &plan->team_items);
+        Item *item = add_item(plan, &list, block, plan->prefill_groups ? &plan->prefills : &plan->team_items);
         if (!item)
             return false;
         uint32_t *w = item->word;
@@ -552,27 +572,82 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     return true;
 }
 
-/* Query tokens of prefills take whole segments if that gives every CTA work. */
-static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+static int longest_first(const void *a, const void *b)
 {
-    uint64_t total = 0, largest = 0;
-    if (fp__cuda_attention_tuning[FP__TUNE_WHOLE])
-        return fp__cuda_attention_tuning[FP__TUNE_WHOLE] == 2;
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x > y ? -1 : x < y;
+}
+
+/* Pages of all whole items of the step, longest first → plan->lengths; returns their sum. */
+static bool list_lengths(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                         uint64_t *sum)
+{
+    uint32_t most = whole_rows(plan);
+    plan->lengths.n = 0;
+    *sum = 0;
     for (size_t i = 0; i < n; i++) {
-        uint32_t rows = sequences[i].tokens * plan->group;
+        uint32_t rows = sequences[i].tokens * plan->group, blocks = ceil_div(rows, most);
         if (sequences[i].tokens <= DECODE_TOKENS)
             continue;
-        uint32_t blocks = ceil_div(rows, whole_rows(plan));
+        uint32_t *length = plan->lengths.add(blocks);
+        if (!length)
+            return false;
         for (uint32_t b = 0; b < blocks; b++) {
-            uint32_t tokens = min_of((b + 1) * whole_rows(plan), rows) / plan->group;
-            uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) +
-                             seen_pages(&sequences[i].context, tokens);
-            total += pages * plan->config.kv_heads;
-            largest = pages > largest ? pages : largest;
+            uint32_t tokens = ceil_div(min_of((b + 1) * most, rows), plan->group);
+            length[b] = seen_pages(&sequences[i].anchor, tokens) + seen_pages(&sequences[i].context, tokens);
+            *sum += length[b];
         }
     }
-    /* the prefill kernel is over twice as fast as teams: it may leave half of the CTAs idle */
-    return use_prefill(plan) ? 2 * total >= largest * plan->grid : total >= 2 * largest * plan->grid;
+    qsort(plan->lengths.at, plan->lengths.n, sizeof *plan->lengths.at, longest_first);
+    return true;
+}
+
+/* Pages of the CTA that has most of them, going back and forth over the CTAs as the prefill kernel does. */
+static uint64_t longest_cta(const fp_cuda_attention *plan)
+{
+    uint32_t hk = plan->config.kv_heads, grid = plan->grid;
+    uint64_t units = (uint64_t)plan->lengths.n * hk, first = 0, last = 0;
+    for (uint64_t k = 0; k < units; k += grid) {
+        bool back = k / grid & 1;
+        uint64_t a = back ? k + grid - 1 : k, b = back ? k : k + grid - 1;
+        first += a < units ? plan->lengths.at[a / hk] : 0;
+        last += b < units ? plan->lengths.at[b / hk] : 0;
+    }
+    return first > last ? first : last;
+}
+
+/* Query tokens of prefills take whole segments if that is faster than to split them between teams; chooses
+ * the tiles of the prefill kernel. False: no memory. */
+static bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                         bool *whole)
+{
+    /* a page takes so long (in 100 cycles) with 1, 2, 3 groups, and with a team if all CTAs have the same
+     * work */
+    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 42, 58}, team_cost = 95;
+    uint32_t forced = fp__cuda_attention_tuning[FP__TUNE_WHOLE],
+             tiles = fp__cuda_attention_tuning[FP__TUNE_PREFILL], best_groups = 0;
+    uint64_t best = 0, sum;
+    for (uint32_t groups = PREFILL_GROUPS; groups >= 1 && plan->prefill[0].kernel && tiles <= PREFILL_GROUPS;
+         groups--) {
+        if (tiles && groups != tiles)
+            continue;
+        plan->prefill_groups = groups;
+        if (!list_lengths(plan, sequences, n, &sum))
+            return false;
+        uint64_t cost = longest_cta(plan) * page_cost[groups - 1];
+        if (best_groups == 0 || cost < best)
+            best_groups = groups, best = cost;
+    }
+    plan->prefill_groups = 0;
+    if (!list_lengths(plan, sequences, n, &sum))
+        return false;
+    uint64_t longest = plan->lengths.n ? plan->lengths.at[0] : 0;
+    sum *= plan->config.kv_heads;
+    *whole = best_groups ? best * plan->grid <= sum * team_cost : sum >= 2 * longest * plan->grid;
+    plan->prefill_groups = best_groups;
+    if (forced)
+        *whole = forced == 2;
+    return true;
 }
 
 static int by_pages(const void *a, const void *b)
@@ -806,7 +881,9 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     if (n && !plan->leader.add(n))
         return out_of_memory();
     find_leaders(plan, sequences, n);
-    bool whole = prefer_whole(plan, sequences, n);
+    bool whole;
+    if (!prefer_whole(plan, sequences, n, &whole))
+        return out_of_memory();
     if (!make_lists(plan, sequences, n, whole))
         return out_of_memory();
     uint32_t step[3];
@@ -856,11 +933,14 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.team_stages = plan->team_stages;
     p.decode_stages = plan->decode_stages;
     p.level_bytes = plan->level_bytes;
-    p.prefill_stages = plan->prefill_stages;
     p.merge_bytes = plan->merge_bytes;
+    p.high = 256;
+    p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
     if (plan->prefills.n) {
-        plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, s>>>(p);
+        const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
+        p.prefill_stages = prefill->stages;
+        prefill->kernel<<<plan->grid, prefill_threads(plan->prefill_groups), prefill->shared_bytes, s>>>(p);
         CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
     }
     if (plan->decode_items.n)

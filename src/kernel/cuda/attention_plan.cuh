@@ -122,12 +122,14 @@ struct Params {
     size_t group_bytes, layer_offset;
     const uint32_t *gamma;
     float *out, *alpha;
-    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items (d <= 128: 128 rows)
+    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items
     uint32_t heads_q, kv_heads, group, d;
     uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode */
     uint32_t level_bytes;                /* shared memory of one level of team states */
     uint32_t prefill_stages;             /* ring stages of the prefill kernel */
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
+    int high;                            /* 256, where the compiler cannot know it */
+    float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments
 };
 
 /* A ring stage: K with both scale arrays, or V. */
