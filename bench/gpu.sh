@@ -63,18 +63,18 @@ points+=,8x4096:none@128,8x4096:async@128,8x4096:sync-page@128
 points+=,1x32000@24,1x102400@24,8x32000@24,32x4096@24,32x4096+2048@24,128x4096@16,32x32000@16,1x1048000@16
 
 if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # under three minutes
-    step check_attention 20 "$programs/cuda_attention" --check 12
-    step torch_peers 25 python3 "$here/torch_sdpa.py"
-    step flashinfer_peers 32 python3 "$here/flashinfer_peers.py"
-    experiment e2 20 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
-    step model_q4_0 42 "$fieldprint" bench model --device cuda --points "$points" --runs 2 --prefill 8192 --seconds 28 --json
-    step bench_anchors 15 "$programs/cuda_attention" --bench anchor
-    step bench_prefill 8 "$programs/cuda_attention" --bench prefill
+    step check_attention 20 "$programs/cuda_attention" --check 8
+    step torch_peers 22 python3 "$here/torch_sdpa.py"
+    step bench_attention 25 "$programs/cuda_attention" --bench
+    step attention_bars 5 python3 "$here/attention_bars.py" "$raw"
+    step model_q4_0 40 "$fieldprint" bench model --device cuda --points "$points" --runs 2 --prefill 8192 --seconds 28 --json
     step hash_gpu 6 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 6 "$fieldprint" bench hash --device cuda --pages 32 --json
     experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
+    step model_q8_0 26 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096@24,1x32000@24,1x102400@24,32x4096@24 --runs 2 --seconds 18 --json
+    step flashinfer_peers 28 python3 "$here/flashinfer_peers.py"
+    experiment e2 20 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
     experiment e3 14 e3_scaling.py --brief --model-json "$raw/model_q4_0.jsonl"
-    step model_q8_0 30 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096@24,1x32000@24,1x102400@24,32x4096@24 --runs 2 --seconds 20 --json
 else
     step check_attention 60 "$programs/cuda_attention" --check 40
     for tool in memcheck racecheck; do
