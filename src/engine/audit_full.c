@@ -104,7 +104,7 @@ static fp_status compile_set(fp__replays *all, const fp__audit *a, anchor_set *s
     }
     fp_status status =
         fp__anchors_tokenize(all->engine->model, a->w, r->anchor_ids, r->anchors, &set->tokens, counts);
-    if (status == FP_MISMATCH) /* the signed document is missing; what lies in its place is nobody's */
+    if (status == FP_MISMATCH || status == FP_NOT_FOUND) /* what lies in its place is nobody's */
         status = fp__fail_context(FP_NOT_FOUND, "the document of an anchor is needed");
     if (status == FP_TEXT)
         status = fp__fail_context(FP_INVALID, "an anchor that no engine compiles");

@@ -5,9 +5,6 @@
 #define FP_KERNEL_CUDA_ASYNC_CUH
 #include <cuda_runtime.h>
 #include <stdint.h>
-#ifdef FP_WATCHDOG
-#include <stdio.h>
-#endif
 
 namespace fp
 {
@@ -67,18 +64,8 @@ static __device__ __forceinline__ bool barrier_test(uint32_t barrier, uint32_t p
 
 static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity)
 {
-#ifdef FP_WATCHDOG
-    long long begun = clock64();
-    while (!barrier_test(barrier, parity))
-        if (clock64() - begun > 2000000000ll) {
-            if (threadIdx.x % 32 == 0)
-                printf("hang block %d warp %d barrier %u parity %u\n", blockIdx.x, threadIdx.x / 32, barrier, parity);
-            __trap();
-        }
-#else
     while (!barrier_test(barrier, parity)) {
     }
-#endif
 }
 
 /* Starts a fill of up to two pieces (bytes in multiples of 16). Called by all lanes of one warp. */

@@ -1,5 +1,5 @@
 /* Attention of up to 8 query tokens a sequence, and of queries stacked over a shared anchor: a persistent
- * grid of one CTA a multiprocessor, three quads of 4 warps each (two for d = 256). A quad works on one unit
+ * grid of one CTA a multiprocessor, two quads of 4 warps each. A quad works on one unit
  * at a time:
  *
  *  - split: up to 8 rows. A chunk, of which each warp takes a span, or a span, of which each takes a page
@@ -27,7 +27,7 @@ struct Part {
     float m, l, unit; /* O' = fma(O, a, o·(b·unit)) */
     uint32_t at;
 };
-static_assert(sizeof(Part) * DECODE_MOST_WARPS * 8 == DECODE_PART_BYTES, "the plan knows what parts take");
+static_assert(sizeof(Part) * DECODE_WARPS * 8 == DECODE_PART_BYTES, "the plan knows what parts take");
 
 struct Unit {
     uint32_t number; /* see find_item; beyond the last: no more */
@@ -47,7 +47,8 @@ template <int D> struct DecodeWarp {
     Unit now, next;
     uint32_t half, end, step, kv_offset; /* halves to be fetched: page half / 2 of the unit; K, then V */
     const uint8_t *slab;
-    bool feeds_next, waited;
+    bool feeds_next;
+    bool waited;    /* for the kernels before; not while the first unit is rehearsed */
     uint32_t drawn; /* at the quad's first lane */
 
     __device__ __forceinline__ explicit DecodeWarp(const Params &params) : p(params)
@@ -122,8 +123,6 @@ template <int D> struct DecodeWarp {
         uint32_t to = ring + fill_slot * stage_bytes(D), b = full + 8 * fill_slot;
         if (half % 2 == 0 || step > 1)
             slab = p.kv + word(words, INLINE + (int)page) * p.group_bytes + p.layer_offset + kv_offset;
-        if (!waited && page >= word(words, EARLY))
-            wait_once();
         bool values = half % 2;
         fill_stage(b, to, values ? slab + 64 * D : slab, 64 * D, slab + 128 * D, values ? 0 : 256, lane);
         half += step;
@@ -141,14 +140,18 @@ template <int D> struct DecodeWarp {
                 open(next);
                 continue;
             }
+            if (!waited && half / 2 >= word(feeds_next ? next.words : now.words, EARLY))
+                return;
             fetch_half();
         }
     }
-    __device__ __forceinline__ void wait_once()
+    /* What the kernels before wrote is there from now on. */
+    __device__ __forceinline__ void begin()
     {
-        if (!waited)
-            wait_previous();
+        wait_previous();
         waited = true;
+        fill();
+        draw();
     }
     __device__ __forceinline__ void release()
     {
@@ -159,12 +162,13 @@ template <int D> struct DecodeWarp {
     }
     __device__ __forceinline__ void meet() const
     {
+        __syncwarp(); /* lanes may leave a wait one by one, and this barrier counts warps */
         asm volatile("bar.sync %0, %1;" ::"r"(quad + 1), "n"(QUAD * 32) : "memory");
     }
     __device__ __forceinline__ void draw()
     {
         if (part == 0 && lane == 0)
-            drawn = 2 * decode_quads(D) * gridDim.x + atomicAdd(&p.control->decode_taken, 1u);
+            drawn = 2 * QUADS * gridDim.x + atomicAdd(&p.control->decode_taken, 1u);
     }
     __device__ __forceinline__ void advance(uint32_t after_next)
     {
@@ -215,7 +219,7 @@ static __device__ __forceinline__ void share_part(const DecodeWarp<D> &w, const 
         w.parts[w.part * 8 + w.lane / 4] = {s.m[0], s.l[0], unit, at};
 #pragma unroll
     for (int i = 0; i < D / 16; i++)
-        if (any)
+        if (any && w.waited)
             o[i * 32] = make_float4(s.o[0][4 * i], s.o[0][4 * i + 1], s.o[0][4 * i + 2], s.o[0][4 * i + 3]);
 #if FP_CUDA_BULK
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); /* a copy fills the stage next */
@@ -249,7 +253,7 @@ static __device__ __forceinline__ void chain_parts(const DecodeWarp<D> &w, const
         b[q] = __fmul_rn(b[q], part.unit);
         m = high;
     }
-    if (w.part == base && c == 0)
+    if (w.part == base && c == 0 && w.waited)
         write_head(w.p, row, m, l, chunk_begins);
     float *out = w.p.states + row * D + 2 * c;
 #pragma unroll 2
@@ -265,6 +269,8 @@ static __device__ __forceinline__ void chain_parts(const DecodeWarp<D> &w, const
             v.z = __fmaf_rn(v.z, a[q], __fmul_rn(x.z, b[q]));
             v.w = __fmaf_rn(v.w, a[q], __fmul_rn(x.w, b[q]));
         }
+        if (!w.waited)
+            continue;
         *reinterpret_cast<float2 *>(out + 16 * i) = make_float2(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero));
         *reinterpret_cast<float2 *>(out + 16 * i + 8) =
             make_float2(__fadd_rn(v.z, zero), __fadd_rn(v.w, zero));
@@ -301,6 +307,8 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
              last;
     bool stacked = flags & STACKED;
     w.range(words, first, last);
+    if (!w.waited)
+        last = min(first + 1, last);
     span.clear();
     chunk.clear();
     unit = 1.0f;
@@ -314,14 +322,16 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
         uint32_t owner = stacked ? i % 2 * 2 : w.part,
                  k = stacked ? w.further(w.mail[1 + owner], i / 2) : w.place;
         uint32_t v = stacked ? w.further(w.mail[2 + owner], i / 2) : w.further(w.place, 1), other = stacked;
-        w.wait(owner, k);
+        if (w.waited || w.ahead > 0)
+            w.wait(owner, k);
         if (seen)
             page_scores<D, 1>(rows, w.stage(owner, k), before, fill, full, w.lane, span, weights);
-        if (!stacked)
+        if (!stacked && w.waited)
             w.release();
         if (flags & PAGED) /* a page of its own: o as it is, 2^E beside it */
             unit = weights.unit[0], weights.scale[0] = 1.0f;
-        w.wait(owner + other, v);
+        if (w.waited || w.ahead > 1)
+            w.wait(owner + other, v);
         if (seen)
             page_values<D, 1>(weights, w.stage(owner + other, v), w.lane, span);
         if (!stacked) {
@@ -343,19 +353,25 @@ static __device__ __forceinline__ bool attend_part(DecodeWarp<D> &w, const Rows<
     return last > first;
 }
 
+/* All units of a quad. A split first unit is rehearsed with queries of zero, on one page, while the kernels
+ * before end: the code is then in the instruction caches when it counts. */
 template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> &w, const Header &h)
 {
-    Rows<D, 1> rows;
-    Places<1> at;
+    Rows<D, 1> rows = {};
+    Places<1> at = {};
     uint32_t loaded = NONE;
+    rows.limit[0] = at.least = at.most = 0x7fffffffu;
+    if (word(w.now.words, FLAGS) & STACKED)
+        w.begin();
     while (w.now.number < w.units) {
         uint32_t words = w.now.words, kv_head = w.kv_head(),
                  stream = word(words, STREAM) * w.p.kv_heads + kv_head;
         bool stacked = word(words, FLAGS) & STACKED;
-        if (stream != loaded)
+        if (stream != loaded && w.waited) {
             load_rows<D, 1>(w.p, h, words, kv_head, stacked ? 8 * w.part : 0, word(words, LIMIT), w.lane,
                             rows, at);
-        loaded = stream;
+            loaded = stream;
+        }
         if (stacked) {
             if (w.lane == 0)
                 w.mail[1 + w.part] = w.place;
@@ -375,6 +391,10 @@ template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> 
         else
             chain_parts(w, at);
         w.meet();
+        if (!w.waited) {
+            w.begin();
+            continue;
+        }
         w.advance(after_next);
         w.draw();
         if (!stacked && any)
@@ -385,7 +405,7 @@ template <int D> static __device__ __forceinline__ void run_units(DecodeWarp<D> 
 }
 
 /* The registers left over are for CTAs of the kernels before and after. */
-template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const __grid_constant__ Params p)
+template <int D> __global__ void __maxnreg__(DECODE_REGISTERS) decode(const __grid_constant__ Params p)
 {
     extern __shared__ __align__(128) uint8_t shared[];
     DecodeWarp<D> w(p);
@@ -401,6 +421,7 @@ template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const _
     w.ring = base + DECODE_FIXED_BYTES + warp * p.decode_stages * stage_bytes(D);
     w.place = w.fill_slot = w.ahead = 0;
     w.feeds_next = w.waited = false;
+    w.drawn = 0;
     if (w.lane < MAX_STAGES)
         barrier_init(w.full + 8 * w.lane, FILL_ARRIVALS);
     barrier_init_fence();
@@ -408,15 +429,13 @@ template <int D> __global__ void __maxnreg__(decode_registers(D)) decode(const _
     w.units = w.singles + (h.decode_items - h.decode_singles) * (p.kv_heads / 2);
     /* neighbouring units go to different multiprocessors */
     w.now = {worker, w.load_words(worker)};
-    w.next = {worker + decode_quads(D) * gridDim.x, w.load_words(worker + decode_quads(D) * gridDim.x)};
+    w.next = {worker + QUADS * gridDim.x, w.load_words(worker + QUADS * gridDim.x)};
     if (w.now.number >= w.units)
         return;
     w.open(w.now);
     /* the quad waits on each other's barriers */
     w.meet();
     w.fill();
-    w.wait_once();
-    w.draw();
     run_units(w, h);
 }
 

@@ -18,10 +18,6 @@ uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
 namespace
 {
 
-#ifndef FP_STACK
-#define FP_STACK 0
-#endif
-constexpr bool STACK = FP_STACK;
 constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
 static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4,
               "they have their place");
@@ -70,7 +66,7 @@ struct Prefill {
 
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
-    uint32_t group, grid, decode_warps, team_stages, decode_stages, level_bytes;
+    uint32_t group, grid, team_stages, decode_stages, level_bytes;
     size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
     Kernel decode, team;
     Prefill prefill[PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
@@ -157,15 +153,13 @@ static fp_status choose_shape(fp_cuda_attention *plan)
     uint32_t levels = TEAM_BARRIER_BYTES + 2 * team_rows(d) * d * 4;
     plan->grid = (uint32_t)sms;
     plan->level_bytes = team_rows(d) * d * 4;
-    uint32_t warps = (uint32_t)(QUAD * decode_quads((int)d));
-    plan->decode_warps = warps;
-    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / warps / stage, MAX_STAGES);
+    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / DECODE_WARPS / stage, MAX_STAGES);
     plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
     if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
                         "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)warps * plan->decode_stages * stage;
+    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)DECODE_WARPS * plan->decode_stages * stage;
     plan->team_bytes = levels + (size_t)plan->team_stages * stage;
     CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->decode_bytes),
@@ -481,7 +475,7 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->listed = listed;
     list->team = team;
     list->block_rows =
-        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS && STACK ? STACKED_ROWS : SPLIT_ROWS);
+        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -710,8 +704,7 @@ static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32
  * 3 µs for a split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
 static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
 {
-    uint64_t quads = (uint64_t)decode_quads((int)plan->config.d) * plan->grid,
-             spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
+    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
              chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES),
              team = count_units(plan, TEAM_LIST, SPAN_PAGES);
     bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
@@ -944,7 +937,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
         CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
     }
     if (plan->decode_items.n)
-        CUDA_TRY(launch(plan->decode, plan->grid, plan->decode_warps * 32, plan->decode_bytes, s, p),
+        CUDA_TRY(launch(plan->decode, plan->grid, DECODE_WARPS * 32, plan->decode_bytes, s, p),
                  "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");

@@ -18,22 +18,10 @@ constexpr uint32_t NONE = 0xffffffffu;
  * of a quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA
  * together. */
 constexpr int QUAD = 4;                               /* warps that work on a unit of decode */
-constexpr __host__ __device__ int decode_quads(int d) /* of a CTA */
-{
-#ifdef FP_QUADS
-    return d > 128 ? 2 : FP_QUADS;
-#else
-    return 2;
-#endif
-}
-constexpr int DECODE_MOST_WARPS = QUAD * 3;
+constexpr int QUADS = 2, DECODE_WARPS = QUAD * QUADS; /* of a CTA */
 constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
-/* Registers of a thread of decode: its warps leave room for a warp of 80 in each quarter of a multiprocessor.
- */
-constexpr __host__ __device__ int decode_registers(int d)
-{
-    return decode_quads(d) == 2 ? 216 : 144;
-}
+constexpr int DECODE_REGISTERS =
+    216; /* a thread: leaves room for a warp of 80 in each quarter of a multiprocessor */
 
 /* Row tiles of 8 that one warp of a team holds. */
 constexpr __host__ __device__ int team_tiles(int d)
@@ -141,8 +129,8 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 /* Shared memory of a team: barriers, two levels of states, the ring. */
 constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 /* Of decode: barriers, what a quad tells each other, the rings of the warps. */
-constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_MOST_WARPS * 8 * MAX_STAGES,
-                   DECODE_PART_BYTES = DECODE_MOST_WARPS * 8 * 16;
+constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
+                   DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
 constexpr int MERGE_THREADS = 128;
 /* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside
