@@ -6,6 +6,7 @@
 # with everything, machine and commit in it, and the JSON and plots of the experiments. A program that is not there is left
 # out, one that fails or takes too long loses nothing of the others; the exit code tells whether a check failed.
 #   FIELDPRINT_GPU_SECONDS  time for all of it (default 480); what is not begun by then is skipped
+#   FIELDPRINT_BRIEF        1: the most telling ones only, under three minutes
 #   FIELDPRINT_PEERS        a folder with Python packages of peers (FlashInfer), put on PYTHONPATH
 #   FIELDPRINT_STEPS        only these steps, by name (default: all)
 set -uo pipefail
@@ -36,7 +37,7 @@ step() {
         code=absent
     else
         [ "$limit" -le "$left" ] || limit=$left
-        timeout -k 5 "$limit" env FIELDPRINT_BENCH_SECONDS=$((limit * 4 / 5)) "$@" >"$raw/$name.jsonl" 2>"$raw/$name.log" || code=$?
+        timeout -k 5 "$limit" env FIELDPRINT_BENCH_SECONDS=$((limit * 3 / 4)) "$@" >"$raw/$name.jsonl" 2>"$raw/$name.log" || code=$?
     fi
     printf '{"step": "%s", "code": "%s", "seconds": %d}\n' "$name" "$code" $((SECONDS - begin)) | tee -a "$raw/steps.jsonl"
     case $code:$name in
@@ -54,26 +55,47 @@ experiment() { # NAME LIMIT SCRIPT ARGUMENT...
     local name=$1 limit=$2 script=$3
     shift 3
     [ -x "$fieldprint" ] || return 0
-    step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$raw" --seconds $((limit - 5)) "$@"
+    step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$raw" --seconds $((limit - 3)) "$@"
 }
+# Decoding of the 8B shape: E1 (ways to hash) and E3 (batch, context, anchor) from one upload of the weights.
+points=1x4096:none@128,1x4096:async@128,1x4096:async-cpu@128,1x4096:sync-page@128,1x4096:sync-token@128
+points+=,8x4096:none@128,8x4096:async@128,8x4096:sync-page@128
+points+=,1x32000@24,1x102400@24,8x32000@24,32x4096@24,32x4096+2048@24,128x4096@16,32x32000@16,1x1048000@16
 
-step check_attention 60 "$programs/cuda_attention" --check 40
-step check_ops 60 "$programs/ops_gpu" check
-step check_forward 60 "$programs/cuda_forward" check
-step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
-[ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
-step torch_peers 60 python3 "$here/torch_sdpa.py"
-step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
-experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
-step bench_attention 45 "$programs/cuda_attention" --bench
-experiment e1 60 e1_hashing.py
-step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
-step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
-step hash_cpu 10 "$fieldprint" bench hash --json
-step forward_q4_0 45 "$programs/cuda_forward" bench Q4_0
-step forward_q8_0 45 "$programs/cuda_forward" bench Q8_0
-experiment e3 90 e3_scaling.py
-step bench_ops 40 "$programs/ops_gpu" bench "$raw/ops.json"
+if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # under three minutes
+    step check_attention 20 "$programs/cuda_attention" --check 12
+    step torch_peers 25 python3 "$here/torch_sdpa.py"
+    step flashinfer_peers 32 python3 "$here/flashinfer_peers.py"
+    experiment e2 20 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
+    step model_q4_0 42 "$fieldprint" bench model --device cuda --points "$points" --runs 2 --prefill 8192 --seconds 28 --json
+    step bench_anchors 15 "$programs/cuda_attention" --bench anchor
+    step bench_prefill 8 "$programs/cuda_attention" --bench prefill
+    step hash_gpu 6 "$fieldprint" bench hash --device cuda --pages 4 --json
+    step hash_gpu_32 6 "$fieldprint" bench hash --device cuda --pages 32 --json
+    experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
+    experiment e3 14 e3_scaling.py --brief --model-json "$raw/model_q4_0.jsonl"
+    step model_q8_0 30 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096@24,1x32000@24,1x102400@24,32x4096@24 --runs 2 --seconds 20 --json
+else
+    step check_attention 60 "$programs/cuda_attention" --check 40
+    step check_ops 60 "$programs/ops_gpu" check
+    step check_forward 60 "$programs/cuda_forward" check
+    step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
+    [ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
+    step torch_peers 60 python3 "$here/torch_sdpa.py"
+    step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
+    experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
+    step bench_attention 45 "$programs/cuda_attention" --bench
+    step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
+    step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
+    step hash_cpu 10 "$fieldprint" bench hash --json
+    step model_q4_0 90 "$fieldprint" bench model --device cuda --points "$points" --prefill 8192,32768 --seconds 75 --json
+    step model_q8_0 60 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096,1x32000,1x102400,32x4096 --prefill 8192 --seconds 45 --json
+    experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
+    experiment e3 40 e3_scaling.py --model-json "$raw/model_q4_0.jsonl"
+    step forward_q4_0 45 "$programs/cuda_forward" bench Q4_0
+    step forward_q8_0 45 "$programs/cuda_forward" bench Q8_0
+    step bench_ops 40 "$programs/ops_gpu" bench "$raw/ops.json"
+fi
 
 python3 - "$raw" "$folder" <<'END'
 import glob, json, os, sys

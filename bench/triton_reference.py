@@ -12,9 +12,13 @@ import ctypes
 import json
 import sys
 
-import torch
-import triton
-import triton.language as tl
+try:
+    import torch
+    import triton
+    import triton.language as tl
+except ImportError as error:
+    print(json.dumps({"triton_reference": "skipped", "why": str(error)}))
+    sys.exit(77)
 
 PAGE, SPAN_PAGES, CHUNK_SPANS = 64, 4, 4
 COMPETE, FLOOR, RESERVE = 0, 1, 2

@@ -383,6 +383,12 @@ static void set_index(json_t *object, const char *key, uint64_t index)
         json_object_set_new(object, key, json_integer((json_int_t)index));
 }
 
+/* Only a promoted anchor gives text the label of its type. */
+static bool gives_label(const fp_anchor_row *r)
+{
+    return r->state == FP_ANCHOR_PROMOTED;
+}
+
 static json_t *row_json(const fp_anchor_row *r)
 {
     json_t *object = json_pack(
@@ -394,6 +400,8 @@ static json_t *row_json(const fp_anchor_row *r)
     set_index(object, "promoted", r->promote_index);
     set_index(object, "superseded", r->supersede_index);
     set_index(object, "revoked", r->revoke_index);
+    if (object && gives_label(r))
+        json_object_set_new(object, "label", json_string(fp_label_name(r->type)));
     if (object && r->supersede_index != FP_INDEX_NONE)
         json_object_set_new(object, "successor", cli_hex(r->successor, 32));
     return object;
@@ -426,6 +434,25 @@ static void print_row(const fp_anchor_row *r)
            r->models == 1 ? "" : "s", r->pages, r->pages == 1 ? "" : "s", from, until);
 }
 
+/* "always", "until T", "from T", "T to T" */
+static void validity_text(const fp_anchor_row *r, char out[80])
+{
+    char from[32], until[32];
+    cli_time_text(r->valid_from, from);
+    cli_time_text(r->valid_until, until);
+    bool begins = r->valid_from > 0, ends = r->valid_until < FP_TIME_FOREVER;
+    if (begins && ends)
+        snprintf(out, 80, "%s to %s", from, until);
+    else
+        snprintf(out, 80, "%s%s",
+                 begins ? "from "
+                 : ends ? "until "
+                        : "always",
+                 begins ? from
+                 : ends ? until
+                        : "");
+}
+
 static int list_main(const cli_args *args)
 {
     fp_workspace *workspace;
@@ -438,19 +465,20 @@ static int list_main(const cli_args *args)
     int code = status == FP_OK ? 0 : cli_fail(status);
     json_t *list = json_array();
     if (code == 0 && !args->json)
-        printf("%-12s  %-24s  %-10s  %-8s  %6s  %5s  %s\n", "ID", "NAME", "STATE", "TYPE", "MODELS", "PAGES",
-               "VALID UNTIL");
+        printf("%-12s  %-24s  %-10s  %-8s  %-8s  %6s  %5s  %s\n", "ID", "NAME", "STATE", "TYPE", "LABEL",
+               "MODELS", "PAGES", "VALID");
     for (size_t i = 0; code == 0 && i < n; i++) {
-        char hex[65], until[32], name[FP_ANCHOR_NAME_MAX + FP_ANCHOR_VERSION_MAX + 2];
+        char hex[65], valid[80], name[FP_ANCHOR_NAME_MAX + FP_ANCHOR_VERSION_MAX + 2];
         cli_hex_text(rows[i].id, 32, hex);
-        cli_time_text(rows[i].valid_until, until);
+        validity_text(&rows[i], valid);
         snprintf(name, sizeof name, "%s@%s", rows[i].name, rows[i].version);
         if (args->json)
             json_array_append_new(list, row_json(&rows[i]));
         else
-            printf("%.12s  %-24s  %-10s  %-8s  %6u  %5u  %s\n", hex, name,
-                   fp_anchor_state_name(rows[i].state), fp_label_name(rows[i].type), rows[i].models,
-                   rows[i].pages, until);
+            printf("%.12s  %-24s  %-10s  %-8s  %-8s  %6u  %5u  %s\n", hex, name,
+                   fp_anchor_state_name(rows[i].state), fp_label_name(rows[i].type),
+                   gives_label(&rows[i]) ? fp_label_name(rows[i].type) : "-", rows[i].models, rows[i].pages,
+                   valid);
     }
     if (code == 0 && args->json)
         code = cli_print_json(json_pack("{s:o}", "anchors", list));

@@ -1,21 +1,53 @@
 /* fieldprint audit, receipt show. */
 #include "commands.h"
+#include <dirent.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+
+enum { PATH_BYTES = 1280, RECEIPTS_MAX = 1 << 20 };
 
 static const cli_option audit_options[] = {
+    {"level", 0, "LEVEL",
+     "light (signer, policy, log, anchors), full (every token again), or sample:P (all positions, but the "
+     "logits of a random share P of the tokens); default: full with --model, else light"},
     {"transcript", 0, "FILE", "the transcript (default: the one beside the receipt, if it is there)"},
     {"model", 'm', "FILE", "the model: a full audit computes the answer again (default: light only)"},
     {"trust", 0, "FILE", "the trust file, if not the workspace's own"},
     {"nonce", 0, "HEX", "your nonce: the receipt must name it"},
+    {"sample-seed", 0, "HEX",
+     "with sample:P: choose the tokens by this seed (default: the system's random numbers)"},
+    {"beacon", 0, "TEXT",
+     "with sample:P: choose the tokens by this text, a public random value that came after the receipt was "
+     "logged"},
+    {"together", 0, "N", "answers that are computed in one pass (default 8); changes no result"},
     CLI_DEVICE_OPTION,
     {"threads", 't', "N", "threads (default: one per core)"},
     {"chunk", 0, "N", "tokens per step (default 512, on a GPU 2048); changes no result"},
     {"template", 0, "NAME", "chat template, if the answer was made with another one than the file's"},
     CLI_WORKSPACE_OPTION,
-    CLI_JSON_OPTION,
+    {"json", 0, NULL, "print one JSON object; of several receipts one a line, and a summary last"},
     CLI_END,
 };
+
+/* What is audited, and how it stands. */
+typedef struct job {
+    const cli_args *args;
+    bool many, full;
+    uint32_t share_65536;
+    uint8_t seed[32], nonce[32];
+    bool has_seed, has_nonce;
+    char **receipts, **transcripts; /* [n], of malloc; transcripts may be NULL */
+    fp_audit_item *items;           /* [n] */
+    fp_audit_result *results;       /* [n] */
+    size_t n, capacity, decided;
+    size_t count[5]; /* by verdict */
+    size_t errors;
+    cli_progress progress;
+} job;
+
+/* ---- what to audit ---- */
 
 /* ID.transcript.json beside ID.dsse.json. */
 static char *transcript_beside(const char *receipt)
@@ -37,75 +69,359 @@ static char *transcript_beside(const char *receipt)
     return NULL;
 }
 
-static int report(const cli_args *args, const fp_audit_result *r, bool full)
+static bool add_receipt(job *j, const char *path)
 {
-    fp_verdict verdict = full && r->light == FP_VERDICT_VALID_LIGHT ? r->full : r->light;
-    bool valid = verdict == FP_VERDICT_VALID_LIGHT || verdict == FP_VERDICT_VALID_FULL;
-    int code = valid ? 0 : verdict == FP_VERDICT_INVALID ? 1 : 3;
-    if (args->json) {
-        json_t *object =
-            json_pack("{s:s, s:s, s:s, s:o, s:I, s:b, s:b, s:f, s:f}", "verdict", fp_verdict_name(verdict),
-                      "light", fp_verdict_name(r->light), "detail", r->detail, "receipt_id",
-                      cli_hex(r->receipt_id, 32), "tree_size", (json_int_t)r->tree_size, "witnessed",
-                      (int)r->witnessed, "seed_from_nonce", (int)r->seed_from_nonce, "light_s",
-                      (double)r->light_ns / 1e9, "full_s", (double)r->full_ns / 1e9);
-        if (object && full)
-            json_object_set_new(object, "full", json_string(fp_verdict_name(r->full)));
-        if (object && r->position >= 0)
-            json_object_set_new(object, "position", json_integer(r->position));
-        int printed = cli_print_json(object);
+    if (j->n == j->capacity) {
+        size_t capacity = j->capacity ? 2 * j->capacity : 16;
+        char **receipts = realloc(j->receipts, capacity * sizeof *receipts);
+        if (receipts)
+            j->receipts = receipts;
+        char **transcripts = realloc(j->transcripts, capacity * sizeof *transcripts);
+        if (transcripts)
+            j->transcripts = transcripts;
+        if (!receipts || !transcripts)
+            return false;
+        j->capacity = capacity;
+    }
+    j->receipts[j->n] = strdup(path);
+    j->transcripts[j->n] = transcript_beside(path);
+    return j->receipts[j->n++] != NULL && j->n < RECEIPTS_MAX;
+}
+
+static int is_receipt(const struct dirent *entry)
+{
+    const char *suffix = ".dsse.json";
+    size_t n = strlen(entry->d_name), k = strlen(suffix);
+    return n > k && strcmp(entry->d_name + n - k, suffix) == 0;
+}
+
+static int add_folder(job *j, const char *folder)
+{
+    struct dirent **list;
+    int n = scandir(folder, &list, is_receipt, alphasort), code = 0;
+    if (n < 0)
+        return cli_error(FP_IO, "cannot read the folder %s: %s", folder, strerror(errno));
+    if (n == 0)
+        code = cli_error(FP_NOT_FOUND, "there is no receipt (*.dsse.json) in %s", folder);
+    for (int i = 0; i < n; i++) {
+        char path[PATH_BYTES];
+        if (code == 0 && (snprintf(path, sizeof path, "%s/%s", folder, list[i]->d_name) >= (int)sizeof path ||
+                          !add_receipt(j, path)))
+            code = cli_error(FP_LIMIT, "too many receipts, or too long a path, in %s", folder);
+        free(list[i]);
+    }
+    free(list);
+    return code;
+}
+
+static int add_operands(job *j)
+{
+    const cli_args *args = j->args;
+    for (size_t i = 0; i < args->n; i++) {
+        struct stat info;
+        char path[PATH_BYTES];
+        bool folder = stat(args->operands[i], &info) == 0 && S_ISDIR(info.st_mode);
+        if (!folder && !cli_receipt_path(args, args->operands[i], path, sizeof path))
+            return 2;
+        int code = folder ? add_folder(j, args->operands[i]) : add_receipt(j, path) ? 0 : 3;
+        if (code != 0)
+            return code;
+        j->many = j->many || folder;
+    }
+    j->many = j->many || j->n > 1;
+    const char *given = cli_text(args, "transcript", NULL), *nonce = cli_text(args, "nonce", NULL);
+    if (j->many && (given || nonce))
+        return cli_usage("--transcript and --nonce are of one receipt");
+    if (given) {
+        free(j->transcripts[0]);
+        j->transcripts[0] = strdup(given);
+    }
+    j->has_nonce = nonce != NULL;
+    if (nonce && !cli_hex_bytes(nonce, j->nonce, 32))
+        return cli_usage("--nonce: 64 hexadecimal digits are wanted");
+    j->items = calloc(j->n, sizeof *j->items);
+    j->results = calloc(j->n, sizeof *j->results);
+    for (size_t i = 0; j->items && i < j->n; i++)
+        j->items[i] = (fp_audit_item){j->receipts[i], j->transcripts[i], j->has_nonce ? j->nonce : NULL};
+    return j->items && j->results ? 0 : 3;
+}
+
+static int parse_level(job *j)
+{
+    const cli_args *args = j->args;
+    const char *level = cli_text(args, "level", cli_has(args, "model") ? "full" : "light");
+    const char *seed = cli_text(args, "sample-seed", NULL), *beacon = cli_text(args, "beacon", NULL);
+    j->full = strcmp(level, "light") != 0;
+    if (strncmp(level, "sample:", 7) == 0) {
+        char *end;
+        double p = strtod(level + 7, &end);
+        if (end == level + 7 || *end || !(p >= 1.0 / 65536 && p <= 1))
+            return cli_usage("--level sample:P: P is a share between 1/65536 and 1");
+        j->share_65536 = (uint32_t)(p * 65536 + 0.5);
+    } else if (strcmp(level, "full") != 0 && strcmp(level, "light") != 0) {
+        return cli_usage("--level %s: light, full or sample:P is wanted", level);
+    }
+    if ((seed || beacon) && (!j->share_65536 || (seed && beacon)))
+        return cli_usage("--sample-seed or --beacon chooses the tokens of --level sample:P");
+    if (seed && !cli_hex_bytes(seed, j->seed, 32))
+        return cli_usage("--sample-seed: 64 hexadecimal digits are wanted");
+    if (beacon)
+        fp_content_digest(beacon, strlen(beacon), j->seed);
+    j->has_seed = seed || beacon;
+    return 0;
+}
+
+/* ---- what came of it ---- */
+
+static bool is_valid(fp_verdict v)
+{
+    return v == FP_VERDICT_VALID_LIGHT || v == FP_VERDICT_VALID_FULL || v == FP_VERDICT_VALID_SAMPLED;
+}
+
+static fp_verdict verdict_of(const fp_audit_result *r, bool full)
+{
+    return full && r->light == FP_VERDICT_VALID_LIGHT ? r->full : r->light;
+}
+
+static void verdict_text(fp_verdict v, const fp_audit_result *r, char out[48])
+{
+    if (v == FP_VERDICT_VALID_SAMPLED)
+        snprintf(out, 48, "VALID-SAMPLED(%.4g)", r->sample_65536 / 65536.0);
+    else
+        snprintf(out, 48, "%s", fp_verdict_name(v));
+}
+
+static json_t *result_json(const job *j, size_t i)
+{
+    const fp_audit_result *r = &j->results[i];
+    fp_verdict verdict = verdict_of(r, j->full);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:s, s:o, s:I, s:b, s:b, s:f, s:f, s:i, s:i}", "verdict", fp_verdict_name(verdict),
+        "light", fp_verdict_name(r->light), "detail", r->detail, "receipt_id", cli_hex(r->receipt_id, 32),
+        "tree_size", (json_int_t)r->tree_size, "witnessed", (int)r->witnessed, "seed_from_nonce",
+        (int)r->seed_from_nonce, "light_s", (double)r->light_ns / 1e9, "full_s", (double)r->full_ns / 1e9,
+        "prompt_tokens", (int)r->prompt_tokens, "output_tokens", (int)r->output_tokens);
+    if (object && j->full)
+        json_object_set_new(object, "full", json_string(fp_verdict_name(r->full)));
+    if (object && r->position >= 0)
+        json_object_set_new(object, "position", json_integer(r->position));
+    if (object && j->share_65536) {
+        json_object_set_new(object, "share", json_real(r->sample_65536 / 65536.0));
+        json_object_set_new(object, "sampled_tokens", json_integer(r->sampled_tokens));
+        json_object_set_new(object, "sample_seed", cli_hex(r->sample_seed, 32));
+    }
+    if (object && j->many)
+        json_object_set_new(object, "receipt", json_string(j->receipts[i]));
+    if (object && r->status != FP_OK)
+        json_object_set_new(object, "error", json_string(fp_status_name(r->status)));
+    return object;
+}
+
+static int exit_code(const job *j)
+{
+    return j->count[FP_VERDICT_INVALID] ? 1 : j->count[FP_VERDICT_UNDECIDED] || j->errors ? 3 : 0;
+}
+
+static int report(const job *j)
+{
+    const fp_audit_result *r = &j->results[0];
+    fp_verdict verdict = verdict_of(r, j->full);
+    char text[48];
+    int code = exit_code(j);
+    if (j->args->json) {
+        int printed = cli_print_json(result_json(j, 0));
         return printed ? printed : code;
     }
     printf("%s", fp_verdict_name(r->light));
-    if (full && r->light == FP_VERDICT_VALID_LIGHT)
-        printf(" %s", fp_verdict_name(r->full));
+    verdict_text(r->full, r, text);
+    if (j->full && r->light == FP_VERDICT_VALID_LIGHT)
+        printf(" %s", text);
     if (r->detail[0])
         printf(": %s", r->detail);
     printf("\n");
-    if (valid)
-        printf("at tree size %llu of the ledger (%s); %s%s\n", (unsigned long long)r->tree_size,
-               r->witnessed ? "witnessed" : "unwitnessed: only this log's key vouches for it",
-               full ? "every token, the K/V root and the anchor masses were computed again and are equal"
-                    : "signature, policy, log and anchors are in order; --model computes the answer again",
-               r->seed_from_nonce ? "; the seed comes from the client's nonce" : "");
+    if (!is_valid(verdict))
+        return code;
+    printf("at tree size %llu of the ledger (%s); ", (unsigned long long)r->tree_size,
+           r->witnessed ? "witnessed" : "unwitnessed: only this log's key vouches for it");
+    if (verdict == FP_VERDICT_VALID_SAMPLED) {
+        char seed[65];
+        cli_hex_text(r->sample_seed, 32, seed);
+        printf("the K/V root and the anchor masses were computed again and are equal, and so are %u of %u "
+               "tokens, chosen by seed %s: of k wrong tokens one is found with probability 1 - %.4g^k",
+               r->sampled_tokens, r->output_tokens, seed, 1 - r->sample_65536 / 65536.0);
+    } else {
+        printf("%s",
+               verdict == FP_VERDICT_VALID_FULL
+                   ? "every token, the K/V root and the anchor masses were computed again and are equal"
+                   : "signature, policy, log and anchors are in order; --model computes the answer again");
+    }
+    printf("%s\n", r->seed_from_nonce ? "; the seed comes from the client's nonce" : "");
+    return code;
+}
+
+static void show_progress(void *context, double done)
+{
+    job *j = context;
+    double of_pass = j->many ? (double)j->decided / (double)j->n : 0;
+    cli_progress_update(&j->progress, j->many ? of_pass : done);
+}
+
+static void count_one(job *j, size_t i)
+{
+    const fp_audit_result *r = &j->results[i];
+    j->decided++;
+    j->errors += r->status != FP_OK;
+    if (r->status == FP_OK)
+        j->count[verdict_of(r, j->full)]++;
+}
+
+static void on_result(void *context, size_t i, const fp_audit_result *r)
+{
+    job *j = context;
+    count_one(j, i);
+    if (!j->many)
+        return;
+    if (j->args->json) {
+        (void)cli_print_json(result_json(j, i));
+        return;
+    }
+    char text[48], id[65];
+    verdict_text(verdict_of(r, j->full), r, text);
+    cli_hex_text(r->receipt_id, 32, id);
+    cli_progress_end(&j->progress);
+    printf("%-20s %.16s  %5u + %4u tokens  %s%s\n", r->status == FP_OK ? text : "ERROR", id, r->prompt_tokens,
+           r->output_tokens, r->detail[0] ? "" : "-", r->detail);
+    fflush(stdout);
+    cli_progress_update(&j->progress, (double)j->decided / (double)j->n);
+}
+
+/* The table at the end, of what was decided. */
+static int summarize(const job *j, uint64_t ns)
+{
+    static const fp_verdict rows[] = {FP_VERDICT_VALID_FULL, FP_VERDICT_VALID_SAMPLED, FP_VERDICT_VALID_LIGHT,
+                                      FP_VERDICT_INVALID, FP_VERDICT_UNDECIDED};
+    uint64_t tokens = 0, tree = 0;
+    bool witnessed = true;
+    for (size_t i = 0; i < j->n; i++) {
+        tokens += j->results[i].output_tokens;
+        if (j->results[i].tree_size > tree)
+            tree = j->results[i].tree_size;
+        witnessed = witnessed && (j->results[i].witnessed || j->results[i].tree_size == 0);
+    }
+    double seconds = (double)ns / 1e9;
+    if (j->args->json) {
+        json_t *counts = json_object();
+        for (size_t k = 0; k < 5; k++)
+            json_object_set_new(counts, fp_verdict_name(rows[k]),
+                                json_integer((json_int_t)j->count[rows[k]]));
+        json_t *summary = json_pack("{s:I, s:I, s:o, s:I, s:I, s:I, s:b, s:f}", "receipts", (json_int_t)j->n,
+                                    "decided", (json_int_t)j->decided, "verdicts", counts, "errors",
+                                    (json_int_t)j->errors, "output_tokens", (json_int_t)tokens, "tree_size",
+                                    (json_int_t)tree, "witnessed", (int)witnessed, "seconds", seconds);
+        if (summary && j->share_65536)
+            json_object_set_new(summary, "sample_seed", cli_hex(j->results[0].sample_seed, 32));
+        return cli_print_json(json_pack("{s:o}", "summary", summary));
+    }
+    printf("\n");
+    for (size_t k = 0; k < 5; k++) {
+        char text[48];
+        verdict_text(rows[k], &j->results[0], text);
+        if (j->count[rows[k]])
+            printf("%-20s %6zu\n", text, j->count[rows[k]]);
+    }
+    if (j->errors)
+        printf("%-20s %6zu\n", "errors", j->errors);
+    printf("%zu of %zu receipts, %llu tokens of answers, %.2f s (%.1f receipts/s); tree size %llu of the "
+           "ledger, %s\n",
+           j->decided, j->n, (unsigned long long)tokens, seconds, (double)j->decided / seconds,
+           (unsigned long long)tree, witnessed ? "witnessed" : "unwitnessed");
+    if (j->count[FP_VERDICT_VALID_SAMPLED]) {
+        char seed[65];
+        cli_hex_text(j->results[0].sample_seed, 32, seed);
+        printf("tokens were chosen by seed %s\n", seed);
+    }
+    return 0;
+}
+
+/* Nothing to go by: that is a verdict too. */
+static int report_no_trust(const job *j)
+{
+    const char *why = fp_error_detail();
+    if (!j->args->json) {
+        printf("%s: %s\n", fp_verdict_name(FP_VERDICT_UNDECIDED), why);
+        return 3;
+    }
+    int printed = cli_print_json(
+        json_pack("{s:s, s:s}", "verdict", fp_verdict_name(FP_VERDICT_UNDECIDED), "detail", why));
+    return printed ? printed : 3;
+}
+
+static int audit_job(job *j)
+{
+    const cli_args *args = j->args;
+    fp_workspace *workspace = NULL;
+    fp_model *model = NULL;
+    fp_engine_options engine;
+    cli_engine_options(args, &engine);
+    engine.progress = show_progress;
+    engine.progress_context = j;
+    fp_status status =
+        fp_workspace_open(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &workspace);
+    if (status == FP_OK && j->full)
+        status = cli_open_model(args, false, &model);
+    fp_audit_many_options o = {.engine = &engine,
+                               .model = model,
+                               .sample_65536 = j->share_65536,
+                               .sample_seed = j->has_seed ? j->seed : NULL,
+                               .together = (size_t)cli_number(args, "together", 0, 1, 256),
+                               .on_result = on_result,
+                               .on_result_context = j};
+    cli_progress_start(&j->progress, "auditing");
+    uint64_t start = cli_now_ns();
+    bool began = status == FP_OK;
+    if (began)
+        status = fp_audit_many(workspace, &o, j->items, j->n, j->results);
+    cli_progress_end(&j->progress);
+    int code = status == FP_OK ? exit_code(j) : 0;
+    if (began && j->many) {
+        int printed = summarize(j, cli_now_ns() - start);
+        code = printed ? printed : code;
+    } else if (status == FP_OK && j->results[0].status != FP_OK) {
+        code = cli_error(j->results[0].status, "%s", j->results[0].detail);
+    } else if (status == FP_OK) {
+        code = report(j);
+    }
+    if (status == FP_CANCELLED && j->many && began) {
+        fprintf(stderr, "fieldprint: interrupted after %zu of %zu receipts\n", j->decided, j->n);
+        code = fp_status_exit_code(status);
+    } else if (status == FP_NOT_FOUND && !workspace) {
+        code = report_no_trust(j);
+    } else if (status != FP_OK) {
+        code = cli_fail(status);
+    }
+    fp_model_close(model);
+    fp_workspace_close(workspace);
     return code;
 }
 
 static int audit_main(const cli_args *args)
 {
-    fp_workspace *workspace = NULL;
-    fp_model *model = NULL;
-    fp_audit_result result;
-    uint8_t nonce[32];
-    const char *nonce_text = cli_text(args, "nonce", NULL);
-    if (nonce_text && !cli_hex_bytes(nonce_text, nonce, 32))
-        return cli_usage("--nonce: 64 hexadecimal digits are wanted");
-    char receipt[1280];
-    if (!cli_receipt_path(args, args->operands[0], receipt, sizeof receipt))
-        return 2;
-    char *beside = transcript_beside(receipt);
-    fp_engine_options engine;
-    cli_progress progress;
-    cli_engine_options(args, &engine);
-    cli_progress_start(&progress, "computing again");
-    engine.progress = cli_progress_update;
-    engine.progress_context = &progress;
-    fp_audit_options o = {.receipt_path = receipt,
-                          .transcript_path = cli_text(args, "transcript", beside),
-                          .engine = &engine,
-                          .nonce = nonce_text ? nonce : NULL};
-    fp_status status =
-        fp_workspace_open(cli_text(args, "workspace", NULL), cli_text(args, "trust", NULL), &workspace);
-    if (status == FP_OK && cli_has(args, "model"))
-        status = cli_open_model(args, false, &model);
-    o.model = model;
-    if (status == FP_OK)
-        status = fp_audit(workspace, &o, &result);
-    cli_progress_end(&progress);
-    int code = status == FP_OK ? report(args, &result, model != NULL) : cli_fail(status);
-    fp_model_close(model);
-    fp_workspace_close(workspace);
-    free(beside);
+    job j = {.args = args};
+    int code = parse_level(&j);
+    if (code == 0 && j.full && !cli_model_path(args))
+        code = 2;
+    if (code == 0)
+        code = add_operands(&j);
+    if (code == 0)
+        code = audit_job(&j);
+    for (size_t i = 0; i < j.n; i++) {
+        free(j.receipts[i]);
+        free(j.transcripts[i]);
+    }
+    free(j.receipts);
+    free(j.transcripts);
+    free(j.items);
+    free(j.results);
     return code;
 }
 
@@ -134,19 +450,26 @@ static int show_main(const cli_args *args)
 
 const cli_command cli_command_audit = {
     "audit",
-    "RECEIPT",
+    "RECEIPT...",
     1,
-    1,
-    "check a receipt: who claimed what, and whether the answer is what it says",
+    CLI_MAX_VALUES * 4,
+    "check receipts: who claimed what, and whether the answers are what they say",
     "Light: signature, policy, log proofs, anchor state, and the transcript's leaves. Full, with --model: "
-    "the anchors are "
-    "compiled again and the whole conversation is computed again in one pass; every token, the K/V root, the "
-    "anchor masses, "
-    "text, finish reason and label must be equal. RECEIPT is a file, or the beginning of a receipt's id in "
-    "the workspace. It may compute on another device than the answer did (--device). There are no "
-    "thresholds. VALID-LIGHT and VALID-FULL exit "
-    "with 0, INVALID with "
-    "1 and the first position that differs, UNDECIDED with 3 and what is missing.",
+    "the anchors are compiled again and the whole conversation is computed again in one pass; every token, "
+    "the K/V "
+    "root, the anchor masses, text, finish reason and label must be equal. sample:P does the same but for "
+    "the logits, "
+    "of which it computes a random share P of the answer's tokens: of k wrong tokens one is found with "
+    "probability "
+    "1 - (1 - P)^k. RECEIPT is a file, the beginning of a receipt's id in the workspace, or a folder of "
+    "receipts; of "
+    "several, answers are computed together and anchors compiled once, each verdict is printed when it is "
+    "there, and "
+    "Ctrl-C keeps what was decided. It may compute on another device than the answer did (--device). There "
+    "are no "
+    "thresholds. When all are VALID it exits with 0; with 1 when one is INVALID, which names the first "
+    "position that "
+    "differs; else with 3 when one is UNDECIDED, which says what is missing.",
     audit_options,
     audit_main,
 };

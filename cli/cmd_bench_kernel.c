@@ -180,7 +180,7 @@ const cli_command cli_command_bench_hash = {
     0,
     "how fast pages are hashed here: GB/s",
     "Hashes made-up page groups (slab leaves and group roots) after comparing the hashes with the "
-    "definition.",
+    "definition. What hashing costs the steps of a model beside it: bench model --validation.",
     hash_options,
     hash_main,
 };

@@ -13,6 +13,9 @@ static const cli_option options[] = {
     {"batch", 0, "N,...", "sequences decoded together (default 1)"},
     {"context", 0, "N,...", "tokens of made-up K/V in each before decoding (default 4096)"},
     {"anchor", 0, "N,...", "tokens of an anchor that they share (default 0)"},
+    {"points", 0, "BxC,...",
+     "instead of the three: batch and context each, as 8x4096, +N for an anchor, then :NAME "
+     "for a validation and @N for steps of its own (8x4096+512:none@64)"},
     {"steps", 0, "N", "tokens decoded in a run (default 128; 0: none)"},
     {"prefill", 0, "N,...", "tokens of a prompt to time (default: none)"},
     {"chunk", 0, "N", "prompt tokens per step (default 512, on a GPU 2048)"},
@@ -21,6 +24,7 @@ static const cli_option options[] = {
      "or "
      "sync-token"},
     {"runs", 0, "N", "repetitions; medians are told (default 3)"},
+    {"seconds", 0, "N", "measurements that are not begun by then are left out (default: no limit)"},
     {"threads", 't', "N", "threads (default: one per core)"},
     CLI_JSON_OPTION,
     CLI_END,
@@ -66,29 +70,90 @@ static size_t validation_list(const cli_args *args, fp_bench_validation *out)
     return n;
 }
 
-/* Every combination of the lists, then the prompts. */
+/* "8x4096+512:none@64" → point; what a part does not say stays as it is. */
+static bool parse_point(const char *text, size_t size, fp_bench_point *p)
+{
+    char copy[96], name[16] = "", end;
+    unsigned batch, context, anchor = p->anchor, steps = p->steps;
+    int used = 0;
+    if (size >= sizeof copy)
+        return false;
+    memcpy(copy, text, size);
+    copy[size] = 0;
+    if (sscanf(copy, "%9ux%9u%n", &batch, &context, &used) != 2)
+        return false;
+    const char *at = copy + used;
+    if (*at == '+' && sscanf(at, "+%9u%n", &anchor, &used) == 1)
+        at += used;
+    if (*at == ':' && sscanf(at, ":%15[a-z-]%n", name, &used) == 1)
+        at += used;
+    if (*at == '@' && sscanf(at, "@%9u%n", &steps, &used) == 1)
+        at += used;
+    if (*at || sscanf(at, "%c", &end) == 1 || batch == 0 || batch > 256 || context > 1 << 24 ||
+        anchor > 1 << 20 || steps == 0 || steps > 1 << 20)
+        return false;
+    bool known = !name[0];
+    for (size_t i = 0; i < sizeof validations / sizeof *validations; i++)
+        if (strcmp(name, validations[i]) == 0) {
+            p->validation = (fp_bench_validation)i;
+            known = true;
+        }
+    p->batch = batch, p->context = context, p->anchor = anchor, p->steps = steps;
+    return known;
+}
+
+static size_t listed_points(const cli_args *args, const fp_bench_point *base, fp_bench_point *points)
+{
+    const char *text = cli_text(args, "points", "");
+    size_t n = 0;
+    for (const char *at = text; at;) {
+        const char *comma = strchr(at, ',');
+        points[n] = *base;
+        if (n + 1 == MAX_POINTS || !parse_point(at, comma ? (size_t)(comma - at) : strlen(at), &points[n++]))
+            exit(cli_usage("--points %s: a list of BATCHxCONTEXT[+ANCHOR][:VALIDATION][@STEPS] is wanted",
+                           text));
+        at = comma ? comma + 1 : NULL;
+    }
+    return n;
+}
+
+/* Every combination of the lists. */
+static size_t combined_points(const cli_args *args, const fp_bench_point *base, fp_bench_point *points)
+{
+    uint32_t batch[MAX_LIST], context[MAX_LIST], anchor[MAX_LIST];
+    fp_bench_validation validation[MAX_LIST];
+    size_t nb = numbers(args, "batch", "1", 256, batch),
+           nc = numbers(args, "context", "4096", 1 << 24, context),
+           na = numbers(args, "anchor", "0", 1 << 20, anchor), nv = validation_list(args, validation),
+           n = nb * nc * na * nv;
+    if (n > MAX_POINTS)
+        exit(cli_usage("these lists make %zu measurements; at most %d can be done", n, MAX_POINTS));
+    for (size_t i = 0; i < n; i++) {
+        points[i] = *base;
+        points[i].batch = batch[i / (nc * na * nv)];
+        points[i].context = context[i / (na * nv) % nc];
+        points[i].anchor = anchor[i / nv % na];
+        points[i].validation = validation[i % nv];
+    }
+    return n;
+}
+
+/* What to decode, then the prompts. */
 static size_t make_points(const cli_args *args, fp_bench_point *points)
 {
-    uint32_t batch[MAX_LIST], context[MAX_LIST], anchor[MAX_LIST], prefill[MAX_LIST];
-    fp_bench_validation validation[MAX_LIST];
+    uint32_t prefill[MAX_LIST];
     fp_bench_point base = {.batch = 1,
                            .steps = (uint32_t)cli_number(args, "steps", 128, 0, 1 << 20),
                            .chunk = (uint32_t)cli_number(args, "chunk", 0, 1, 8192),
-                           .runs = (uint32_t)cli_number(args, "runs", 3, 1, 1000)};
-    size_t n = 0, nb = numbers(args, "batch", "1", 256, batch),
-           nc = numbers(args, "context", "4096", 1 << 24, context),
-           na = numbers(args, "anchor", "0", 1 << 20, anchor),
-           np = numbers(args, "prefill", "", 1 << 22, prefill), nv = validation_list(args, validation),
-           decodes = base.steps ? nb * nc * na * nv : 0;
-    if (decodes + np > MAX_POINTS || decodes + np == 0)
-        exit(cli_usage("these lists make %zu measurements; 1 to %d can be done", decodes + np, MAX_POINTS));
-    for (; n < decodes; n++) {
-        points[n] = base;
-        points[n].batch = batch[n / (nc * na * nv)];
-        points[n].context = context[n / (na * nv) % nc];
-        points[n].anchor = anchor[n / nv % na];
-        points[n].validation = validation[n % nv];
-    }
+                           .runs = (uint32_t)cli_number(args, "runs", 3, 1, 1000),
+                           .validation = FP_BENCH_VALIDATE_ASYNC};
+    size_t np = numbers(args, "prefill", "", 1 << 22, prefill), n = 0;
+    if (cli_has(args, "points"))
+        n = listed_points(args, &base, points);
+    else if (base.steps)
+        n = combined_points(args, &base, points);
+    if (n + np > MAX_POINTS || n + np == 0)
+        exit(cli_usage("%zu measurements; 1 to %d can be done", n + np, MAX_POINTS));
     for (size_t i = 0; i < np; i++, n++) {
         points[n] = base;
         points[n].prefill = prefill[i];
@@ -190,10 +255,10 @@ static int print_table(const fp_model *model, const fp_bench_machine *m, uint64_
            fp_model_types(model));
     printf("%llu words of logits and K/V checked, none differs\n", (unsigned long long)words);
     if (o[0].steps)
-        printf("decoding, medians of %u runs of %u steps; a step reads %.1f MB of weights\n"
+        printf("decoding, medians of %u runs; a step reads %.1f MB of weights\n"
                "batch   context  anchor  validation     tokens/s     step/µs    K/V MB   %%copy   hashed  "
                "copied MB\n",
-               o[0].runs, o[0].steps, (double)r[0].weight_bytes / 1e6);
+               o[0].runs, (double)r[0].weight_bytes / 1e6);
     for (size_t i = 0; i < n; i++)
         print_point(m, &o[i], &r[i]);
     return 0;
@@ -212,7 +277,8 @@ static int bench_main(const cli_args *args)
     if (status == FP_OK)
         status = open_model(args, threads, &model);
     if (status == FP_OK)
-        status = fp_bench_model(model, device, threads, points, n, results, &words);
+        status = fp_bench_model(model, device, threads, cli_real(args, "seconds", 0, 0, 1e6), points, n,
+                                results, &words);
     int code = status != FP_OK ? cli_fail(status)
                : args->json    ? print_json(model, &machine, words, points, results, n)
                                : print_table(model, &machine, words, points, results, n);

@@ -157,7 +157,7 @@ static void models_are_measured(void **state)
                                 .validation = (fp_bench_validation)v};
             fp_bench_point_result r;
             uint64_t words;
-            assert_int_equal(fp_bench_model(model, NULL, 2, &o, 1, &r, &words), FP_OK);
+            assert_int_equal(fp_bench_model(model, NULL, 2, 0, &o, 1, &r, &words), FP_OK);
             assert_int_equal(r.status, FP_OK);
             uint64_t page = 2 * 2 * fp__slab_bytes(shape.head_dim);
             /* sequences begin at 100 and 132: pages are sealed at 128, and at 192 */
@@ -168,7 +168,7 @@ static void models_are_measured(void **state)
             assert_int_equal(r.copied_bytes, 0); /* from a GPU */
             assert_int_equal(r.weight_bytes, weights / 32 * block_bytes[i]);
             assert_int_equal(r.kv_bytes, (2 + 2 * 4) * page);
-            assert_int_equal(words, 320 + page / 4);
+            assert_int_equal(words, 5 * 320 + page / 4);
             assert_true(r.decode_tokens_per_s > 0 && r.prefill_tokens_per_s > 0 && r.chunk == 50);
         }
         fp_model_close(model);
@@ -202,15 +202,17 @@ static void bad_models_are_refused(void **state)
     fp_bench_point o = {.batch = 1, .runs = 1};
     fp_bench_point_result r;
     uint64_t words;
-    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE); /* nothing to do */
+    assert_int_equal(fp_bench_model(model, NULL, 1, 0, &o, 1, &r, &words), FP_USAGE); /* nothing to do */
     o.steps = 1, o.batch = 0;
-    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, 0, &o, 1, &r, &words), FP_USAGE);
     o.batch = 1, o.runs = 0;
-    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, 0, &o, 1, &r, &words), FP_USAGE);
     o.runs = 1, o.validation = (fp_bench_validation)5;
-    assert_int_equal(fp_bench_model(model, NULL, 1, &o, 1, &r, &words), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, 0, &o, 1, &r, &words), FP_USAGE);
     o.validation = FP_BENCH_VALIDATE_NONE;
-    assert_int_equal(fp_bench_model(model, "gpu", 1, &o, 1, &r, &words), FP_USAGE);
+    assert_int_equal(fp_bench_model(model, NULL, 1, 1e-9, &o, 1, &r, &words), FP_OK);
+    assert_int_equal(r.status, FP_CANCELLED);
+    assert_int_equal(fp_bench_model(model, "gpu", 1, 0, &o, 1, &r, &words), FP_USAGE);
     fp_model_close(model);
 }
 

@@ -74,6 +74,11 @@ small='--heads 4 --kv-heads 2 --head-dim 64 --runs 2 --threads 1'
     refused 2 'sync-page' model --shape tiny --validation none,
     refused 2 'commas' model --shape tiny --context 5,x
     refused 2 'commas' model --shape tiny --batch 1,
+    refused 2 'BATCHxCONTEXT' model --shape tiny --points 1x5,2
+    refused 2 'BATCHxCONTEXT' model --shape tiny --points 1x5:never
+    refused 2 'BATCHxCONTEXT' model --shape tiny --points 0x5@3
+    shape 'points.0.batch points.1.anchor points.1.steps points.2.tokens_per_s' model $tiny --points \
+        2x70,1x100+70:none@2,1x60:sync-page
     refused 2 'measurements' model --shape tiny --steps 0
     table 'none differs' attention $small --context 100
     table 'GB/s' hash --pages 2 --layers 2 --kv-heads 1 --head-dim 64 --runs 2

@@ -236,7 +236,15 @@ done
 sed 's/"text":"[^"]*"/"text":"something else"/' "ws/receipts/$receipt.transcript.json" >changed.json
 check 1 "INVALID" audit "$receipt" --transcript changed.json
 check 1 "INVALID: malformed transcript" audit "$receipt" --transcript library.txt
-check 3 "UNDECIDED\|trust" audit "$receipt" --trust missing.json
+check 3 "UNDECIDED: .*trust" audit "$receipt" --trust missing.json
+check 2 "light, full or sample" audit "$receipt" -m a.gguf --level most
+check 2 "share between" audit "$receipt" -m a.gguf --level sample:0
+check 2 "of --level sample" audit "$receipt" -m a.gguf --beacon today
+check 0 "VALID-LIGHT VALID-SAMPLED(0.5)" audit "$receipt" -m a.gguf --level sample:0.5 --beacon today
+check 0 "chosen by seed $(printf today | sha256sum | cut -c1-64)" audit "$receipt" -m a.gguf --level sample:0.5 --beacon today
+check 0 "VALID-FULL .* [0-9]\|receipts/s" audit ws/receipts -m a.gguf
+check 0 '"summary"' audit ws/receipts -m a.gguf --level sample:0.25 --json
+check 2 "of one receipt" audit ws/receipts --nonce "$(printf '00%.0s' $(seq 32))"
 
 # ---- policies, trust files ----
 "$program" policy show --json | sed 's/.*"policy"://; s/}$//' >policy.json

@@ -413,6 +413,25 @@ static void test_event_corruptions(void **state)
         {"action", "\"action\":\"bypass\"", "\"action\":\"ignore\"", FP_FORMAT, "action"},
         {"deployment", "\"deployment\":\"*\"", "\"deployment\":\"\"", FP_FORMAT, "deployment"},
     };
+    static const struct corruption receipts_table[] = {
+        /* they have a parser of their own: what it does not take, the general one must refuse by name */
+        {"upper-case digits", "\"receipts\":[\"01", "\"receipts\":[\"0A", FP_FORMAT, "hexadecimal"},
+        {"not a digit", "\"receipts\":[\"01", "\"receipts\":[\"0g", FP_FORMAT, "hexadecimal"},
+        {"not the digest of the receipts", "\"receipts\":[\"01", "\"receipts\":[\"03", FP_FORMAT,
+         "not the digest of the ids"},
+        {"id short", "\"receipts\":[\"01", "\"receipts\":[\"1", FP_FORMAT, "hexadecimal"},
+        {"a comma at the end", "]}}}", ",]}}}", FP_FORMAT, "JSON"},
+        {"trailing bytes", "]}}}", "]}}} x", FP_FORMAT, "end of file"},
+        {"one brace less", "]}}}", "]}}", FP_FORMAT, "JSON"},
+        {"leading zero", "\"valid_from\":0", "\"valid_from\":00", FP_FORMAT, "JSON"},
+        {"a validity where none is", "\"valid_from\":0", "\"valid_from\":5", FP_FORMAT, "no validity"},
+        {"another subject", "\"fieldprintIds1\":\"", "\"fieldprintIds1\":\"0", FP_FORMAT, "subject"},
+        {"subject name", "\"name\":\"receipts\"", "\"name\":\"anchors\"", FP_FORMAT, "subject"},
+        {"origin empty", LAB_ORIGIN, "", FP_FORMAT, "event.origin"},
+        {"unknown field in the body", "{\"receipts\"", "{\"x\":0,\"receipts\"", FP_FORMAT, "unknown field"},
+        {"unknown field", "\"body\"", "\"x\":0,\"body\"", FP_FORMAT, "unknown field"},
+        {"duplicate field", "\"policy\"", "\"policy\":\"\",\"policy\"", FP_FORMAT, "duplicate"},
+    };
     static const uint8_t ids[2][32] = {{1}, {2}};
     fp__event event = sample(FP__EVENT_COMPILE, ids);
     fp__dsse dsse = {0};
@@ -427,6 +446,12 @@ static void test_event_corruptions(void **state)
     fp__dsse_free(&dsse);
     event.valid_until++;
     fails(fp__event_build(&event, &dsse), FP_FORMAT, "24 hours");
+    fp__event_free(&event);
+    event = sample(FP__EVENT_RECEIPTS, ids);
+    ok(fp__event_build(&event, &dsse));
+    check_corruptions(&dsse.payload, receipts_table, sizeof receipts_table / sizeof receipts_table[0],
+                      parse_event);
+    fp__dsse_free(&dsse);
     fp__event_free(&event);
 }
 

@@ -118,7 +118,7 @@ static void check_text(const json_t *v)
     unhex(v, "master", hash[0], 32);
     fp__leaf_salt(hash[0], number(v, "i"), hash[1]);
     assert_hash(v, "salt", hash[1]);
-    fp__text_leaf leaf = {.kind = (fp__text_kind)number(v, "kind"),
+    fp__text_leaf leaf = {.kind = (uint8_t)number(v, "kind"),
                           .label = (uint8_t)number(v, "label"),
                           .i = number(v, "i"),
                           .salt = hash[1],

@@ -47,6 +47,8 @@ check 0 '"id"' anchor add one.txt --name office --type core --json
 one=$(field id)
 check 0 '"id"' anchor add two.txt --name office --version 2 --type core --json
 two=$(field id)
+check 0 'office@2  *promoted  *core  *core  *1  *1  always' anchor list
+check 0 '"label":"core"' anchor list --json
 check 0 'promoted by entry' anchor show "${one:0:10}"
 check 0 'compiled for 1 model' anchor show office@2
 check 0 '^- The office opens at nine' anchor diff "${one:0:8}" "${two:0:8}"

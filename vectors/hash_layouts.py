@@ -105,7 +105,8 @@ def texts():
     master = h32("master")
     for i, (kind, label, data, ids) in enumerate([
             (0, 1, b"", []), (0, 2, "Grüße".encode(), [1, 2, 3]), (1, 0, pattern(300, 5), list(range(200))),
-            (2, 1, h32("head"), []), (3, 2, bytes(1000), [0xFFFFFFFE])]):
+            (2, 1, h32("head"), []), (3, 2, bytes(1000), [0xFFFFFFFE]), (4, 1, b"Be brief.", [7]),
+            (5, 1, b"I am.", [8, 9]), (0x80, 1, b"Once upon", [1])]):
         i = i << 30
         yield {"master": master.hex(), "i": i, "salt": salt(master, i).hex(), "kind": kind, "label": label,
                "bytes": data.hex(), "ids": ids,

@@ -18,6 +18,7 @@ def arguments(text, **extra):
     parser.add_argument("--out", default=".", help="folder for the JSON and the plot")
     parser.add_argument("--seconds", type=float, default=60, help="start nothing more after this long (default: 60)")
     parser.add_argument("--quick", action="store_true", help="a small model and few points: tries the script, measures nothing worth telling")
+    parser.add_argument("--brief", action="store_true", help="fewer points, for a machine that is lent for minutes")
     for name, options in extra.items():
         parser.add_argument("--" + name.replace("_", "-"), **options)
     return parser.parse_args()
@@ -53,6 +54,21 @@ class Experiment:
             return None
         self.result["machine"] = answer["machine"]
         return answer
+
+    def model(self, *command):
+        """The same for bench model; what another run said, with --model-json."""
+        path = getattr(self.args, "model_json", None)
+        if not path:
+            return self.bench("model", *command)
+        try:
+            with open(path) as file:
+                answer = json.loads(file.read())
+            self.result["machine"] = answer["machine"]
+            return answer
+        except (OSError, ValueError, KeyError) as error:
+            self.failed = True
+            self.result.setdefault("errors", []).append({"command": path, "detail": str(error)})
+            return None
 
     def add(self, **facts):
         self.result["points"].append(facts)

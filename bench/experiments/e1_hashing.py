@@ -25,12 +25,13 @@ def plot(figure, result):
 
 
 def main():
-    args = arguments(__doc__, model={"help": "a GGUF file (default: random weights of the 8b shape, tiny on the CPU)"})
+    args = arguments(__doc__, model={"help": "a GGUF file (default: random weights of the 8b shape, tiny on the CPU)"},
+                     model_json={"help": "what `fieldprint bench model --json` said in this very call, instead of running it"})
     e = Experiment("e1", "what does hashing in the token loop cost, against hashing beside it?", args)
     small = args.quick or (args.device == "cpu" and not args.model)
     model = ["-m", args.model] if args.model else ["--shape", "tiny" if small else "8b"]
     # 192 steps fill three pages of each sequence
-    answer = e.bench("model", *model, "--batch", "1" if args.quick else "1,8", "--context", 512 if small else 4096, "--steps",
+    answer = e.model(*model, "--batch", "1" if args.quick else "1,8", "--context", 512 if small else 4096, "--steps",
                      64 if args.quick else 192, "--runs", 1 if args.quick else 2, "--validation", ",".join(MODES))
     if answer:
         e.result["model"] = answer["model"]
@@ -39,7 +40,11 @@ def main():
             if "error" in p:
                 e.add(**p)
                 continue
-            base = next(x for x in answer["points"] if x["batch"] == p["batch"] and x["validation"] == "none")
+            base = [x for x in answer["points"] if x.get("validation") == "none" and "tokens_per_s" in x and
+                    all(x[k] == p.get(k) for k in ("batch", "context", "steps"))]
+            if not base:
+                continue  # a point of another experiment
+            base = base[0]
             e.add(batch=p["batch"], context=p["context"], validation=p["validation"], tokens_per_s=round(p["tokens_per_s"], 2),
                   step_us=round(p["step"]["median_us"], 1), loss=round(1 - p["tokens_per_s"] / base["tokens_per_s"], 4),
                   hashed_mb=round(p["hashed_bytes"] / 1e6, 1), copied_mb=round(p["copied_bytes"] / 1e6, 1))

@@ -22,6 +22,9 @@ def plot(figure, result):
 
 
 def attention_points(args):
+    if args.brief:
+        return [(1, c, 0, False) for c in (4096, 102400, 1 << 20)] + [(b, 4096, 0, False) for b in (8, 128)] + \
+               [(32, 512, a, True) for a in (8, 64, 512, 2048)]
     if args.quick:
         return [(1, 100, 0, False), (2, 100, 70, True)]
     if args.device == "cpu":
@@ -50,23 +53,28 @@ def model(e):
                 ["--type", e.args.type, "--context", "32000,102400,1048000", "--batch", "1,8,32", "--steps", 24, "--prefill", 8192]]
         runs = [["--shape", "tiny", "--context", "300", "--batch", "1,2"]] if e.args.quick else runs
     for command in runs:
-        answer = e.bench("model", *command, "--runs", 2)
+        answer = e.model(*command, "--runs", 2)
         for p in answer["points"] if answer else []:
+            if p.get("validation", "async") != "async":
+                continue  # a point of another experiment
             if "error" in p:
                 e.add(part="model", **p)
             elif "prefill" in p:
                 e.add(part="model prefill", tokens=p["prefill"], tokens_per_s=round(p["tokens_per_s"], 1))
             else:
-                e.add(part="model", batch=p["batch"], context=p["context"], step_us=round(p["step"]["median_us"], 1),
+                e.add(part="model", batch=p["batch"], context=p["context"], anchor=p["anchor"], step_us=round(p["step"]["median_us"], 1),
                       tokens_per_s=round(p["tokens_per_s"], 1), of_copy=round(p["of_copy"], 4), kv_bytes=p["kv_bytes"],
                       weight_bytes=p["weight_bytes"])
         if answer:
             e.result["model"] = answer["model"]
+        if e.args.model_json:
+            break
 
 
 def main():
     args = arguments(__doc__, type={"default": "q4_0", "help": "of the model's random weights (default: q4_0)"},
-                     part={"default": "all", "help": "attention, model or all"})
+                     part={"default": "all", "help": "attention, model or all"},
+                     model_json={"help": "what `fieldprint bench model --json` said in this very call, instead of running it"})
     e = Experiment("e3", "latency and throughput over context, batch and anchor", args)
     if args.part in ("attention", "all"):
         attention(e)

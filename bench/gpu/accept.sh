@@ -3,7 +3,8 @@
 #   bench/gpu/accept.sh PROGRAM MODEL [FOLDER]
 # PROGRAM: a fieldprint built with CUDA (build_program.sh makes one to carry); MODEL: a GGUF file; FOLDER: where the results
 # go (default: a temporary one). Prints one line a check and a summary; exits 1 if anything differs. Needs bash and python3.
-# ACCEPT_OTHER=cpu compares the CPU with itself: for trying the script where there is no GPU.
+# ACCEPT_OTHER=cpu compares the CPU with itself: for trying the script where there is no GPU. ACCEPT_PARTS="receipts validate"
+# leaves out all but these parts (and the anchor and the answers, which the others need).
 set -uo pipefail
 program=$(realpath "${1:?usage: accept.sh PROGRAM MODEL [FOLDER]}")
 model=$(realpath "${2:?usage: accept.sh PROGRAM MODEL [FOLDER]}")
@@ -14,6 +15,8 @@ gpu=${ACCEPT_OTHER:-cuda}
 unset FIELDPRINT_DEVICE
 export FIELDPRINT_MODEL=$model FIELDPRINT_WORKSPACE=$folder/workspace
 rm -rf workspace ./*.json ./*.fps ./*.fpkv ./*.f64
+parts=" ${ACCEPT_PARTS:-variants validate receipts scores sessions damage speed} "
+part() { [[ $parts == *" $1 "* ]]; }
 checks=0 failures=0
 start=$(date +%s.%N)
 
@@ -76,10 +79,10 @@ cmp gpu.fpkv cpu.fpkv >error 2>&1
 pass $? "artifact compiled on the GPU = on the CPU ($(get compile-gpu tokens) tokens, $(get compile-gpu pages) pages)"
 
 # ---- 512 tokens of prompt, 256 tokens of answer ----
-bytes=448
+bytes=400
 while head -c "$bytes" "$source/docs/concepts.md" | LC_ALL=C tr -cd '\12\40-\176' >prompt.txt &&
-    [ "$("$program" tokenize -f prompt.txt --json | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["ids"]))')" -lt 500 ]; do
-    bytes=$((bytes + 32))
+    n=$("$program" tokenize -f prompt.txt --json | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["ids"]))') && [ "$n" -lt 500 ]; do
+    bytes=$((bytes + (500 - n) + 16))
 done
 nonce=$(printf '%064d' 7)
 answer=(run -f prompt.txt -n 256 --ignore-eog --nonce "$nonce")
@@ -89,53 +92,65 @@ same "plain: GPU = CPU ($(get a-gpu tokens.prompt) + $(get a-gpu tokens.output) 
 run b-gpu "${answer[@]}" -a library --device "$gpu" --artifact cpu.fpkv --save anchored-gpu.fps
 run b-cpu "${answer[@]}" -a library --device cpu --artifact gpu.fpkv --save anchored-cpu.fps
 same "with the anchor (each with the other's artifact): GPU = CPU" b-gpu b-cpu
-sampled=(--temperature 0.8 --top-k 40 --top-p 0.95 --repeat-penalty 1.1)
-run c-gpu "${answer[@]}" -a library "${sampled[@]}" --device "$gpu"
-run c-cpu "${answer[@]}" -a library "${sampled[@]}" --device cpu
-same "sampled, with penalties: GPU = CPU" c-gpu c-cpu
-run d-gpu "${answer[@]}" -a library --device "$gpu" --chunk 64 --hash-threads 0
-same "other chunks, hashing in the loop: GPU = GPU" d-gpu b-gpu
-run e-gpu "${answer[@]}" -a library --device "$gpu" --batch 5
-same "in a batch with 4 others: GPU = GPU alone" e-gpu b-gpu
+if part variants; then
+    sampled=(--temperature 0.8 --top-k 40 --top-p 0.95 --repeat-penalty 1.1)
+    run c-gpu "${answer[@]}" -a library "${sampled[@]}" --device "$gpu"
+    run c-cpu "${answer[@]}" -a library "${sampled[@]}" --device cpu
+    same "sampled, with penalties: GPU = CPU" c-gpu c-cpu
+    run d-gpu "${answer[@]}" -a library --device "$gpu" --chunk 64 --hash-threads 0
+    same "other chunks, hashing in the loop: GPU = GPU" d-gpu b-gpu
+    run e-gpu "${answer[@]}" -a library --device "$gpu" --batch 5
+    same "in a batch with 4 others: GPU = GPU alone" e-gpu b-gpu
+fi
 
 # ---- checks of what the GPU computed, while it computes ----
-for level in scrub replay; do
-    for release in optimistic gated final; do
-        run "v-$level" "${answer[@]}" -a library --device "$gpu" --validate "$level" --release "$release"
-        same "--validate $level --release $release ($(get "v-$level" validation.pages_replayed) pages computed again by the CPU, $(get "v-$level" validation.weight_bytes_checked) bytes of weights looked at)" "v-$level" b-gpu
-        [ "$(get "v-$level" validation.status)" = final ] && [ "$(get "v-$level" validation.failures)" = 0 ]
-        pass $? "  it is final, and no check failed"
+if part validate; then
+    for level in scrub replay; do
+        for release in optimistic gated final; do
+            run "v-$level" "${answer[@]}" -a library --device "$gpu" --validate "$level" --release "$release"
+            same "--validate $level --release $release ($(get "v-$level" validation.pages_replayed) pages computed again by the CPU, $(get "v-$level" validation.weight_bytes_checked) bytes of weights looked at)" "v-$level" b-gpu
+            [ "$(get "v-$level" validation.status)" = final ] && [ "$(get "v-$level" validation.failures)" = 0 ]
+            pass $? "  it is final, and no check failed"
+        done
     done
-done
+fi
 
 # ---- receipts across devices ----
-for pair in "a-gpu cpu" "b-gpu cpu" "c-gpu cpu" "e-gpu cpu" "a-cpu $gpu" "b-cpu $gpu" "c-cpu $gpu" "b-gpu $gpu"; do
-    read -r name device <<<"$pair"
-    run audit audit "$(get "$name" receipt)" -m "$model" --device "$device" && [ "$(get audit verdict)" = VALID-FULL ]
-    pass $? "receipt of $name audits VALID-FULL on $device ($(get audit full_s) s)"
-done
+if part receipts; then
+    for pair in "a-gpu cpu" "b-gpu cpu" "c-gpu cpu" "e-gpu cpu" "a-cpu $gpu" "b-cpu $gpu" "c-cpu $gpu" "b-gpu $gpu"; do
+        read -r name device <<<"$pair"
+        [ -e "$name.json" ] || continue
+        run audit audit "$(get "$name" receipt)" -m "$model" --device "$device" && [ "$(get audit verdict)" = VALID-FULL ]
+        pass $? "receipt of $name audits VALID-FULL on $device ($(get audit full_s) s)"
+    done
+fi
 
 # ---- log-probabilities ----
-head -c 6000 "$source/docs/concepts.md" >text.txt
-run p-gpu perplexity -f text.txt --ctx 256 --batch 3 --out gpu.f64 --device "$gpu"
-run p-cpu perplexity -f text.txt --ctx 256 --out cpu.f64 --device cpu
-cmp gpu.f64 cpu.f64 >error 2>&1 && [ "$(get p-gpu kv_roots)" = "$(get p-cpu kv_roots)" ]
-pass $? "log-probabilities of $(get p-gpu tokens) tokens and K/V roots: GPU = CPU"
+if part scores; then
+    head -c 6000 "$source/docs/concepts.md" >text.txt
+    run p-gpu perplexity -f text.txt --ctx 256 --batch 3 --out gpu.f64 --device "$gpu"
+    run p-cpu perplexity -f text.txt --ctx 256 --out cpu.f64 --device cpu
+    cmp gpu.f64 cpu.f64 >error 2>&1 && [ "$(get p-gpu kv_roots)" = "$(get p-cpu kv_roots)" ]
+    pass $? "log-probabilities of $(get p-gpu tokens) tokens and K/V roots: GPU = CPU"
+fi
 
 # ---- sessions saved on one and resumed on the other ----
-next=(run -p "And what was the first word of all this?" -n 32 --ignore-eog)
-run s-cpu-cpu "${next[@]}" --load cpu.fps --device cpu
-for pair in "gpu cpu" "cpu $gpu" "gpu $gpu"; do
-    read -r saved device <<<"$pair"
-    run "s-$saved-$device" "${next[@]}" --load "$saved.fps" --device "$device"
-    same "session saved on $saved, resumed on $device" "s-$saved-$device" s-cpu-cpu
-done
-run t-gpu "${next[@]}" -a library --load anchored-cpu.fps --device "$gpu"
-run t-cpu "${next[@]}" -a library --load anchored-gpu.fps --device cpu
-same "with the anchor, each resumes the other's" t-gpu t-cpu
+if part sessions; then
+    next=(run -p "And what was the first word of all this?" -n 32 --ignore-eog)
+    run s-cpu-cpu "${next[@]}" --load cpu.fps --device cpu
+    for pair in "gpu cpu" "cpu $gpu" "gpu $gpu"; do
+        read -r saved device <<<"$pair"
+        run "s-$saved-$device" "${next[@]}" --load "$saved.fps" --device "$device"
+        same "session saved on $saved, resumed on $device" "s-$saved-$device" s-cpu-cpu
+    done
+    run t-gpu "${next[@]}" -a library --load anchored-cpu.fps --device "$gpu"
+    run t-cpu "${next[@]}" -a library --load anchored-gpu.fps --device cpu
+    same "with the anchor, each resumes the other's" t-gpu t-cpu
+fi
 
 # ---- damage is refused where it is loaded ----
-python3 - <<'P'
+if part damage; then
+    python3 - <<'P'
 import struct
 data = bytearray(open("gpu.fpkv", "rb").read())
 at = (struct.unpack_from("<Q", data, 16)[0] + 4095) // 4096 * 4096 + 12345
@@ -146,25 +161,29 @@ at = (struct.unpack_from("<Q", data, 16)[0] + 4095) // 4096 * 4096 + 4321
 data[at] ^= 16
 open("flipped.fps", "wb").write(data)
 P
-"$program" run -p x -n 4 -a library --artifact flipped.fpkv --device "$gpu" >output 2>error
-code=$?
-[ "$code" = 1 ] && [ ! -s output ] && grep -q 'page [0-9]*, layer [0-9]*, head [0-9]*' error
-pass $? "one flipped bit of the artifact is refused on the GPU: $(head -c 160 error)"
-"$program" run -p x -n 4 --load flipped.fps --device "$gpu" >output 2>error
-code=$?
-[ "$code" = 1 ] && [ ! -s output ] && grep -q 'page [0-9]*, layer [0-9]*, head [0-9]*' error
-pass $? "one flipped bit of a saved session is refused on the GPU: $(head -c 160 error)"
-if [ "$gpu" = cuda ]; then
-    "$program" run -p x -n 4 --ctx 4000000 --batch 250 --device "$gpu" --no-receipt >output 2>error
-    [ $? = 3 ] && grep -q tokens error
-    pass $? "a context that does not fit is an error: $(head -c 300 error)"
+    "$program" run -p x -n 4 -a library --artifact flipped.fpkv --device "$gpu" >output 2>error
+    code=$?
+    [ "$code" = 1 ] && [ ! -s output ] && grep -q 'page [0-9]*, layer [0-9]*, head [0-9]*' error
+    pass $? "one flipped bit of the artifact is refused on the GPU: $(head -c 160 error)"
+    "$program" run -p x -n 4 --load flipped.fps --device "$gpu" >output 2>error
+    code=$?
+    [ "$code" = 1 ] && [ ! -s output ] && grep -q 'page [0-9]*, layer [0-9]*, head [0-9]*' error
+    pass $? "one flipped bit of a saved session is refused on the GPU: $(head -c 160 error)"
+    if [ "$gpu" = cuda ]; then
+        "$program" run -p x -n 4 --ctx 4000000 --batch 250 --device "$gpu" --no-receipt >output 2>error
+        [ $? = 3 ] && grep -q tokens error
+        pass $? "a context that does not fit is an error: $(head -c 300 error)"
+    fi
+    "$program" run -p x -n 4 --device cuda:99 --no-receipt >output 2>error
+    [ $? = 3 ]
+    pass $? "a GPU that is not there is an error: $(head -c 120 error)"
 fi
-"$program" run -p x -n 4 --device cuda:99 --no-receipt >output 2>error
-[ $? = 3 ]
-pass $? "a GPU that is not there is an error: $(head -c 120 error)"
 
 # ---- how fast ----
-run speed-gpu bench speed --prefill 512 --decode 128 --repeat 2 --device "$gpu" && cat speed-gpu.json
-run speed-cpu bench speed --prefill 512 --decode 128 --repeat 1 --device cpu && cat speed-cpu.json
+if part speed; then
+    run speed-gpu bench speed --prefill 512 --decode 128 --repeat 2 --device "$gpu" && cat speed-gpu.json
+    run speed-cpu bench speed --prefill 512 --decode 128 --repeat 1 --device cpu && cat speed-cpu.json
+fi
+
 echo "$checks checks, $failures failures"
 [ "$failures" = 0 ]

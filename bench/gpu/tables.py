@@ -41,6 +41,14 @@ def scaling(result):
     table("E3: a model of the 8B shape", ["batch", "context", "step µs", "tokens/s", "K/V GB", "of copy"],
           [[p["batch"], p["context"], p["step_us"], p["tokens_per_s"], p["kv_bytes"] / 1e9, "%.1f %%" % (100 * p["of_copy"])] if "step_us" in p else
            [p["batch"], p["context"], p["error"][:80], None, None, None] for p in points if p["part"] == "model"])
+    for name in ("model_q4_0", "model_q8_0"):
+        for r in result.get(name, []):
+            table("Decoding, %s (%d words checked)" % (name[6:].upper(), r["words_checked"]), ["batch", "context", "anchor", "validation", "step µs", "tokens/s", "of copy"],
+                  [[p["batch"], p["context"], p["anchor"], p["validation"], p["step"]["median_us"], p["tokens_per_s"], "%.1f %%" % (100 * p["of_copy"])]
+                   for p in r["points"] if "step" in p])
+    for name in ("bench_anchors", "bench_prefill"):
+        table("cuda_attention, %s" % name[6:], ["case", "µs", "GB/s", "of copy", "Tera-operations/s"],
+              [[r["case"], r["us"], r["gb_s"], r["of_copy"], r.get("tflops_equivalent")] for r in result.get(name, []) if "us" in r])
     table("Prefill", ["tokens", "tokens/s"], [[p["tokens"], p["tokens_per_s"]] for p in points if p["part"] == "model prefill"])
     for name in ("forward_q4_0", "forward_q8_0"):
         rows = [r for r in result.get(name, []) if r.get("bench") == "decode" and "step_us" in r]

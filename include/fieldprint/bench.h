@@ -121,7 +121,7 @@ typedef struct fp_bench_point_result {
  * CPU one token at a time against all at once), and measures the points one after the other. threads 0: one
  * per usable core. Returns what stopped it before the first point: FP_UNSUPPORTED, FP_NO_MEMORY, FP_MISMATCH,
  * FP_USAGE. */
-FP_API fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads,
+FP_API fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads, double seconds,
                                 const fp_bench_point *points, size_t n, fp_bench_point_result *results,
                                 uint64_t *words_checked) FP_WARN_UNUSED;
 

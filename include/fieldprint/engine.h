@@ -86,6 +86,9 @@ typedef struct fp_validation_status {
     uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
     uint64_t failures, rollbacks, tokens_replayed, retractions;
     uint64_t rollback_ns, rollback_max_ns; /* time in rollbacks, without computing anew; the longest */
+    /* From the moment at which a page was full to the one at which it was verified: in gated release, when its
+     * text left. */
+    uint64_t boundaries, verify_ns, verify_max_ns;
     size_t unverified_pages;
 } fp_validation_status;
 FP_API void fp_engine_validation(const fp_engine *engine, fp_validation_status *out);

@@ -133,7 +133,7 @@ void fp__leaf_text(const fp__text_leaf *leaf, uint8_t out[32])
     writer w = {.data = prefix};
     put_u8(&w, 0x00);
     put_tag(&w, "fieldprint/text");
-    put_u8(&w, (unsigned)leaf->kind);
+    put_u8(&w, leaf->kind);
     put_u8(&w, leaf->label);
     put_u64(&w, leaf->i);
     put_hash(&w, leaf->salt);

@@ -47,9 +47,11 @@ typedef enum fp__text_kind {
     FP__TEXT_KV_HEAD = 2,
     FP__TEXT_ANCHOR_MASSES = 3
 } fp__text_kind;
+/* What the kind's byte says besides: who speaks in a message (0: user), and that it is of a raw session. */
+enum { FP__TEXT_OF_SYSTEM = 4, FP__TEXT_OF_ASSISTANT = 5, FP__TEXT_RAW = 0x80 };
 /* H(00 "fieldprint/text" 01 kind:u8 label:u8 i:u64 salt_i[32] n:u64 bytes[n] m:u64 ids:u32[m]). */
 typedef struct fp__text_leaf {
-    fp__text_kind kind;
+    uint8_t kind;  /* fp__text_kind; a message: FP__TEXT_OF_…; FP__TEXT_RAW */
     uint8_t label; /* fp_label */
     uint64_t i;
     const uint8_t *salt; // [32]

@@ -1,37 +1,17 @@
-/* Audit of one receipt. Light: who claimed what under which policy, from the log alone. Full: the claim is
- * computed again.
- *
- * A check that fails is a verdict, not an error: helpers return FP_INVALID with a sentence, FP_NOT_FOUND
- * where something that is needed is missing (undecided), and any other status for operating errors. */
-#include "fieldprint/audit.h"
-#include "anchor/workspace_inside.h"
+/* Audit of receipts. Light: who claimed what under which policy, from the log alone. Full, in audit_full.c:
+ * the claim is computed again. */
+#include "engine/audit.h"
 #include "core/file.h"
-#include "engine/receipt.h"
+#include <openssl/rand.h>
 #include <stdlib.h>
 
 const char *fp_verdict_name(fp_verdict verdict)
 {
-    static const char *const names[] = {"UNDECIDED", "INVALID", "VALID-LIGHT", "VALID-FULL"};
-    return (size_t)verdict < 4 ? names[verdict] : "unknown";
+    static const char *const names[] = {"UNDECIDED", "INVALID", "VALID-LIGHT", "VALID-FULL", "VALID-SAMPLED"};
+    return (size_t)verdict < 5 ? names[verdict] : "unknown";
 }
 
-typedef struct audit {
-    fp_workspace *w;
-    const fp_audit_options *o;
-    fp_audit_result *result;
-    fp__dsse dsse;
-    fp__receipt r;
-    fp__transcript t;
-    bool has_transcript;
-    bool other_transcript; /* its root is not the receipt's: a full audit still finds the first position */
-    fp__registry *history; /* the log as it was at the receipt's last tree head */
-    fp_gate_result gate;   /* of the anchors when they were let in */
-    char deployment[FP__DEPLOYMENT_MAX + 1]; /* that the receipt's overrides name; empty: none */
-    fp__event overrides[FP__RECEIPT_OVERRIDES_MAX];
-    uint64_t override_index[FP__RECEIPT_OVERRIDES_MAX]; /* where they are logged */
-} audit;
-
-static fp_status differs(const char *what)
+fp_status fp__audit_differs(const char *what)
 {
     return fp__fail(FP_INVALID, "%s is not what the receipt says", what);
 }
@@ -40,7 +20,7 @@ static fp_status differs(const char *what)
  * --------------------------------------------------------------------------------------------------------------
  */
 
-static fp_status read_receipt(audit *a)
+static fp_status read_receipt(fp__audit *a)
 {
     fp__buf bytes = {0};
     fp_status status = fp__file_read(a->o->receipt_path, FP__DSSE_ENVELOPE_MAX_BYTES, &bytes);
@@ -56,7 +36,7 @@ static fp_status read_receipt(audit *a)
     return status;
 }
 
-static fp_status check_head(audit *a, uint64_t size, const uint8_t root[32], const char *what)
+static fp_status check_head(fp__audit *a, uint64_t size, const uint8_t root[32], const char *what)
 {
     fp__ledger_head head;
     uint8_t ours[32];
@@ -73,7 +53,7 @@ static fp_status check_head(audit *a, uint64_t size, const uint8_t root[32], con
     return FP_OK;
 }
 
-static fp_status check_log(audit *a)
+static fp_status check_log(fp__audit *a)
 {
     if (a->w->log_fault[0])
         return fp__fail(FP_INVALID, "the log is inconsistent: %s", a->w->log_fault);
@@ -82,10 +62,10 @@ static fp_status check_log(audit *a)
                         a->r.origin, a->w->trust.origin);
     FP_TRY(check_head(a, a->r.first_size, a->r.first_root, "first"));
     FP_TRY(check_head(a, a->r.last_size, a->r.last_root, "last"));
-    return fp__registry_open(":memory:", &a->w->trust, &a->history);
+    return FP_OK;
 }
 
-static fp_status check_signer(audit *a)
+static fp_status check_signer(fp__audit *a)
 {
     const fp__policy *policy = fp__registry_policy(a->history, NULL, NULL);
     if (!policy)
@@ -117,7 +97,7 @@ static fp_status load_statement(void *arg, const uint8_t id[32], fp__dsse *out)
 
 /* The overrides that the receipt names, from the log as it is now: one that was in force while the log was
  * down is logged later, but before the receipt. */
-static fp_status load_overrides(audit *a)
+static fp_status load_overrides(fp__audit *a)
 {
     const fp__receipt *r = &a->r;
     uint64_t logged = FP_INDEX_NONE;
@@ -147,7 +127,7 @@ static bool is_named(const fp__receipt *r, const uint8_t override_id[32])
 
 /* The gate's decision in the history as it is. The receipt does not name its deployment: an override counts
  * if it is for all, or for the deployment of one that the receipt names. */
-static fp_status ask_gate(audit *a, bool running, fp_gate_result *out)
+static fp_status ask_gate(fp__audit *a, bool running, fp_gate_result *out)
 {
     const fp__receipt *r = &a->r;
     uint64_t size = running ? r->last_size : r->first_size;
@@ -193,18 +173,42 @@ static fp_status denied(const fp_gate_result *gate, uint64_t size)
                     (unsigned long long)size, fp_gate_reason_name(gate->reason), gate->detail);
 }
 
+/* The log as it was at that size; a->history, until the next call. */
+static fp_status go_to(fp__audit *a, fp__registry **history, uint64_t size)
+{
+    fp__ledger_head head;
+    if (*history) {
+        fp__registry_head(*history, &head);
+        if (head.size > size) {
+            fp__registry_close(*history);
+            *history = NULL;
+        }
+    }
+    if (!*history)
+        FP_TRY(fp__registry_open(":memory:", &a->w->trust, history));
+    FP_TRY(fp__registry_replay(*history, a->w->reader, size));
+    a->history = *history;
+    return fp__registry_begin(a->history);
+}
+
+static void leave(fp__audit *a)
+{
+    if (a->history)
+        fp__registry_end(a->history);
+    a->history = NULL;
+}
+
 /* The anchors were let in at the first tree head. */
-static fp_status check_let_in(audit *a)
+static fp_status check_let_in(fp__audit *a)
 {
     const fp__receipt *r = &a->r;
-    FP_TRY(fp__registry_replay(a->history, a->w->reader, r->first_size));
-    FP_TRY(fp__registry_begin(a->history));
+    FP_TRY(go_to(a, &a->histories->first, r->first_size));
     fp_status status = ask_gate(a, false, &a->gate);
-    fp__registry_end(a->history);
+    leave(a);
     return status == FP_DENIED ? denied(&a->gate, r->first_size) : status;
 }
 
-static bool asks_for_witnesses(const audit *a)
+static bool asks_for_witnesses(const fp__audit *a)
 {
     const fp__policy *policy = fp__registry_policy(a->history, NULL, NULL);
     return a->w->trust.witnesses.threshold > 0 ||
@@ -212,7 +216,7 @@ static bool asks_for_witnesses(const audit *a)
 }
 
 /* At the last one they still were (superseding ends no turn that has begun), or the answer was stopped. */
-static fp_status check_kept(audit *a)
+static fp_status check_kept(fp__audit *a)
 {
     const fp__receipt *r = &a->r;
     fp_gate_result last;
@@ -230,21 +234,21 @@ static fp_status check_kept(audit *a)
 }
 
 /* The gate's decisions then, and the carried proof of the compile event. */
-static fp_status check_anchors(audit *a)
+static fp_status check_anchors(fp__audit *a)
 {
     const fp__receipt *r = &a->r;
     FP_TRY(check_kept(a));
     if (r->anchors == 0)
-        return r->anchor_tokens == 0 ? FP_OK : differs("the number of anchor tokens");
+        return r->anchor_tokens == 0 ? FP_OK : fp__audit_differs("the number of anchor tokens");
     fp_status status = FP_OK;
     if (memcmp(a->gate.set_id, r->set_id, 32) != 0)
-        return differs("the anchor set");
+        return fp__audit_differs("the anchor set");
     if (memcmp(a->gate.kv_head, r->anchor_kv_head, 32) != 0 || a->gate.compile_index != r->compile_index)
-        return differs("the logged compile event of the anchors");
+        return fp__audit_differs("the logged compile event of the anchors");
     if (a->gate.injection.mode != r->mode)
-        return differs("the injection mode");
+        return fp__audit_differs("the injection mode");
     if (a->gate.tokens != r->anchor_tokens)
-        return differs("the number of anchor tokens");
+        return fp__audit_differs("the number of anchor tokens");
     fp__tlog_proof proof;
     uint8_t leaf[32];
     fp__note_verdict verdicts[FP__WITNESSES_MAX + 1];
@@ -259,7 +263,7 @@ static fp_status check_anchors(audit *a)
     return status == FP_OK ? FP_OK : fp__fail_context(FP_INVALID, "the log proof of the compile event");
 }
 
-static fp_status check_transcript(audit *a)
+static fp_status check_transcript(fp__audit *a)
 {
     fp__buf bytes = {0};
     uint8_t root[32], stops[32];
@@ -282,17 +286,17 @@ static fp_status check_transcript(audit *a)
         return fp__fail(FP_INVALID,
                         "the transcript is not the one that the receipt commits to (the roots differ)");
     if (a->t.n != a->r.leaves)
-        return differs("the number of leaves of the transcript");
+        return fp__audit_differs("the number of leaves of the transcript");
     FP_TRY(fp__transcript_stops_digest(&a->t, stops));
     if (memcmp(stops, a->r.stops, 32) != 0)
-        return differs("the stop strings of the transcript");
+        return fp__audit_differs("the stop strings of the transcript");
     if (a->t.leaves[answer].ids.size != a->r.output_tokens)
-        return differs("the number of output tokens");
+        return fp__audit_differs("the number of output tokens");
     return FP_OK;
 }
 
 /* What the engine itself says of the answer, and has said since. */
-static fp_status check_standing(audit *a)
+static fp_status check_standing(fp__audit *a)
 {
     const fp__receipt *r = &a->r;
     uint64_t index = 0;
@@ -317,7 +321,7 @@ static fp_status check_standing(audit *a)
     return FP_OK;
 }
 
-static fp_status audit_light(audit *a)
+static fp_status audit_light(fp__audit *a)
 {
     FP_TRY(read_receipt(a));
     if (a->o->nonce && (!a->r.has_nonce || memcmp(a->o->nonce, a->r.nonce, 32) != 0))
@@ -333,330 +337,16 @@ static fp_status audit_light(audit *a)
     FP_TRY(load_overrides(a));
     if (a->r.anchors > 0)
         FP_TRY(check_let_in(a));
-    FP_TRY(fp__registry_replay(a->history, a->w->reader, a->r.last_size));
-    FP_TRY(fp__registry_begin(a->history));
-    FP_TRY(check_signer(a));
-    FP_TRY(check_anchors(a));
+    FP_TRY(go_to(a, &a->histories->last, a->r.last_size));
+    fp_status status = check_signer(a);
+    if (status == FP_OK)
+        status = check_anchors(a);
+    leave(a);
+    FP_TRY(status);
     if (a->r.has_nonce && a->r.sampling.seed != fp__seed_from_nonce(a->r.nonce))
         return fp__fail(FP_INVALID, "the seed is not derived from the nonce");
     FP_TRY(check_standing(a));
     return check_transcript(a);
-}
-
-/* ---- full
- * -----------------------------------------------------------------------------------------------------------------
- */
-
-/* What is computed again. */
-typedef struct replay {
-    audit *a;
-    fp_engine *engine;
-    fp_anchors anchors; /* seq, g and injection are used */
-    bool has_anchors;
-    fp_session *session; /* renders the messages and consumes the tokens; samples nothing by itself */
-    fp__ids ids;         /* context tokens of the transcript, as far as they were committed */
-} replay;
-
-static fp_status recompile(replay *p)
-{
-    audit *a = p->a;
-    const fp__receipt *r = &a->r;
-    const fp__hparams *hp = &p->engine->model->hp;
-    fp__ids tokens = {0};
-    size_t counts[FP__SET_ANCHORS_MAX];
-    fp_label labels[FP__SET_ANCHORS_MAX];
-    uint8_t digest[32], head[32];
-    for (size_t i = 0; i < r->anchors; i++) {
-        fp_statement statement;
-        fp__dsse dsse = {0};
-        fp_status status = fp__workspace_load_statement(a->w, r->anchor_ids[i], &dsse, &statement);
-        labels[i] = statement.type;
-        fp__dsse_free(&dsse);
-        FP_TRY(status);
-    }
-    fp_status status =
-        fp__anchors_tokenize(p->engine->model, a->w, r->anchor_ids, r->anchors, &tokens, counts);
-    if (status == FP_MISMATCH) /* the signed document is missing; what lies in its place is nobody's */
-        status = fp__fail_context(FP_NOT_FOUND, "the document of an anchor is needed");
-    if (status == FP_TEXT)
-        status = fp__fail_context(FP_INVALID, "an anchor that no engine compiles");
-    if (status == FP_OK)
-        status = fp_compile_token_ids_digest(a->gate.salt, tokens.data, (uint32_t)tokens.size, digest);
-    if (status == FP_OK && memcmp(digest, a->gate.token_ids_digest, 32) != 0)
-        status = fp__fail(FP_INVALID,
-                          "the documents of the anchors do not give the tokens of the logged compile event");
-    if (status == FP_OK)
-        status = fp__anchors_prefill(p->engine, &tokens, counts, labels, r->anchors, &p->anchors.seq);
-    fp__ids_free(&tokens);
-    FP_TRY(status);
-    p->has_anchors = true;
-    FP_TRY(fp__kvseq_head(p->anchors.seq, head));
-    if (memcmp(head, r->anchor_kv_head, 32) != 0)
-        return fp__fail(FP_INVALID, "the anchors compile to another K/V head than the logged one");
-    p->anchors.engine = p->engine;
-    p->anchors.gate = a->gate;
-    p->anchors.n = r->anchors;
-    p->anchors.g = calloc(hp->layers * hp->heads, sizeof *p->anchors.g);
-    if (!p->anchors.g)
-        return fp__fail(FP_NO_MEMORY, "audit: no memory");
-    FP_TRY(fp_injection_resolve(&a->gate.injection, hp->layers, hp->heads, p->anchors.g));
-    fp__receipt_injection(a->gate.injection.mode, p->anchors.g, hp->layers * hp->heads, digest);
-    return memcmp(digest, r->injection, 32) == 0 ? FP_OK : differs("the injection (γ by layer and head)");
-}
-
-static bool leaf_ids_equal(const fp__transcript_leaf *leaf, const fp__ids *ids, const fp__turn *turn,
-                           size_t *first_bad)
-{
-    size_t n = leaf->ids.size < turn->count ? leaf->ids.size : turn->count, i = 0;
-    while (i < n && leaf->ids.data[i] == ids->data[turn->first + i])
-        i++;
-    *first_bad = turn->first + i;
-    return i == leaf->ids.size && i == turn->count;
-}
-
-/* The messages between two answers must render to exactly the tokens of their leaves. */
-static fp_status check_messages(replay *p, size_t first, size_t end)
-{
-    fp_session *s = p->session;
-    const fp__transcript *t = &p->a->t;
-    fp_status status = FP_OK;
-    for (size_t i = first; i < end && status == FP_OK; i++)
-        status = fp__session_add_labelled(s, t->leaves[i].role, t->leaves[i].label,
-                                          (const char *)t->leaves[i].bytes.data, t->leaves[i].bytes.size);
-    if (status == FP_OK)
-        status = fp__session_render(s, &p->ids);
-    if (status == FP_TEXT || status == FP_USAGE)
-        return fp__fail_context(FP_INVALID, "the messages of the transcript");
-    FP_TRY(status);
-    for (size_t i = first; i < end; i++) {
-        size_t bad;
-        if (!leaf_ids_equal(&t->leaves[i], &p->ids, &s->turns[i], &bad)) {
-            p->a->result->position = (int64_t)(p->a->r.anchor_tokens + bad);
-            return fp__fail(FP_INVALID,
-                            "the tokens of message %zu are not what its text gives (position %lld)", i,
-                            (long long)p->a->result->position);
-        }
-    }
-    s->pending_turns = 0;
-    return FP_OK;
-}
-
-/* The text of an earlier answer is what its tokens give, or the beginning of it (a stop string ended it). */
-static fp_status check_earlier_text(const replay *p, size_t leaf)
-{
-    const fp__transcript_leaf *answer = &p->a->t.leaves[leaf];
-    fp__buf text = {0};
-    fp__detok detok;
-    fp__detok_init(&detok, p->engine->model->tokenizer, 0);
-    fp_status status = FP_OK;
-    for (size_t i = 0; i < answer->ids.size && status == FP_OK; i++)
-        status = fp__detok_push(&detok, answer->ids.data[i], &text);
-    if (status == FP_OK)
-        status = fp__detok_flush(&detok, &text);
-    bool same = status == FP_OK && answer->bytes.size <= text.size &&
-                (answer->bytes.size == 0 || memcmp(answer->bytes.data, text.data, answer->bytes.size) == 0);
-    fp__buf_free(&text);
-    FP_TRY(status);
-    return same ? FP_OK : fp__fail(FP_INVALID, "the text of answer %zu is not what its tokens give", leaf);
-}
-
-/* The whole context as tokens: messages rendered again, answers as they are. */
-static fp_status rebuild_tokens(replay *p)
-{
-    const fp__transcript *t = &p->a->t;
-    size_t answer = fp__transcript_answer(t), first = 0;
-    fp_label lowest = fp__kvseq_label(p->session->context); /* of the anchors */
-    for (size_t i = 0; i <= answer; i++) {
-        fp_label label = t->leaves[i].label;
-        bool output = t->leaves[i].kind == FP__TEXT_OUTPUT;
-        if (label > FP_LABEL_USER)
-            return fp__fail(FP_INVALID, "text %zu is labelled %s, which only anchors are", i,
-                            fp_label_name(label));
-        if (output && label != (lowest < FP_LABEL_USER ? lowest : FP_LABEL_USER))
-            return fp__fail(FP_INVALID, "the label of answer %zu is not the lowest that it attended to", i);
-        lowest = label < lowest ? label : lowest;
-        if (!output)
-            continue;
-        if (i > first)
-            FP_TRY(check_messages(p, first, i));
-        fp__turn *turn;
-        FP_TRY(fp__session_add_turn(p->session, FP__TEXT_OUTPUT, FP_ROLE_ASSISTANT, "", 0, &turn));
-        turn->label = label;
-        FP_TRY(fp__session_replay_turn(p->session, turn, &t->leaves[i].ids, i == answer, &p->ids));
-        if (i < answer)
-            FP_TRY(check_earlier_text(p, i));
-        first = i + 1;
-    }
-    if (p->session->turns[answer].first != p->a->r.prompt_tokens)
-        return differs("the number of prompt tokens");
-    return FP_OK;
-}
-
-/* Samples the tokens of the answer from the logits of the last feed: rows [begin, begin + n) of the context.
- */
-static fp_status check_samples(replay *p, size_t begin, size_t n)
-{
-    fp_session *s = p->session;
-    const fp__transcript *t = &p->a->t;
-    size_t first = (size_t)p->a->r.prompt_tokens, end = first + t->leaves[fp__transcript_answer(t)].ids.size;
-    size_t rows[FP__LOGIT_ROWS], k = 0;
-    for (size_t i = begin; i < begin + n; i++) {
-        if (i + 1 >= first && i + 1 < end)
-            rows[k++] = i - begin;
-        if (k == 0 || (k < FP__LOGIT_ROWS && i + 1 < begin + n))
-            continue;
-        FP_TRY(fp__forward_logits(p->engine->forward, rows, k, NULL));
-        for (size_t j = 0; j < k; j++) {
-            size_t at = begin + rows[j] + 1; /* context index of the sampled token */
-            s->ids.size = at;
-            memcpy(s->ids.data, p->ids.data, at * sizeof *s->ids.data);
-            fp__session_sample(s, j);
-            if (s->answer.status != FP_OK)
-                return fp__fail(s->answer.status, "%s", s->answer.error);
-            if (s->ids.data[at] != p->ids.data[at]) {
-                p->a->result->position = (int64_t)(p->a->r.anchor_tokens + at);
-                return fp__fail(
-                    FP_INVALID,
-                    "position %lld: the model and the sampler give token %u, the transcript has %u",
-                    (long long)p->a->result->position, s->ids.data[at], p->ids.data[at]);
-            }
-            if (at + 1 < end && s->answer.finish != FP_FINISH_NONE)
-                return fp__fail(FP_INVALID, "the answer should have ended after %zu tokens", at + 1 - first);
-        }
-        k = 0;
-    }
-    return FP_OK;
-}
-
-static fp_status feed_all(replay *p)
-{
-    fp_session *s = p->session;
-    uint64_t committed = p->a->r.context_tokens;
-    if (committed + 1 != p->ids.size) /* all but the token that was sampled last */
-        return differs("the number of context tokens");
-    FP_TRY(fp__ids_reserve(&s->ids, p->ids.size + 1));
-    for (size_t at = 0; at < committed;) {
-        size_t n =
-            committed - at < p->engine->chunk_tokens ? (size_t)committed - at : p->engine->chunk_tokens;
-        fp__feed feed = {.seq = s->context,
-                         .anchors = s->anchors,
-                         .ids = p->ids.data + at,
-                         .n = n,
-                         .session = s,
-                         .mass = s->mass};
-        if (fp__engine_cancelled(p->engine))
-            return fp__fail(FP_CANCELLED, "interrupted");
-        FP_TRY(fp__engine_feed(p->engine, &feed, 1));
-        s->mass_rows += s->anchors ? n : 0;
-        FP_TRY(check_samples(p, at, n));
-        at += n;
-        fp__engine_progress(p->engine, (double)at / (double)committed);
-    }
-    return FP_OK;
-}
-
-/* The kv head and the masses have the label of the whole context, the receipt that of the answer (which
- * rebuild_tokens has checked). */
-static fp_status check_labels(const replay *p)
-{
-    const fp__transcript *t = &p->a->t;
-    fp_label context = fp__kvseq_label(p->session->context);
-    for (size_t i = t->n - 2; i < t->n; i++)
-        if (t->leaves[i].label != context)
-            return fp__fail(FP_INVALID, "the label of leaf %zu is not %s", i, fp_label_name(context));
-    bool same = p->a->r.label == t->leaves[fp__transcript_answer(t)].label;
-    return same ? FP_OK : differs("the label of the answer");
-}
-
-/* kv head, masses, text, finish and labels of the answer. */
-static fp_status check_outcome(replay *p)
-{
-    fp_session *s = p->session;
-    const fp__transcript *t = &p->a->t;
-    const fp__receipt *r = &p->a->r;
-    size_t answer = fp__transcript_answer(t), n = p->engine->model->hp.layers * p->engine->model->hp.heads;
-    uint8_t head[32];
-    FP_TRY(fp__kvseq_head(s->context, head));
-    if (memcmp(head, t->leaves[t->n - 2].bytes.data, 32) != 0)
-        return fp__fail(FP_INVALID, "the K/V pages hash to another head than the receipt commits to");
-    const fp__buf *masses = &t->leaves[t->n - 1].bytes;
-    if (masses->size != (s->anchors ? 8 * (n + 1) : 0))
-        return differs("the number of anchor masses");
-    for (size_t i = 0; s->anchors && i <= n; i++)
-        if (fp__load_le64(masses->data + 8 * i) != (i == 0 ? s->mass_rows : s->mass[i - 1]))
-            return differs("an anchor mass");
-    bool cut = r->finish == FP_FINISH_CANCELLED || r->finish == FP_FINISH_ANCHOR_REVOKED;
-    if (cut && s->answer.finish == FP_FINISH_NONE)
-        fp__session_end(s,
-                        r->finish); /* it could have gone on; of a revocation the log says why it did not */
-    if (s->answer.finish != r->finish)
-        return differs("the finish reason");
-    const fp__buf *text = &s->turns[answer].text, *claimed = &t->leaves[answer].bytes;
-    if (text->size != claimed->size || (text->size && memcmp(text->data, claimed->data, text->size) != 0))
-        return fp__fail(FP_INVALID, "the text of the answer is not what its tokens give");
-    return check_labels(p);
-}
-
-static fp_status start_session(replay *p)
-{
-    const fp__receipt *r = &p->a->r;
-    fp_session_options options = {.anchors = p->has_anchors ? &p->anchors : NULL, .raw = p->a->t.raw};
-    FP_TRY(fp_session_create(p->engine, &options, &p->session));
-    FP_TRY(rebuild_tokens(p));
-    fp__answer *answer = &p->session->answer;
-    answer->sampling = r->sampling;
-    if (fp__session_check_sampling(p->session, &r->sampling) != FP_OK)
-        return fp__fail_context(FP_INVALID, "the receipt's sampling");
-    answer->max_tokens = (uint32_t)r->max_tokens;
-    answer->ignore_eog = r->ignore_eog;
-    answer->turn = fp__transcript_answer(&p->a->t);
-    p->session->turns[answer->turn].count = 0; /* counted up again by the sampler's side */
-    answer->stops = calloc(p->a->t.n_stops + 1, sizeof *answer->stops);
-    if (!answer->stops)
-        return fp__fail(FP_NO_MEMORY, "audit: no memory");
-    for (size_t i = 0; i < p->a->t.n_stops; i++, answer->n_stops++)
-        if (!(answer->stops[i] = strdup((const char *)p->a->t.stops[i].data)))
-            return fp__fail(FP_NO_MEMORY, "audit: no memory");
-    fp__detok_init(&answer->detok, p->engine->model->tokenizer, 0);
-    return FP_OK;
-}
-
-static fp_status audit_full(audit *a)
-{
-    fp_engine_options options = a->o->engine ? *a->o->engine : (fp_engine_options){0};
-    replay p = {.a = a};
-    uint8_t digest[32];
-    FP_TRY(fp_model_digest(a->o->model, digest));
-    if (memcmp(digest, a->r.model, 32) != 0)
-        return fp__fail(
-            FP_INVALID,
-            "the model is not the one that answered (another file, tokenizer, template or arithmetic)");
-    if (a->r.arithmetic != FP__ARITHMETIC_VERSION)
-        return differs("the version of the arithmetic");
-    if (!a->has_transcript)
-        return fp__fail(FP_NOT_FOUND, "the transcript is needed for a full audit (--transcript)");
-    if (a->r.context_limit > FP__CONTEXT_MAX || a->r.anchor_tokens > FP__CONTEXT_MAX ||
-        a->r.context_tokens > FP__CONTEXT_MAX ||
-        a->r.context_limit < a->r.anchor_tokens + a->r.context_tokens + 1)
-        return differs("the size of the context");
-    options.context_tokens = (size_t)a->r.context_limit;
-    options.max_sessions = 1;
-    FP_TRY(fp_engine_create(a->o->model, &options, &p.engine));
-    fp_status status = a->r.anchors ? recompile(&p) : FP_OK;
-    if (status == FP_OK)
-        status = start_session(&p);
-    if (status == FP_OK)
-        status = feed_all(&p);
-    if (status == FP_OK)
-        status = check_outcome(&p);
-    if (status == FP_NUMERIC) /* no answer comes out of that */
-        status = fp__fail_context(FP_INVALID, "the model cannot compute it");
-    fp_session_destroy(p.session);
-    fp__kvseq_destroy(p.anchors.seq);
-    free(p.anchors.g);
-    fp__ids_free(&p.ids);
-    fp_engine_destroy(p.engine);
-    return status;
 }
 
 /* ---- verdicts
@@ -673,45 +363,209 @@ static fp_status decide(fp_status status, fp_verdict valid, fp_verdict *verdict,
     return status == FP_INVALID || status == FP_NOT_FOUND ? FP_OK : status;
 }
 
-static void release(audit *a)
+void fp__audit_decide_full(fp__audit *a, fp_status status, uint64_t start_ns)
 {
-    if (a->history)
-        fp__registry_end(a->history);
-    fp__registry_close(a->history);
+    fp_audit_result *out = a->result;
+    char light_detail[sizeof out->detail];
+    memcpy(light_detail, out->detail, sizeof light_detail);
+    out->status =
+        decide(status, out->sample_65536 ? FP_VERDICT_VALID_SAMPLED : FP_VERDICT_VALID_FULL, &out->full, out);
+    if (out->light != FP_VERDICT_VALID_LIGHT) { /* this was to find the position only */
+        if (out->full != FP_VERDICT_INVALID)
+            memcpy(out->detail, light_detail, sizeof light_detail);
+        out->full = FP_VERDICT_INVALID;
+        if (out->status != FP_CANCELLED)
+            out->status = FP_OK;
+    }
+    out->full_ns = fp__now_ns() - start_ns;
+    fp__audit_free(a);
+}
+
+void fp__audit_free(fp__audit *a)
+{
+    if (!a)
+        return;
+    leave(a);
     for (size_t i = 0; i < FP__RECEIPT_OVERRIDES_MAX; i++)
         fp__event_free(&a->overrides[i]);
     fp__transcript_free(&a->t);
     fp__receipt_free(&a->r);
     fp__dsse_free(&a->dsse);
+    free(a);
+}
+
+/* ---- many receipts
+ * ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct many {
+    fp_workspace *w;
+    const fp_audit_many_options *o;
+    fp_audit_options *items; /* [n] */
+    fp_audit_result *results;
+    size_t *order; /* [n] by the size of the log when they began */
+    uint64_t *size;
+    bool *told; /* [n] */
+    size_t n;
+    uint8_t seed[32];
+    fp__histories histories;
+    fp__replays *replays;
+} many;
+
+/* Results that are there by now go to the caller, in no particular order. */
+static void tell_one(many *m, size_t i)
+{
+    if (!m->told[i] && m->o->on_result)
+        m->o->on_result(m->o->on_result_context, i, &m->results[i]);
+    m->told[i] = true;
+}
+
+static void tell(many *m)
+{
+    for (size_t i = 0; i < m->n; i++)
+        if (m->results[i].full_ns && m->results[i].status != FP_CANCELLED)
+            tell_one(m, i);
+}
+
+static uint64_t claimed_size(const char *path)
+{
+    fp__buf bytes = {0};
+    fp__dsse dsse = {0};
+    fp__receipt r = {0};
+    uint64_t size = 0;
+    if (fp__file_read(path, FP__DSSE_ENVELOPE_MAX_BYTES, &bytes) == FP_OK &&
+        fp__dsse_parse(bytes.data, bytes.size, &dsse) == FP_OK &&
+        fp__receipt_parse(dsse.payload.data, dsse.payload.size, &r) == FP_OK)
+        size = r.first_size;
+    fp__receipt_free(&r);
+    fp__dsse_free(&dsse);
+    fp__buf_free(&bytes);
+    return size;
+}
+
+static int compare_sizes(const void *a, const void *b, void *arg)
+{
+    const uint64_t *size = arg, x = size[*(const size_t *)a], y = size[*(const size_t *)b];
+    if (x != y)
+        return x < y ? -1 : 1;
+    return *(const size_t *)a < *(const size_t *)b ? -1 : 1;
+}
+
+static fp_status prepare(many *m, const fp_audit_item *items)
+{
+    m->items = calloc(m->n, sizeof *m->items);
+    m->order = calloc(m->n, sizeof *m->order);
+    m->size = calloc(m->n, sizeof *m->size);
+    m->told = calloc(m->n, sizeof *m->told);
+    if (!m->items || !m->order || !m->size || !m->told)
+        return fp__fail(FP_NO_MEMORY, "audit: no memory for %zu receipts", m->n);
+    if (m->o->sample_65536 > 65536)
+        return fp__fail(FP_USAGE, "audit: a share is at most 1 (65536/65536)");
+    if (m->o->sample_seed)
+        memcpy(m->seed, m->o->sample_seed, 32);
+    else if (m->o->sample_65536 && RAND_bytes(m->seed, sizeof m->seed) != 1)
+        return fp__fail(FP_INTERNAL, "audit: the system gives no random numbers");
+    for (size_t i = 0; i < m->n; i++) {
+        m->items[i] = (fp_audit_options){.receipt_path = items[i].receipt_path,
+                                         .transcript_path = items[i].transcript_path,
+                                         .nonce = items[i].nonce,
+                                         .engine = m->o->engine,
+                                         .model = m->o->model};
+        m->results[i] = (fp_audit_result){.position = -1, .sample_65536 = m->o->sample_65536};
+        memcpy(m->results[i].sample_seed, m->seed, 32);
+        m->order[i] = i;
+        m->size[i] = m->n > 1 ? claimed_size(items[i].receipt_path) : 0;
+    }
+    qsort_r(m->order, m->n, sizeof *m->order, compare_sizes, m->size);
+    if (!m->o->model)
+        return FP_OK;
+    fp__replays_options options = {.workspace = m->w,
+                                   .model = m->o->model,
+                                   .engine = m->o->engine,
+                                   .sample_65536 = m->o->sample_65536,
+                                   .seed = m->seed,
+                                   .together = m->o->together ? m->o->together : 8};
+    return fp__replays_create(&options, &m->replays);
+}
+
+static fp_status audit_one(many *m, size_t i)
+{
+    fp_audit_result *out = &m->results[i];
+    fp__audit *a = calloc(1, sizeof *a);
+    if (!a)
+        return fp__fail(FP_NO_MEMORY, "audit: no memory");
+    a->w = m->w;
+    a->o = &m->items[i];
+    a->result = out;
+    a->histories = &m->histories;
+    uint64_t start = fp__now_ns();
+    out->status = decide(audit_light(a), FP_VERDICT_VALID_LIGHT, &out->light, out);
+    out->light_ns = fp__now_ns() - start;
+    bool full =
+        out->status == FP_OK && m->replays && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript);
+    if (full) {
+        fp_status status = fp__replays_add(m->replays, a);
+        tell(m);
+        return status;
+    }
+    fp__audit_free(a);
+    tell_one(m, i);
+    return FP_OK;
+}
+
+static bool is_cancelled(const many *m)
+{
+    return m->o->engine && m->o->engine->cancel && *m->o->engine->cancel;
+}
+
+static fp_status audit_all(many *m)
+{
+    fp_status status = FP_OK;
+    for (size_t i = 0; i < m->n && status == FP_OK; i++)
+        status = is_cancelled(m) ? fp__fail(FP_CANCELLED, "interrupted") : audit_one(m, m->order[i]);
+    if (status == FP_OK && m->replays)
+        status = fp__replays_finish(m->replays);
+    tell(m);
+    if (status == FP_OK)
+        return FP_OK;
+    char why[512];
+    snprintf(why, sizeof why, "%s", fp_error_detail());
+    for (size_t i = 0; i < m->n; i++)
+        if (!m->told[i] && m->results[i].status == FP_OK) {
+            m->results[i].status = status;
+            snprintf(m->results[i].detail, sizeof m->results[i].detail, "%s", why);
+        }
+    return fp__fail(status, "%s", why);
+}
+
+fp_status fp_audit_many(fp_workspace *workspace, const fp_audit_many_options *options,
+                        const fp_audit_item *items, size_t n, fp_audit_result *results)
+{
+    static const fp_audit_many_options defaults;
+    many m = {.w = workspace, .o = options ? options : &defaults, .results = results, .n = n};
+    if (n == 0)
+        return FP_OK;
+    fp_status status = prepare(&m, items);
+    if (status == FP_OK)
+        status = audit_all(&m);
+    fp__replays_destroy(m.replays);
+    fp__registry_close(m.histories.first);
+    fp__registry_close(m.histories.last);
+    free(m.items);
+    free(m.order);
+    free(m.size);
+    free(m.told);
+    return status;
 }
 
 fp_status fp_audit(fp_workspace *workspace, const fp_audit_options *options, fp_audit_result *out)
 {
-    audit *a = calloc(1, sizeof *a);
-    if (!a)
-        return fp__fail(FP_NO_MEMORY, "audit: no memory");
+    fp_audit_item item = {options->receipt_path, options->transcript_path, options->nonce};
+    fp_audit_many_options many_options = {.engine = options->engine,
+                                          .model = options->model,
+                                          .sample_65536 = options->sample_65536,
+                                          .sample_seed = options->sample_seed};
     *out = (fp_audit_result){.position = -1};
-    a->w = workspace;
-    a->o = options;
-    a->result = out;
-    uint64_t start = fp__now_ns();
-    fp_status status = decide(audit_light(a), FP_VERDICT_VALID_LIGHT, &out->light, out);
-    out->light_ns = fp__now_ns() - start;
-    if (status == FP_OK && options->model && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript)) {
-        start = fp__now_ns();
-        char light_detail[sizeof out->detail];
-        memcpy(light_detail, out->detail, sizeof light_detail);
-        status = decide(audit_full(a), FP_VERDICT_VALID_FULL, &out->full, out);
-        if (out->light != FP_VERDICT_VALID_LIGHT) { /* this was to find the position only */
-            if (out->full != FP_VERDICT_INVALID)
-                memcpy(out->detail, light_detail, sizeof light_detail);
-            out->full = FP_VERDICT_INVALID;
-            if (status != FP_CANCELLED)
-                status = FP_OK;
-        }
-        out->full_ns = fp__now_ns() - start;
-    }
-    release(a);
-    free(a);
-    return status;
+    FP_TRY(fp_audit_many(workspace, &many_options, &item, 1, out));
+    return out->status == FP_OK ? FP_OK : fp__fail(out->status, "%s", out->detail);
 }

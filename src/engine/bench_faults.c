@@ -212,7 +212,7 @@ static fp_status begin(lab *l, bool other, fp_session **s)
                               .on_text_context = l,
                               .on_retract = other ? NULL : take_back};
     fp_sampling_default(&go.sampling);
-    go.sampling.temperature = 0.8f;
+    go.sampling.temperature = 4; /* so that a wrong number soon gives another token */
     go.sampling.seed = other ? 8 : 7;
     go.sampling.repeat_penalty = 1.1f;
     go.sampling.repeat_last_n = 48;

@@ -7,8 +7,10 @@
 #include <stdlib.h>
 
 enum {
-    CHECK_TOKENS_CPU = 5,
-    CHECK_TOKENS_GPU = 70, /* over a page's end */
+    CHECK_PROMPT_CPU = 5,
+    CHECK_PROMPT_GPU = 61,
+    CHECK_STEPS = 4, /* on a GPU over a page's end */
+    CHECK_PAGES = 2,
     CONTENT_GROUPS = 8,
     DEFAULT_CHUNK_CPU = 512,
     DEFAULT_CHUNK_GPU = 2048,
@@ -125,23 +127,25 @@ static fp__forward_span span_of(uint8_t *const *pages, const uint32_t *ids, size
 /* ---- the check -------------------------------------------------------------------------------------------
  */
 
-/* The first n ids in chunks; the last one's logits [V]. */
-static fp_status run_prompt(const lab *l, place *p, const uint32_t *ids, size_t n, size_t chunk,
-                            float *logits)
+/* The ids of a prompt in chunks, then more ids one at a time: logits [1 + CHECK_STEPS][V] of the prompt's
+ * last token and of each after it. */
+static fp_status run_check(const lab *l, place *p, const uint32_t *ids, size_t prompt, size_t chunk,
+                           float *logits)
 {
-    uint8_t *pages[2 + CHECK_TOKENS_GPU / 64] = {0};
+    uint8_t *pages[CHECK_PAGES] = {0};
+    size_t V = l->model->hp.vocabulary;
     for (size_t i = 0; i < p->n; i++)
         pages[i] = p->groups[i]->data;
-    for (size_t done = 0; done < n;) {
-        size_t now = n - done < chunk ? n - done : chunk, row = now - 1;
+    for (size_t done = 0; done < prompt + CHECK_STEPS;) {
+        size_t now = done >= prompt ? 1 : prompt - done < chunk ? prompt - done : chunk, row = now - 1;
         fp__forward_span span = span_of(pages, ids + done, done, now);
         const float *out;
         FP_TRY(fp__forward_step_logits(p->forward, &span, 1, &row, 1, NULL, NULL));
         done += now;
-        if (done == n) {
-            FP_TRY(fp__forward_row(p->forward, 0, &out));
-            memcpy(logits, out, l->model->hp.vocabulary * sizeof *logits);
-        }
+        if (done < prompt)
+            continue;
+        FP_TRY(fp__forward_row(p->forward, 0, &out));
+        memcpy(logits + (done - prompt) * V, out, V * sizeof *logits);
     }
     return FP_OK;
 }
@@ -170,15 +174,15 @@ static fp_status same_pages(place *a, place *b, uint64_t *words)
     return status;
 }
 
-/* A short prompt twice: in one step on the device, and on the CPU (there token by token if that is the
- * device). */
+/* A short prompt and some decoded tokens twice: on the device as it is used, and on the CPU (there token by
+ * token if that is the device). */
 static fp_status check(lab *l)
 {
-    size_t n = l->gpu ? CHECK_TOKENS_GPU : CHECK_TOKENS_CPU, V = l->model->hp.vocabulary,
-           pages = (n + 63) / 64;
-    fp__forward_limits limits = {n, 1, pages, 1};
-    float *logits = malloc(2 * V * sizeof *logits);
-    uint32_t ids[CHECK_TOKENS_GPU];
+    size_t prompt = l->gpu ? CHECK_PROMPT_GPU : CHECK_PROMPT_CPU, n = prompt + CHECK_STEPS,
+           V = l->model->hp.vocabulary, words = (1 + CHECK_STEPS) * V, pages = (n + 63) / 64;
+    fp__forward_limits limits = {prompt, 1, pages, 1};
+    float *logits = malloc(2 * words * sizeof *logits);
+    uint32_t ids[CHECK_PROMPT_GPU + CHECK_STEPS];
     place a = {0}, b = {0};
     for (size_t i = 0; i < n; i++)
         ids[i] = (uint32_t)((11 + 37 * i) % V);
@@ -188,16 +192,15 @@ static fp_status check(lab *l)
     if (status == FP_OK)
         status = place_open(l, false, limits, pages, &b);
     if (status == FP_OK)
-        status = run_prompt(l, &a, ids, n, n, logits);
+        status = run_check(l, &a, ids, prompt, prompt, logits);
     if (status == FP_OK)
-        status = run_prompt(l, &b, ids, n, l->gpu ? n : 1, logits + V);
-    if (status == FP_OK && memcmp(logits, logits + V, V * sizeof *logits) != 0)
-        status =
-            fp__fail(FP_MISMATCH, "bench model: the logits differ: this device does not compute what the "
-                                  "CPU does");
+        status = run_check(l, &b, ids, prompt, l->gpu ? prompt : 1, logits + words);
+    if (status == FP_OK && memcmp(logits, logits + words, words * sizeof *logits) != 0)
+        status = fp__fail(FP_MISMATCH,
+                          "bench model: the logits differ: this device does not compute what the CPU does");
     if (status == FP_OK)
         status = same_pages(&a, &b, l->words);
-    *l->words += V;
+    *l->words += words;
     place_close(&a);
     place_close(&b);
     free(logits);
@@ -609,12 +612,13 @@ static void point_run(const base *b, const fp_model *model, const fp_bench_point
     }
 }
 
-fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads,
+fp_status fp_bench_model(const fp_model *model, const char *device, size_t threads, double seconds,
                          const fp_bench_point *points, size_t n, fp_bench_point_result *results,
                          uint64_t *words_checked)
 {
-    size_t positions = CHECK_TOKENS_GPU;
+    size_t positions = CHECK_PROMPT_GPU + CHECK_STEPS;
     base b = {0};
+    uint64_t start = fp__now_ns();
     *words_checked = 0;
     if (!model->has_weights)
         return fp__fail(FP_USAGE, "bench model: the model was opened without its weights");
@@ -630,8 +634,13 @@ fp_status fp_bench_model(const fp_model *model, const char *device, size_t threa
             .model = model, .words = words_checked, .team = b.team, .gpu = b.gpu, .geometry = b.geometry};
         status = check(&l);
     }
-    for (size_t i = 0; i < n && status == FP_OK; i++)
-        point_run(&b, model, &points[i], &results[i]);
+    for (size_t i = 0; i < n && status == FP_OK; i++) {
+        if (seconds > 0 && (double)(fp__now_ns() - start) / 1e9 > seconds)
+            results[i] =
+                (fp_bench_point_result){.status = FP_CANCELLED, .detail = "not begun: the time was up"};
+        else
+            point_run(&b, model, &points[i], &results[i]);
+    }
     fp__gpu_close(b.gpu);
     fp__team_destroy(b.team);
     return status;

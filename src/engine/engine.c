@@ -87,7 +87,7 @@ static fp_status make_pool(fp_engine *e)
 {
     const fp__hparams *hp = &e->model->hp;
     size_t pages = (e->context_tokens + FP__PAGE_TOKENS - 1) / FP__PAGE_TOKENS + 1,
-           groups = e->max_sessions * pages + FP__ANCHOR_PAGES + (e->gpu ? 0 : FP__QUARANTINE_MAX),
+           groups = e->max_sessions * pages + FP__ANCHOR_PAGES + FP__QUARANTINE_MAX,
            logits = e->max_sessions > FP__LOGIT_ROWS ? e->max_sessions : FP__LOGIT_ROWS;
     fp__forward_limits limits = {step_tokens(e), e->max_sessions, pages + FP__ANCHOR_PAGES, logits};
     fp__page_geometry geometry = {hp->layers, hp->kv_heads, hp->head_dim, {0}};

@@ -120,6 +120,7 @@ struct fp_session {
     fp__sampler *sampler;
     fp__answer answer;
     fp_release release;
+    size_t context_limit;    /* tokens, anchors included: the engine's, or in an audit the receipt's */
     fp_workspace *workspace; /* for retractions, or NULL */
     fp__checks checks;
 };
@@ -142,6 +143,8 @@ fp_status fp__session_render(fp_session *s, fp__ids *ids) FP_WARN_UNUSED;
 /* Samples from the i-th of the rows whose logits the forward pass gave last, which follows the last context
  * token: appends the token, ends the answer where it ends. */
 void fp__session_sample(fp_session *s, size_t i);
+/* Takes a token as the next one of the answer, as if it had been sampled. */
+void fp__session_take(fp_session *s, uint32_t id);
 /* Ends the answer: what was held back becomes part of its text, unless a stop string ended it. */
 void fp__session_end(fp_session *s, fp_finish finish);
 /* Appends the tokens of a turn to ids, as its transcript has them (untrusted: FP_INVALID); of an answer that

@@ -32,7 +32,7 @@ static void quarantine(fp_engine *e, const fp__kvseq *seq, size_t page)
 {
     fp__validation *v = &e->checks;
     fp__kvseq_page p;
-    if (e->gpu || v->quarantined == FP__QUARANTINE_MAX || page >= fp__kvseq_pages(seq))
+    if (v->quarantined == FP__QUARANTINE_MAX || page >= fp__kvseq_pages(seq))
         return;
     fp__kvseq_page_get(seq, page, &p);
     fp__group *group = (fp__group *)(uintptr_t)p.group;

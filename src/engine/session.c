@@ -39,6 +39,7 @@ static fp_status session_init(fp_session *s, const fp_session_options *o)
     if ((unsigned)o->release > FP_RELEASE_FINAL)
         return fp__fail(FP_USAGE, "session: release is optimistic, gated or final");
     s->release = o->release;
+    s->context_limit = s->engine->context_tokens;
     s->workspace = o->workspace;
     size_t anchor_tokens = fp__session_anchor_tokens(s);
     if (anchor_tokens >= s->engine->context_tokens)
@@ -639,15 +640,22 @@ static fp_status choose_token(fp_session *s, size_t i, uint32_t *id)
 
 void fp__session_sample(fp_session *s, size_t i)
 {
+    uint32_t id;
+    if (!s->answer.first_ns)
+        s->answer.first_ns = fp__now_ns();
+    fp_status status = choose_token(s, i, &id);
+    if (status != FP_OK)
+        fp__session_fail(s, status);
+    else
+        fp__session_take(s, id);
+}
+
+void fp__session_take(fp_session *s, uint32_t id)
+{
     fp__answer *a = &s->answer;
     fp__turn *turn = &s->turns[a->turn];
     const fp__tokenizer *tok = s->engine->model->tokenizer;
-    uint32_t id;
-    if (!a->first_ns)
-        a->first_ns = fp__now_ns();
-    fp_status status = choose_token(s, i, &id);
-    if (status == FP_OK)
-        status = fp__ids_append(&s->ids, id);
+    fp_status status = fp__ids_append(&s->ids, id);
     if (status != FP_OK) {
         fp__session_fail(s, status);
         return;
@@ -661,7 +669,7 @@ void fp__session_sample(fp_session *s, size_t i)
     match_stops(s);
     if (a->finish == FP_FINISH_NONE)
         fp__session_leave(s);
-    bool full = fp__session_anchor_tokens(s) + s->ids.size >= s->engine->context_tokens;
+    bool full = fp__session_anchor_tokens(s) + s->ids.size >= s->context_limit;
     if (eog || a->finish != FP_FINISH_NONE)
         fp__session_end(s, FP_FINISH_STOP);
     else if (full || (a->max_tokens && turn->count >= a->max_tokens))

@@ -111,6 +111,17 @@ fp_status fp__transcript_of_session(fp_session *s, fp__transcript *out)
  * ----------------------------------------------------------------------------------------------------------
  */
 
+/* Role and `raw` decide how the texts become tokens, so each leaf's hash binds them. */
+static uint8_t kind_byte(const fp__transcript *t, const fp__transcript_leaf *leaf)
+{
+    unsigned kind = leaf->kind, raw = t->raw ? FP__TEXT_RAW : 0;
+    if (leaf->kind == FP__TEXT_MESSAGE && leaf->role == FP_ROLE_SYSTEM)
+        kind = FP__TEXT_OF_SYSTEM;
+    if (leaf->kind == FP__TEXT_MESSAGE && leaf->role == FP_ROLE_ASSISTANT)
+        kind = FP__TEXT_OF_ASSISTANT;
+    return (uint8_t)(kind | raw);
+}
+
 fp_status fp__transcript_root(const fp__transcript *t, uint8_t out[32])
 {
     uint8_t(*hashes)[32] = calloc(t->n, sizeof *hashes);
@@ -118,7 +129,7 @@ fp_status fp__transcript_root(const fp__transcript *t, uint8_t out[32])
         return fp__fail(FP_NO_MEMORY, "transcript: no memory");
     for (size_t i = 0; i < t->n; i++) {
         const fp__transcript_leaf *leaf = &t->leaves[i];
-        fp__text_leaf text = {.kind = leaf->kind,
+        fp__text_leaf text = {.kind = kind_byte(t, leaf),
                               .label = (uint8_t)leaf->label,
                               .i = i,
                               .salt = leaf->salt,

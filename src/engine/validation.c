@@ -270,7 +270,7 @@ void fp__checks_begin(fp_session *s)
         c->replay_from = c->replay_ok = b * TOKENS;
     }
     for (size_t b = 0; b <= c->pages_max; b++)
-        c->boundary[b].safe = 0; /* of this answer */
+        c->boundary[b].safe = 0;                         /* of this answer */
     c->boundary[c->at / TOKENS].id = s->ids.data[c->at]; /* of the new messages, perhaps: there is one */
     c->high = c->high > tokens ? c->high : tokens;
     c->verified_bytes = c->sure_bytes = 0;
@@ -346,8 +346,10 @@ void fp__checks_step(fp_session *s, size_t count)
     for (size_t between = c->at / TOKENS + 1; between < b; between++)
         c->boundary[between].here = false; /* a step went over it */
     c->at = tokens;
-    c->boundary[b] =
-        (fp__boundary){true, tokens < s->ids.size ? s->ids.data[tokens] : FP__TOKEN_NONE, s->answer.safe};
+    c->boundary[b] = (fp__boundary){.here = true,
+                                    .id = tokens < s->ids.size ? s->ids.data[tokens] : FP__TOKEN_NONE,
+                                    .safe = s->answer.safe,
+                                    .passed_ns = fp__now_ns()};
     if (c->mass)
         memcpy(c->mass + b * n, s->mass, n * sizeof *s->mass);
     replay_until(s, tokens);
@@ -563,6 +565,16 @@ static bool is_complete(fp_session *s, size_t unhashed)
     return uses_rounds(s) ? c->round_ok >= tokens : open_page_is_good(s);
 }
 
+static void take_boundary(fp_session *s, const fp__boundary *b)
+{
+    fp_validation_status *count = &s->engine->checks.count;
+    uint64_t ns = fp__now_ns() - b->passed_ns;
+    s->checks.verified_bytes = b->safe;
+    count->boundaries++;
+    count->verify_ns += ns;
+    count->verify_max_ns = ns > count->verify_max_ns ? ns : count->verify_max_ns;
+}
+
 /* What is verified by now leaves, and is compared with what has left before. */
 static void advance(fp_session *s, size_t unhashed)
 {
@@ -582,7 +594,7 @@ static void advance(fp_session *s, size_t unhashed)
         if (complete)
             c->verified_bytes = text->size;
         else if (mark % TOKENS == 0 && c->boundary[mark / TOKENS].here)
-            c->verified_bytes = c->boundary[mark / TOKENS].safe;
+            take_boundary(s, &c->boundary[mark / TOKENS]);
         fp__rollback_compare(s, c->verified_bytes, complete);
         c->sure_bytes = c->verified_bytes > c->sure_bytes ? c->verified_bytes : c->sure_bytes;
         fp__session_leave(s);

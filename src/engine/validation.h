@@ -55,8 +55,9 @@ typedef struct fp__round {
 /* What a rollback goes back to: at each boundary (64·p committed tokens) that a step ended at. */
 typedef struct fp__boundary {
     bool here;
-    uint32_t id; /* the token that follows, if it is known then; else FP__TOKEN_NONE */
-    size_t safe; /* bytes of the answer's text that could leave */
+    uint32_t id;        /* the token that follows, if it is known then; else FP__TOKEN_NONE */
+    size_t safe;        /* bytes of the answer's text that could leave */
+    uint64_t passed_ns; /* when */
 } fp__boundary;
 
 typedef struct fp__replay fp__replay;

@@ -33,6 +33,8 @@ void fp__gpu_close(fp__gpu *gpu); /* stores and passes first; NULL is fine */
 size_t fp__gpu_items(const fp__gpu *gpu);
 size_t fp__gpu_item_bytes(const fp__gpu *gpu, size_t item);
 fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same) FP_WARN_UNUSED;
+/* Changes bits of one byte of an item, behind everybody's back: for fault injection and tests. */
+fp_status fp__gpu_item_flip(fp__gpu *gpu, size_t item, size_t byte, uint8_t bits) FP_WARN_UNUSED;
 /* Packs and uploads all of it again and checks it. Between steps. FP_MISMATCH: the file was changed, or the
  * memory does not keep it. */
 fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team) FP_WARN_UNUSED;

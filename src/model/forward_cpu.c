@@ -371,7 +371,8 @@ static void embed(cpu_forward *f, size_t thread)
         size_t i = t - f->span_first[f->row_span[t]];
         fp__weight_embed(&m->embedding, span->ids[i], f->x + t * C);
         /* The engine has tried all positions of its context: this is a plan that was changed in memory. */
-        if (fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half) != FP_OK) {
+        if (fp__rope_rows(&m->rope, span->position + i, 1, f->rope_c + t * half, f->rope_s + t * half) !=
+            FP_OK) {
             memset(f->rope_c + t * half, 0, half * sizeof *f->rope_c);
             memset(f->rope_s + t * half, 0, half * sizeof *f->rope_s);
             note(f, thread, t, 0, AT_QUERY, 1);

@@ -184,6 +184,15 @@ bool fp__integrity_check(const fp__integrity *in, size_t item)
     return true;
 }
 
+fp_status fp__integrity_flip(fp__integrity *in, size_t item, size_t byte, uint8_t bits)
+{
+    if (in->gpu)
+        return fp__gpu_item_flip(in->gpu, item, byte, bits);
+    FP_CHECK(item < in->packed && byte < in->pieces[item].bytes);
+    ((uint8_t *)(uintptr_t)in->pieces[item].data)[byte] ^= bits;
+    return FP_OK;
+}
+
 /* ---- repair ---- */
 
 /* Packs those groups of a matrix again that have bytes in [begin, end) of the packed ones. */

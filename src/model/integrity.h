@@ -23,6 +23,9 @@ size_t fp__integrity_item_bytes(const fp__integrity *integrity, size_t item);
 size_t fp__integrity_bytes(const fp__integrity *integrity);
 /* True if the item is as it was. Thread-safe. */
 bool fp__integrity_check(const fp__integrity *integrity, size_t item);
+/* Changes bits of one byte of an item (of the host's: of the packed matrices), behind everybody's back: for
+ * fault injection and tests. */
+fp_status fp__integrity_flip(fp__integrity *integrity, size_t item, size_t byte, uint8_t bits) FP_WARN_UNUSED;
 /* Makes it so again, and checks it: FP_MISMATCH if the model's file does not give it any more. Nobody may
  * compute with the model meanwhile. */
 fp_status fp__integrity_repair(fp__integrity *integrity, size_t item) FP_WARN_UNUSED;

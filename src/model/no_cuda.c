@@ -50,6 +50,15 @@ fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same)
     return fp__fail(FP_UNSUPPORTED, "%s", NO_CUDA);
 }
 
+fp_status fp__gpu_item_flip(fp__gpu *gpu, size_t item, size_t byte, uint8_t bits)
+{
+    (void)gpu;
+    (void)item;
+    (void)byte;
+    (void)bits;
+    return fp__fail(FP_UNSUPPORTED, "%s", NO_CUDA);
+}
+
 fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team)
 {
     (void)gpu;

@@ -265,6 +265,16 @@ fp_status fp__gpu_item_check(fp__gpu *gpu, size_t item, bool *same)
     return status;
 }
 
+fp_status fp__gpu_item_flip(fp__gpu *gpu, size_t item, size_t byte, uint8_t bits)
+{
+    uint8_t *at = (uint8_t *)(uintptr_t)gpu->weights->items[item].data + byte, value;
+    FP_TRY(select_device(gpu->index));
+    FP_CUDA(cudaMemcpy(&value, at, 1, cudaMemcpyDeviceToHost), "a byte of the weights");
+    value ^= bits;
+    FP_CUDA(cudaMemcpy(at, &value, 1, cudaMemcpyHostToDevice), "a byte of the weights");
+    return FP_OK;
+}
+
 fp_status fp__gpu_reload(fp__gpu *gpu, fp__team *team)
 {
     file_check file = {gpu->model, false};
