@@ -243,8 +243,7 @@ static __device__ __forceinline__ Row find_row(const Params &p, const uint32_t *
 
 /* What is needed of a group's rows while pages go by. */
 struct Tile {
-    uint32_t q; /* shared address of both planes: 16-byte columns of 64 rows */
-
+    uint32_t q;      /* shared address of both planes: 16-byte columns of 64 rows */
     int least, most; /* tokens of the segment that the group's rows see in causal pages; most < 0: no row */
 };
 
