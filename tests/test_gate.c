@@ -255,6 +255,41 @@ static void test_stale_checkpoint(void **state)
     lab_close(&c.l);
 }
 
+/* A mirror that goes on serving an old log: what was revoked since passes for at most Δ, and the log that
+ * went on behind it is seen as soon as the mirror follows. A mirror that is put back is refused. */
+static void test_frozen_mirror(void **state)
+{
+    (void)state;
+    struct gate_case c;
+    char url[128], text[192], command[512];
+    gate_open(&c, want_freshness, want_witness);
+    gate_make(&c, 0, ALICE | BOB, COMPILED);
+    cosign(&c.l, LAB_NOW);
+    snprintf(command, sizeof command, "cp -r '%s/ledger' '%s/mirror' && cp -r '%s/mirror' '%s/mirror.old'",
+             c.l.dir, c.l.dir, c.l.dir, c.l.dir);
+    assert_int_equal(system(command), 0);
+    lab_path(&c.l, "ledger.url", url, sizeof url);
+    int n = snprintf(text, sizeof text, "file://%s/mirror\n", c.l.dir);
+    ok(fp__file_write(url, text, (size_t)n, 0644));
+    fp_workspace_close(c.l.w);
+    ok(fp_workspace_open(c.l.dir, NULL, &c.l.w));
+    lab_log_anchor(&c.l, FP__EVENT_REVOKE, c.ids[0], FP_LABEL_CORE, CAROL);
+    cosign(&c.l, LAB_NOW + 30);
+    c.query.now = LAB_NOW + 60; /* Δ: the window */
+    gate_wants(&c, FP_GATE_ALLOW);
+    c.query.now = LAB_NOW + 61;
+    gate_wants(&c, FP_GATE_STALE_CHECKPOINT);
+    snprintf(command, sizeof command, "cp -r '%s/ledger/.' '%s/mirror/'", c.l.dir, c.l.dir);
+    assert_int_equal(system(command), 0);
+    gate_wants(&c, FP_GATE_REVOKED);
+    snprintf(command, sizeof command, "rm -r '%s/mirror' && mv '%s/mirror.old' '%s/mirror'", c.l.dir, c.l.dir,
+             c.l.dir);
+    assert_int_equal(system(command), 0);
+    c.query.now = LAB_NOW;
+    gate_wants(&c, FP_GATE_INCONSISTENT_LOG);
+    lab_close(&c.l);
+}
+
 /* Another history under the same key and origin, of the same length. */
 static void test_inconsistent_log(void **state)
 {
@@ -625,6 +660,7 @@ int main(void)
         cmocka_unit_test(test_threshold),
         cmocka_unit_test(test_states),
         cmocka_unit_test(test_stale_checkpoint),
+        cmocka_unit_test(test_frozen_mirror),
         cmocka_unit_test(test_inconsistent_log),
         cmocka_unit_test(test_wrong_first_policy),
         cmocka_unit_test(test_unknown_event),

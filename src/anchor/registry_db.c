@@ -69,7 +69,7 @@ static fp_status run_text(fp__registry *registry, const char *sql)
     return code == SQLITE_OK ? FP_OK : fail_db(registry, code);
 }
 
-static fp_status check_version(fp__registry *registry)
+static fp_status check_version(fp__registry *registry, bool *made)
 {
     sqlite3_stmt *statement = NULL;
     int code = sqlite3_prepare_v2(registry->db, "PRAGMA user_version", -1, &statement, NULL);
@@ -89,7 +89,18 @@ static fp_status check_version(fp__registry *registry)
         return fail_db(registry, code);
     if (tables != 0 && version != SCHEMA_VERSION)
         return fp__fail(FP_FORMAT, "registry %s: written by another version", registry->path);
+    *made = tables != 0;
     return FP_OK;
+}
+
+static fp_status make_tables(fp__registry *registry)
+{
+    char version[48];
+    snprintf(version, sizeof version, "PRAGMA user_version = %d", SCHEMA_VERSION);
+    FP_TRY(run_text(registry, "BEGIN IMMEDIATE"));
+    FP_TRY(run_text(registry, create_tables)); /* closing the file rolls back */
+    FP_TRY(run_text(registry, version));
+    return run_text(registry, "COMMIT");
 }
 
 static fp_status open_once(fp__registry *registry)
@@ -99,19 +110,13 @@ static fp_status open_once(fp__registry *registry)
     if (code != SQLITE_OK)
         return fail_db(registry, code);
     sqlite3_busy_timeout(registry->db, BUSY_MS);
-    FP_TRY(check_version(registry));
+    if (sqlite3_db_readonly(registry->db, "main") == 1)
+        return fp__fail(FP_IO, "registry %s: it cannot be written", registry->path);
+    bool made = false;
+    FP_TRY(check_version(registry, &made));
     FP_TRY(run_text(registry,
                     "PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -131072;"));
-    FP_TRY(run_text(registry, "BEGIN IMMEDIATE"));
-    fp_status status = run_text(registry, create_tables);
-    if (status == FP_OK) {
-        char version[48];
-        snprintf(version, sizeof version, "PRAGMA user_version = %d", SCHEMA_VERSION);
-        status = run_text(registry, version);
-    }
-    if (status != FP_OK)
-        return status; /* closing the file rolls back */
-    return run_text(registry, "COMMIT");
+    return made ? FP_OK : make_tables(registry); /* nothing is written at every opening */
 }
 
 fp_status fp__db_open(fp__registry *registry)
