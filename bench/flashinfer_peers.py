@@ -37,29 +37,6 @@ def load():
     return torch, flashinfer
 
 
-def graph_us(layers, work, repeats=7 if BRIEF else 11):
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        for layer in range(min(2, layers)):
-            work(layer)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for layer in range(layers):
-            work(layer)
-    times = []
-    for i in range(repeats + 2):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        if i >= 2:
-            times.append(begin.elapsed_time(end))
-    times.sort()
-    return 1000 * times[len(times) // 2] / layers
-
-
 def layers_for(pages, kind):
     layer_bytes = pages * PAGE * KV_HEADS * D * 2 * (1 if kind == "fp8" else 2)
     return max(1, min(40, int(1.2e9 / layer_bytes) + 2, int(12e9 / layer_bytes)))
@@ -98,7 +75,7 @@ def attempt(name, kernel, kind, tables, q, cache, run, **facts):
         if not off < TOLERANCE[kind]:
             say(**facts, error="off by %.3g from the reference" % off)
             return None
-        us = graph_us(cache.shape[0], run)
+        us = torch_sdpa.graph_us(cache.shape[0], run)
     except Exception as error:
         say(**facts, error=str(error).split("\n")[0][:200])
         torch.cuda.synchronize()
@@ -187,6 +164,8 @@ def cascade(name, batch, anchor, own, kind):
 
 
 torch, flashinfer = load()
+if torch is not None:
+    import torch_sdpa  # its timing of graphs
 
 
 def main():

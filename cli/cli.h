@@ -97,7 +97,7 @@ fp_status cli_read_file(const char *path, size_t max, char **data, size_t *size)
         {"validate", 0, "LEVEL",                                                                             \
          "what is checked beside the answer: hash (default), scrub, replay or replay:SHARE"},                \
         {"window", 0, "N", "most pages of an answer that are not yet checked (default 8)"},                  \
-        {"scrub-pages", 0, "MIB", "MiB of K/V pages read again per second (default 32)"},                    \
+        {"scrub-pages", 0, "MIB", "MiB of K/V pages read again per second (default 8)"},                     \
         {"scrub-weights", 0, "MIB", "MiB of packed weights read again per second (default 64)"},             \
     {                                                                                                        \
         "hash-threads", 0, "N", "workers that hash sealed pages (default 1; 0 hashes in the token loop)"     \

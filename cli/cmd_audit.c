@@ -128,6 +128,8 @@ static int add_operands(job *j)
             return code;
         j->many = j->many || folder;
     }
+    if (j->n == 0 || !j->receipts || !j->transcripts)
+        return cli_usage("there is no receipt to audit");
     j->many = j->many || j->n > 1;
     const char *given = cli_text(args, "transcript", NULL), *nonce = cli_text(args, "nonce", NULL);
     if (j->many && (given || nonce))
@@ -425,11 +427,210 @@ static int audit_main(const cli_args *args)
     return code;
 }
 
-static const cli_option show_options[] = {CLI_WORKSPACE_OPTION, CLI_JSON_OPTION, CLI_END};
+/* ---- receipt show ---- */
+
+static const cli_option show_options[] = {
+    {"transcript", 0, "FILE",
+     "the transcript (default: the one beside the receipt): it has the anchor masses"},
+    {"model", 'm', "FILE", "the model: shows the masses layer by layer (its metadata is enough)"},
+    CLI_WORKSPACE_OPTION,
+    CLI_JSON_OPTION,
+    CLI_END};
+
+static const char *text_at(const json_t *object, const char *key)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+    return text ? text : "";
+}
+
+static long long number_at(const json_t *object, const char *key)
+{
+    return (long long)json_integer_value(json_object_get(object, key));
+}
+
+static double float_at(const json_t *object, const char *key)
+{
+    union {
+        unsigned bits;
+        float value;
+    } x = {.bits = (unsigned)strtoul(text_at(object, key), NULL, 16)};
+    return (double)x.value;
+}
+
+static void show_sampling(const json_t *s)
+{
+    printf("sampling    ");
+    if (float_at(s, "temperature") == 0)
+        printf("greedy");
+    else
+        printf("temperature %.4g", float_at(s, "temperature"));
+    if (number_at(s, "topK"))
+        printf(", top-k %lld", number_at(s, "topK"));
+    if (float_at(s, "topP") != 1)
+        printf(", top-p %.4g", float_at(s, "topP"));
+    if (float_at(s, "minP") != 0)
+        printf(", min-p %.4g", float_at(s, "minP"));
+    if (float_at(s, "repeatPenalty") != 1)
+        printf(", repeat penalty %.4g", float_at(s, "repeatPenalty"));
+    if (float_at(s, "frequencyPenalty") != 0 || float_at(s, "presencePenalty") != 0)
+        printf(", frequency and presence penalties %.4g and %.4g", float_at(s, "frequencyPenalty"),
+               float_at(s, "presencePenalty"));
+    bool nonce = strcmp(text_at(s, "seedFrom"), "nonce") == 0;
+    printf("; seed %s %s", text_at(s, "seed"), nonce ? "from the client's nonce" : "chosen by the server");
+    if (number_at(s, "maxTokens"))
+        printf("; at most %lld tokens", number_at(s, "maxTokens"));
+    printf("%s\n",
+           json_is_true(json_object_get(s, "ignoreEndOfGeneration")) ? "; end-of-generation ignored" : "");
+}
+
+static void show_checks(const json_t *claim)
+{
+    const json_t *v = json_object_get(claim, "validation"), *r = json_object_get(claim, "release");
+    const char *status = text_at(r, "status");
+    printf("status      %s (release %s)", status, text_at(r, "mode"));
+    if (strcmp(status, "provisional") == 0)
+        printf(": %lld pages were not checked yet; ask for the final receipt",
+               number_at(v, "unverifiedPages"));
+    if (json_array_size(json_object_get(r, "retractions")))
+        printf("; %zu retractions", json_array_size(json_object_get(r, "retractions")));
+    printf("\nchecks      %s", text_at(v, "level"));
+    if (number_at(v, "replay65536"))
+        printf(" of %.4g %% of the pages", (double)number_at(v, "replay65536") / 655.36);
+    if (number_at(v, "pageWindowMs"))
+        printf("; every page was read again within %.3g s", (double)number_at(v, "pageWindowMs") / 1e3);
+    if (number_at(v, "weightWindowMs"))
+        printf(", all weights within %.3g s", (double)number_at(v, "weightWindowMs") / 1e3);
+    printf("; %lld failed\n", number_at(v, "failures"));
+}
+
+static void show_log(const json_t *claim)
+{
+    const json_t *log = json_object_get(claim, "log"), *first = json_object_get(log, "first"),
+                 *last = json_object_get(log, "last"), *a = json_object_get(claim, "anchors");
+    char when[32];
+    cli_time_text((uint64_t)number_at(last, "time"), when);
+    printf("log         %s: tree size %lld when it began, %lld when it was looked at last (%s)\n",
+           text_at(log, "origin"), number_at(first, "size"), number_at(last, "size"), when);
+    printf("policy      %.16s...\n", text_at(claim, "policy"));
+    if (json_array_size(json_object_get(claim, "overrides")))
+        printf("overrides   %zu were in force\n", json_array_size(json_object_get(claim, "overrides")));
+    if (!a) {
+        printf("anchors     none\n");
+        return;
+    }
+    printf("anchors     %zu in set %.16s..., mode %s", json_array_size(json_object_get(a, "ids")),
+           text_at(a, "set"), text_at(a, "mode"));
+    if (number_at(a, "gammaRaised"))
+        printf(", raised to %.3g", (double)number_at(a, "gammaRaised") / 65536);
+    printf("; compiled by entry %lld (the receipt carries its log proof)\n", number_at(a, "compileIndex"));
+}
+
+/* Masses of the transcript beside it: rows:u64, [layers][heads] u64; *n = layers * heads. */
+static uint64_t *load_masses(const char *path, uint64_t *rows, size_t *n)
+{
+    json_t *transcript = path ? json_load_file(path, 0, NULL) : NULL;
+    const json_t *leaves = json_object_get(transcript, "leaves");
+    const char *hex = text_at(json_array_get(leaves, json_array_size(leaves) - 1), "hex");
+    size_t words = strlen(hex) / 16;
+    uint64_t *mass = words > 1 ? calloc(words, sizeof *mass) : NULL;
+    for (size_t i = 0; mass && i < words; i++) {
+        char digits[17];
+        uint8_t bytes[8] = {0};
+        snprintf(digits, sizeof digits, "%.16s", hex + 16 * i);
+        (void)cli_hex_bytes(digits, bytes, 8);
+        for (size_t k = 8; k-- > 0;)
+            mass[i] = mass[i] << 8 | bytes[k];
+    }
+    json_decref(transcript);
+    if (!mass)
+        return NULL;
+    *rows = mass[0];
+    *n = words - 1;
+    memmove(mass, mass + 1, *n * sizeof *mass);
+    return mass;
+}
+
+static void show_bar(const char *name, double share)
+{
+    int filled = (int)(share * 40 + 0.5);
+    filled = filled < 0 ? 0 : filled > 40 ? 40 : filled;
+    printf("  %-8s [%.*s%.*s] %5.1f %%\n", name, filled, "########################################",
+           40 - filled, "........................................", 100 * share);
+}
+
+static fp_status show_masses(const cli_args *args, const char *transcript)
+{
+    uint64_t rows = 0;
+    size_t n = 0, layers = 0, heads = 0;
+    uint64_t *mass = load_masses(transcript, &rows, &n);
+    if (!mass || rows == 0) {
+        printf("anchor mass in the transcript, which is not at hand\n");
+        free(mass);
+        return FP_OK;
+    }
+    if (cli_has(args, "model")) {
+        fp_model *model;
+        fp_model_info info;
+        fp_status status = cli_open_model(args, true, &model);
+        if (status != FP_OK) {
+            free(mass);
+            return status;
+        }
+        fp_model_info_get(model, &info);
+        layers = info.layers;
+        heads = info.heads;
+        fp_model_close(model);
+    }
+    printf("anchor mass (share of the attention that went to the anchors, mean over %llu tokens)\n",
+           (unsigned long long)rows);
+    double all = 0;
+    for (size_t i = 0; i < n; i++)
+        all += (double)mass[i] / 16777216.0 / (double)rows / (double)n;
+    for (size_t l = 0; l < layers && layers * heads == n; l++) {
+        double share = 0;
+        char name[24];
+        for (size_t h = 0; h < heads; h++)
+            share += (double)mass[l * heads + h] / 16777216.0 / (double)rows / (double)heads;
+        snprintf(name, sizeof name, "layer %zu", l);
+        show_bar(name, share);
+    }
+    show_bar("all", all);
+    if (layers == 0)
+        printf("  (--model FILE shows it layer by layer)\n");
+    free(mass);
+    return FP_OK;
+}
+
+static fp_status show_text(const cli_args *args, const char *id, const json_t *claim, const char *transcript)
+{
+    const json_t *tokens = json_object_get(claim, "tokens");
+    char when[32];
+    cli_time_text((uint64_t)number_at(claim, "time"), when);
+    printf("receipt     %s\n            (what its signer claims; fieldprint audit checks it)\n", id);
+    printf("made        %s by %s\n", when, text_at(claim, "engine"));
+    show_checks(claim);
+    printf(
+        "answer      %lld tokens after %lld of the conversation and %lld of anchors; finish %s; label %s\n",
+        number_at(tokens, "output"), number_at(tokens, "prompt"), number_at(tokens, "anchor"),
+        text_at(claim, "finish"), text_at(claim, "label"));
+    printf("model       %.16s..., arithmetic %lld\n", text_at(claim, "model"),
+           number_at(claim, "arithmetic"));
+    show_sampling(json_object_get(claim, "sampling"));
+    show_log(claim);
+    printf("leaves      %lld, root %.16s...%s\n", number_at(json_object_get(claim, "leaves"), "count"),
+           text_at(json_object_get(claim, "leaves"), "root"),
+           transcript ? " (the transcript is beside it)" : "");
+    fp_status status = json_object_get(claim, "anchors") ? show_masses(args, transcript) : FP_OK;
+    printf("not proved  where it was computed; that no other answer was made%s; that the time is right; that "
+           "the "
+           "anchors are true\n",
+           json_object_get(claim, "nonce") ? " with another nonce" : ", or the seed chosen to one's liking");
+    return status;
+}
 
 static int show_main(const cli_args *args)
 {
-    char *text, hex[65], path[1280];
+    char *text, hex[65], path[PATH_BYTES];
     uint8_t id[32];
     if (!cli_receipt_path(args, args->operands[0], path, sizeof path))
         return 2;
@@ -437,15 +638,15 @@ static int show_main(const cli_args *args)
     if (status != FP_OK)
         return cli_fail(status);
     json_t *payload = json_loads(text, 0, NULL), *claim = json_object_get(payload, "predicate");
-    free(text);
+    fp_bytes_free(text);
     cli_hex_text(id, 32, hex);
     if (args->json)
         return cli_print_json(json_pack("{s:s, s:o}", "id", hex, "payload", payload));
-    char *shown = json_dumps(claim, JSON_INDENT(2));
-    printf("receipt %s (what it claims; fieldprint audit checks it)\n%s\n", hex, shown ? shown : "");
-    free(shown);
+    char *beside = transcript_beside(path);
+    status = show_text(args, hex, claim, cli_text(args, "transcript", beside));
+    free(beside);
     json_decref(payload);
-    return 0;
+    return status == FP_OK ? 0 : cli_fail(status);
 }
 
 const cli_command cli_command_audit = {
@@ -473,5 +674,13 @@ const cli_command cli_command_audit = {
     audit_options,
     audit_main,
 };
-const cli_command cli_command_receipt_show = {"receipt show", "RECEIPT", 1, 1, "what a receipt claims", "",
-                                              show_options,   show_main};
+const cli_command cli_command_receipt_show = {
+    "receipt show",
+    "RECEIPT",
+    1,
+    1,
+    "what a receipt claims, for people",
+    "Status, checks and their windows, sampling, log and anchors, the share of attention that went to the "
+    "anchors, and what the receipt does not prove. --json prints the payload as it is signed.",
+    show_options,
+    show_main};

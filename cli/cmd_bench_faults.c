@@ -18,7 +18,8 @@ static const cli_option options[] = {
 
 static json_t *counts_json(const fp_fault_counts *c)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f}",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:I, "
+                     "s:I, s:I, s:f, s:f}",
                      "injected", (json_int_t)c->injected, "persistent", (json_int_t)c->persistent,
                      "persistent_checked", (json_int_t)c->persistent_checked, "detected",
                      (json_int_t)c->detected, "missed", (json_int_t)c->missed, "transient",
@@ -26,7 +27,10 @@ static json_t *counts_json(const fp_fault_counts *c)
                      "corrected", (json_int_t)c->corrected, "without_effect", (json_int_t)c->without_effect,
                      "wrong", (json_int_t)c->wrong, "errors", (json_int_t)c->errors, "retractions",
                      (json_int_t)c->retractions, "gave_out_wrong", (json_int_t)c->gave_out_wrong,
-                     "detect_ms_mean", c->detect_ms_mean, "detect_ms_max", c->detect_ms_max);
+                     "detect_ms_mean", c->detect_ms_mean, "detect_ms_max", c->detect_ms_max, "scrubbed",
+                     (json_int_t)c->scrubbed, "windowed", (json_int_t)c->windowed, "outside_of_window",
+                     (json_int_t)c->outside, "beyond_rate", (json_int_t)c->beyond_rate, "window_share_max",
+                     c->window_share_max, "rollback_ms_max", c->rollback_ms_max);
 }
 
 static int report_json(const fp_model *model, const fp_fault_result *r, uint64_t seed)
@@ -61,35 +65,45 @@ static int report_json(const fp_model *model, const fp_fault_result *r, uint64_t
 
 static void print_row(const char *name, const char *release, const fp_fault_counts *c)
 {
-    printf("%-25s %-10s %7llu %7llu %9llu %6llu %6llu %6llu %9llu %9llu %6llu %6llu %9.1f\n", name, release,
-           (unsigned long long)c->injected, (unsigned long long)c->persistent_checked,
-           (unsigned long long)c->detected, (unsigned long long)c->missed, (unsigned long long)c->transient,
-           (unsigned long long)c->transient_detected, (unsigned long long)c->corrected,
-           (unsigned long long)c->without_effect, (unsigned long long)c->wrong, (unsigned long long)c->errors,
-           c->detect_ms_max);
+    printf(
+        "%-25s %-10s %7llu %7llu %9llu %6llu %6llu %6llu %9llu %9llu %6llu %6llu %9.1f %7llu %6.2f %8.2f\n",
+        name, release, (unsigned long long)c->injected, (unsigned long long)c->persistent_checked,
+        (unsigned long long)c->detected, (unsigned long long)c->missed, (unsigned long long)c->transient,
+        (unsigned long long)c->transient_detected, (unsigned long long)c->corrected,
+        (unsigned long long)c->without_effect, (unsigned long long)c->wrong, (unsigned long long)c->errors,
+        c->detect_ms_max, (unsigned long long)c->outside, c->window_share_max, c->rollback_ms_max);
 }
 
 static void report_text(const fp_fault_result *r)
 {
-    printf("%-25s %-10s %7s %7s %9s %6s %6s %6s %9s %9s %6s %6s %9s\n", "", "", "faults", "checked",
-           "detected", "missed", "moment", "found", "corrected", "no effect", "wrong", "errors", "max ms");
+    printf("%-25s %-10s %7s %7s %9s %6s %6s %6s %9s %9s %6s %6s %9s %7s %6s %8s\n", "", "", "faults",
+           "checked", "detected", "missed", "moment", "found", "corrected", "no effect", "wrong", "errors",
+           "max ms", "outside", "share", "rollback");
     for (size_t l = 0; l < FP_FAULT_LEVELS; l++)
         for (size_t m = 0; m < FP_FAULT_RELEASES; m++)
             print_row(fp_fault_level_name(l), fp_release_name((fp_release)m), &r->cell[l][m]);
     for (size_t k = 0; k < FP_FAULT_KINDS; k++)
         print_row(fp_fault_kind_name(k), "", &r->kind[k]);
     print_row("all", "", &r->all);
-    printf("checked: it stayed, and this level and release look there; moment: gone again, or wrong once\n"
-           "clean pages checked %llu, false alarms %llu\n"
-           "rollbacks: %.2f ms on average, %.2f ms at most, without computing anew\n",
-           (unsigned long long)r->clean_pages, (unsigned long long)r->false_alarms, r->rollback_ms_mean,
-           r->rollback_ms_max);
+    printf(
+        "checked: it stayed, and this level and release look there; moment: gone again, or wrong once\n"
+        "outside of its window: noticed later than the window printed at that moment, must be 0; share: the "
+        "largest part of a window that had passed; rollback: longest, in ms\n"
+        "%llu in a window; %llu by the scrub before the answer ended; %llu in a window longer than the rates "
+        "alone have it (no core was free for the workers)\n"
+        "clean pages checked %llu, false alarms %llu\n"
+        "rollbacks: %.2f ms on average, %.2f ms at most, without computing anew\n",
+        (unsigned long long)r->all.windowed, (unsigned long long)r->all.scrubbed,
+        (unsigned long long)r->all.beyond_rate, (unsigned long long)r->clean_pages,
+        (unsigned long long)r->false_alarms, r->rollback_ms_mean, r->rollback_ms_max);
     for (size_t i = 0; i < r->problems; i++)
         printf("VIOLATION: %s\n", r->problem[i]);
-    printf("%s\n", r->violations
-                       ? "violations: something above must not be"
-                       : "every fault that stayed and is looked at was found; every answer that was "
-                         "checked is the one without faults");
+    printf(
+        "%s\n",
+        r->violations
+            ? "violations: something above must not be"
+            : "every fault that stayed and is looked at was found within its window; every answer that was "
+              "checked is the one without faults");
 }
 
 static int remove_one(const char *path, const struct stat *info, int type, struct FTW *walk)

@@ -275,14 +275,14 @@ static json_t *validation_json(const run *r, const fp_result *x)
 {
     fp_validation_status v;
     fp_engine_validation(r->engine, &v);
-    return json_pack("{s:s, s:f, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:I}", "level",
-                     fp_validation_name(v.validation), "replay_share", v.replay_65536 / 65536.0, "release",
-                     fp_release_name(x->release), "status", fp_standing_name(x->standing), "failures",
-                     (int)x->failures, "rollbacks", (int)x->rollbacks, "retractions", (int)x->retractions,
-                     "page_window_s", seconds(v.page_window_ns), "weight_window_s",
+    return json_pack("{s:s, s:f, s:s, s:s, s:i, s:i, s:i, s:f, s:f, s:I, s:I, s:I, s:f, s:f, s:f, s:I}",
+                     "level", fp_validation_name(v.validation), "replay_share", v.replay_65536 / 65536.0,
+                     "release", fp_release_name(x->release), "status", fp_standing_name(x->standing),
+                     "failures", (int)x->failures, "rollbacks", (int)x->rollbacks, "retractions",
+                     (int)x->retractions, "page_window_s", seconds(v.page_window_ns), "weight_window_s",
                      seconds(v.weight_window_ns), "pages_checked", (json_int_t)v.pages_checked,
                      "weight_bytes_checked", (json_int_t)v.weight_bytes_checked, "pages_replayed",
-                     (json_int_t)v.pages_replayed, "verify_s_mean",
+                     (json_int_t)v.pages_replayed, "check_cpu_s", seconds(v.check_cpu_ns), "verify_s_mean",
                      v.boundaries ? seconds(v.verify_ns) / (double)v.boundaries : 0.0, "verify_s_max",
                      seconds(v.verify_max_ns), "boundaries", (json_int_t)v.boundaries);
 }

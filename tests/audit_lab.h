@@ -16,13 +16,17 @@ typedef struct stage {
     fp_anchors *sets[4]; /* none; plain; harbour + manners; harbour with γ raised */
 } stage;
 static stage st;
+static const char *lab_model; /* a GGUF file to be used instead of a tiny random one; NULL: none */
 
 static inline int open_stage(void **state)
 {
     if (el_set_up(state) != 0)
         return -1;
     gw_model m = el_model_like("llama", 51);
-    st.model = el_open(&m);
+    if (lab_model)
+        ok(fp_model_open(lab_model, NULL, &st.model));
+    else
+        st.model = el_open(&m);
     st.w = el_workspace("w");
     st.other = el_workspace("other");
     el_anchor(st.w, "harbour", el_text1, FP_INJECT_FLOOR, 8192, st.ids[0]);

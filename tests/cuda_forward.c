@@ -1,9 +1,11 @@
 /* The forward pass on the GPU against the CPU's, bit for bit, and its speed. One program that can be carried
  * to a machine with a GPU.
  *
- *   cuda_forward check [8b]        tiny random models of all kinds and an 8B shape of two layers (or that
- * alone) cuda_forward model FILE        512 tokens of prompt and 256 greedy ones of a model cuda_forward
- * bench [Q4_0|Q8_0] decode of an 8B shape of 32 layers; JSON lines
+ *  - cuda_forward check [8b|few]: tiny random models of all kinds and an 8B shape of two layers; 8b: that
+ *    alone; few: a few tiny ones, for compute-sanitizer;
+ *  - cuda_forward model FILE: 512 tokens of prompt and 256 greedy ones of a model;
+ *  - cuda_forward bench [Q4_0|Q8_0]: decode of an 8B shape of 32 layers; JSON lines;
+ *  - cuda_forward parts [Q4_0|Q8_0]: where the time of a step of one token goes.
  *
  * Compared with memcmp: logits of the prompt's last token and of each decoded one, K/V bytes of all pages,
  * greedy tokens, the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
@@ -393,6 +395,9 @@ static void check_model(const gw_model *m, const char *name, bool big)
         .mass = true,
         .cpu_chunk = 512,
         .gpu_chunk = 50};
+    scenario anchored_alone = anchored;
+    anchored_alone.name = "the same, alone on the GPU";
+    anchored_alone.gpu_alone = true;
     static const scenario large = {.name = "512 tokens of prompt",
                                    .sequences = 2,
                                    .decode = 6,
@@ -404,16 +409,21 @@ static void check_model(const gw_model *m, const char *name, bool big)
                                    .mass = true,
                                    .cpu_chunk = 512,
                                    .gpu_chunk = 300};
+    scenario large_alone = large;
+    large_alone.name = "the same, alone on the GPU";
+    large_alone.gpu_alone = true;
     fp_model *model = open_random(m);
     lab b;
     lab_open(&b, model, 10);
     if (big) {
         report(&b, &large, name);
+        report(&b, &large_alone, name);
     } else {
         report(&b, &plain, name);
         report(&b, &batch, name);
         report(&b, &alone, name);
         report(&b, &anchored, name);
+        report(&b, &anchored_alone, name);
     }
     lab_close(&b);
     fp_model_close(model);
@@ -427,7 +437,8 @@ static gw_model shape_8b(uint32_t type, uint32_t layers, uint32_t V)
     return m;
 }
 
-static void check(bool shapes_only)
+/* which: NULL, all; "8b": the 8B shape alone; "few": four kinds of tiny models, for compute-sanitizer */
+static void check(const char *which)
 {
     static const struct {
         const char *name, *arch;
@@ -441,13 +452,17 @@ static void check(bool shapes_only)
         {"qwen3 F16 d 96", "qwen3", 96, 4, 2, 192, 320, FP__GGML_F16, FP__GGML_F16, true},
         {"llama Q5_0 d 256", "llama", 256, 2, 1, 256, 352, FP__GGML_Q5_0, FP__GGML_Q5_1, false},
     };
-    for (size_t i = shapes_only ? sizeof kinds / sizeof *kinds : 0; i < sizeof kinds / sizeof *kinds; i++) {
+    bool shapes_only = which && strcmp(which, "8b") == 0, few = which && strcmp(which, "few") == 0;
+    for (size_t i = shapes_only ? sizeof kinds / sizeof *kinds : 0;
+         i < (few ? 4 : sizeof kinds / sizeof *kinds); i++) {
         gw_model m = gw_model_default();
         m.arch = kinds[i].arch, m.d = kinds[i].d, m.H = kinds[i].H, m.HK = kinds[i].HK, m.C = kinds[i].C,
         m.F = kinds[i].F;
         m.type = kinds[i].type, m.embd_type = kinds[i].embd, m.tied = kinds[i].tied, m.seed = 7 + i;
         check_model(&m, kinds[i].name, false);
     }
+    if (few)
+        return;
     gw_model q4 = shape_8b(FP__GGML_Q4_0, 2, 4096), q8 = shape_8b(FP__GGML_Q8_0, 2, 4096);
     check_model(&q4, "8B shape, 2 layers, Q4_0", true);
     check_model(&q8, "8B shape, 2 layers, Q8_0", true);
@@ -571,77 +586,157 @@ static int compare_double(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool, size_t batch,
-                         size_t context, double rate)
-{
-    enum { STEPS = 24, REPEATS = 5 };
-    size_t own = (context + STEPS * (REPEATS + 1) + 63) / 64 + 1;
-    if (own * batch > pool->pages) {
-        printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"skipped\": "
-               "\"%zu pages do not fit in %u\"}\n",
-               type, batch, context, own * batch, pool->pages);
-        return;
-    }
+/* What a decode bench runs: a forward pass with room for `steps` more tokens of `batch` sequences. */
+typedef struct decoding {
     fp__cuda_forward *f;
-    OK(fp__cuda_forward_create(m, pool, (fp__cuda_forward_limits){batch, batch, batch, own * batch}, &f));
-    fp__cuda_span *spans = calloc(batch, sizeof *spans);
-    uint32_t *pages = malloc(own * batch * 4), *ids = malloc(batch * 4);
-    size_t *rows = malloc(batch * sizeof *rows), position = context;
+    fp__cuda_span *spans;
+    uint32_t *pages, *ids;
+    size_t *rows, batch, own, position;
+    bool begun;
+} decoding;
+
+static bool decoding_open(decoding *d, fp__cuda_model *m, const fp__cuda_pool *pool, size_t batch,
+                          size_t context, size_t steps)
+{
+    size_t own = (context + steps + 63) / 64 + 1;
+    *d = (decoding){.batch = batch, .own = own, .position = context};
+    if (own * batch > pool->pages)
+        return false;
+    OK(fp__cuda_forward_create(m, pool, (fp__cuda_forward_limits){batch, batch, batch, own * batch}, &d->f));
+    d->spans = calloc(batch, sizeof *d->spans);
+    d->pages = malloc(own * batch * 4);
+    d->ids = malloc(batch * 4);
+    d->rows = malloc(batch * sizeof *d->rows);
     for (size_t i = 0; i < batch; i++)
-        ids[i] = (uint32_t)(17 + 31 * i), rows[i] = i;
-    for (size_t i = 0; i < own * batch; i++)
-        pages[i] = (uint32_t)((i % own) * batch +
-                              i / own); /* neighbours in a sequence are not neighbours in memory */
-    double times[REPEATS];
-    for (int repeat = -1; repeat < REPEATS; repeat++) {
-        double start = now();
-        for (size_t step = 0; step < STEPS; step++, position++) {
-            for (size_t i = 0; i < batch; i++) {
-                uint32_t *own_pages = pages + i * own;
-                spans[i] = (fp__cuda_span){.ids = repeat < 0 && step == 0 ? &ids[i] : NULL,
-                                           .tokens = 1,
-                                           .position = position,
-                                           .pages = own_pages,
-                                           .slot = position};
-                spans[i].context = (fp_cuda_attention_segment){own_pages, NULL, (uint32_t)(position / 64 + 1),
-                                                               0, (uint32_t)position};
-            }
-            OK(fp__cuda_forward_step(f, spans, batch, rows, batch));
-        }
-        OK(fp__cuda_forward_wait(f, NULL));
-        if (repeat >= 0)
-            times[repeat] = (now() - start) / STEPS;
+        d->ids[i] = (uint32_t)(17 + 31 * i), d->rows[i] = i;
+    for (size_t i = 0; i < own * batch; i++) /* neighbours in a sequence are not neighbours in memory */
+        d->pages[i] = (uint32_t)((i % own) * batch + i / own);
+    return true;
+}
+static void decoding_close(decoding *d)
+{
+    fp__cuda_forward_destroy(d->f);
+    free(d->spans);
+    free(d->pages);
+    free(d->ids);
+    free(d->rows);
+}
+static void decoding_step(decoding *d)
+{
+    size_t p = d->position++;
+    for (size_t i = 0; i < d->batch; i++) {
+        uint32_t *own = d->pages + i * d->own;
+        d->spans[i] = (fp__cuda_span){
+            .ids = d->begun ? NULL : &d->ids[i], .tokens = 1, .position = p, .pages = own, .slot = p};
+        d->spans[i].context = (fp_cuda_attention_segment){own, NULL, (uint32_t)(p / 64 + 1), 0, (uint32_t)p};
     }
-    qsort(times, REPEATS, sizeof *times, compare_double);
-    cudaStream_t stream = fp__cuda_forward_stream(f);
+    d->begun = true;
+    OK(fp__cuda_forward_step(d->f, d->spans, d->batch, d->rows, d->batch));
+}
+/* The last step's graph again: microseconds, median and least of 9 times 8. */
+static double decoding_replay(decoding *d, double *least)
+{
+    enum { TIMES = 9, EACH = 8 };
+    cudaStream_t stream = fp__cuda_forward_stream(d->f);
     cudaEvent_t e[2];
-    float ms;
+    double us[TIMES];
     CUDA(cudaEventCreate(&e[0]));
     CUDA(cudaEventCreate(&e[1]));
-    CUDA(cudaEventRecord(e[0], stream));
-    for (int i = 0; i < 20; i++)
-        OK(fp__cuda_forward_replay(f));
-    CUDA(cudaEventRecord(e[1], stream));
-    CUDA(cudaEventSynchronize(e[1]));
-    CUDA(cudaEventElapsedTime(&ms, e[0], e[1]));
-    double kv = (double)batch * (double)position / 64 * (double)pool->group_bytes,
-           bytes = (double)m->step_bytes + kv;
-    double floor_s = bytes / rate, median = times[REPEATS / 2];
-    printf("{\"bench\": \"decode\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, \"step_us\": %.1f, "
-           "\"step_us_min\": %.1f, \"graph_us\": %.1f, "
-           "\"tokens_per_s\": %.1f, \"weight_MB\": %.0f, \"kv_MB\": %.0f, \"roofline_us\": %.1f, "
-           "\"of_roofline\": %.3f, \"graph_of_roofline\": %.3f}\n",
-           type, batch, context, median * 1e6, times[0] * 1e6, (double)ms / 20 * 1e3, (double)batch / median,
-           (double)m->step_bytes * 1e-6, kv * 1e-6, floor_s * 1e6, floor_s / median,
-           floor_s / ((double)ms / 20 * 1e-3));
-    fflush(stdout);
+    for (int i = -1; i < TIMES; i++) {
+        float ms;
+        CUDA(cudaEventRecord(e[0], stream));
+        for (int k = 0; k < EACH; k++)
+            OK(fp__cuda_forward_replay(d->f));
+        CUDA(cudaEventRecord(e[1], stream));
+        CUDA(cudaEventSynchronize(e[1]));
+        CUDA(cudaEventElapsedTime(&ms, e[0], e[1]));
+        if (i >= 0)
+            us[i] = (double)ms * 1e3 / EACH;
+    }
     CUDA(cudaEventDestroy(e[0]));
     CUDA(cudaEventDestroy(e[1]));
-    fp__cuda_forward_destroy(f);
-    free(spans);
-    free(pages);
-    free(ids);
-    free(rows);
+    qsort(us, TIMES, sizeof *us, compare_double);
+    *least = us[0];
+    return us[TIMES / 2];
+}
+
+static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool, size_t batch,
+                         size_t context, double rate, const char *variant)
+{
+    enum { STEPS = 24, REPEATS = 5 };
+    decoding d;
+    if (!decoding_open(&d, m, pool, batch, context, STEPS * (REPEATS + 1))) {
+        printf("{\"name\": \"decode %s %zu x %zu\", \"skipped\": \"%zu pages do not fit in %u\"}\n", type,
+               batch, context, d.own * batch, pool->pages);
+        return;
+    }
+    double us[REPEATS], least, replay;
+    for (int repeat = -1; repeat < REPEATS; repeat++) {
+        double start = now();
+        for (size_t step = 0; step < STEPS; step++)
+            decoding_step(&d);
+        OK(fp__cuda_forward_wait(d.f, NULL));
+        if (repeat >= 0)
+            us[repeat] = (now() - start) / STEPS * 1e6;
+    }
+    qsort(us, REPEATS, sizeof *us, compare_double);
+    replay = decoding_replay(&d, &least);
+    double kv = (double)batch * (double)d.position / 64 * (double)pool->group_bytes,
+           bytes = (double)m->step_bytes + kv, floor_us = bytes / rate * 1e6, median = us[REPEATS / 2];
+    printf(
+        "{\"name\": \"decode %s %zu x %zu\", \"type\": \"%s\", \"batch\": %zu, \"context\": %zu, "
+        "\"median_us\": %.1f, \"min_us\": %.1f, \"graph_us\": %.1f, \"tokens_per_s\": %.1f, \"bytes\": %.0f, "
+        "\"weight_bytes\": %zu, \"kv_bytes\": %.0f, \"copy_GBps\": %.0f, \"of_copy\": %.3f",
+        type, batch, context, type, batch, context, median, us[0], replay, (double)batch / median * 1e6,
+        bytes, m->step_bytes, kv, rate * 1e-9, floor_us / median);
+    if (*variant)
+        printf(", \"variant\": \"%s\"", variant);
+    else if (batch == 1)
+        printf(", \"bar\": 0.7, \"pass\": %s", floor_us / median >= 0.7 ? "true" : "false");
+    printf("}\n");
+    fflush(stdout);
+    decoding_close(&d);
+}
+
+/* Where the time of a step of one token goes: the graph as it is, without attention, and with single choices
+ * undone. */
+static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool)
+{
+    static const struct {
+        const char *name;
+        fp__cuda_tuning tune;
+    } parts[] = {
+        {"as it is", {0}},
+        {"without attention", {.no_attention = 1}},
+        {"no launch overlap", {.no_overlap = 1}},
+        {"no launch overlap, without attention", {.no_overlap = 1, .no_attention = 1}},
+        {"carve-out as the driver likes", {.carveout = 101}},
+        {"carve-out 40", {.carveout = 40}},
+        {"carve-out 80", {.carveout = 80}},
+        {"carve-out 100", {.carveout = 100}},
+        {"rings of 64 KiB", {.decode_stage_bytes = 64 << 10}},
+        {"rings of 128 KiB", {.decode_stage_bytes = 128 << 10}},
+        {"as it is", {0}},
+    };
+    static const size_t contexts[] = {4096, 32768};
+    for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++)
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+            decoding d;
+            double least, median;
+            fp__cuda_tune = parts[i].tune;
+            if (decoding_open(&d, m, pool, 1, contexts[c], 8)) {
+                for (int k = 0; k < 3; k++)
+                    decoding_step(&d);
+                OK(fp__cuda_forward_wait(d.f, NULL));
+                median = decoding_replay(&d, &least);
+                printf("{\"name\": \"parts %s 1 x %zu\", \"part\": \"%s\", \"median_us\": %.1f, \"min_us\": "
+                       "%.1f}\n",
+                       type, contexts[c], parts[i].name, median, least);
+                fflush(stdout);
+                decoding_close(&d);
+            }
+            fp__cuda_tune = (fp__cuda_tuning){0};
+        }
 }
 
 static void bench_prefill(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool)
@@ -663,16 +758,21 @@ static void bench_prefill(fp__cuda_model *m, const char *type, const fp__cuda_po
         OK(fp__cuda_forward_wait(f, NULL));
         best = now() - start < best ? now() - start : best;
     }
-    printf(
-        "{\"bench\": \"prefill\", \"type\": \"%s\", \"tokens\": %d, \"ms\": %.2f, \"tokens_per_s\": %.0f}\n",
-        type, T, best * 1e3, T / best);
+    printf("{\"name\": \"prefill %s %d\", \"type\": \"%s\", \"tokens\": %d, \"min_us\": %.1f, "
+           "\"tokens_per_s\": %.0f}\n",
+           type, T, type, T, best * 1e6, T / best);
     fp__cuda_forward_destroy(f);
 }
 
-static void bench(uint32_t type, const char *name)
+static void bench(uint32_t type, const char *name, bool parts)
 {
     static const size_t batches[] = {1, 1, 1, 8, 32, 32},
                         contexts[] = {4096, 32768, 102400, 32768, 4096, 32000};
+    static const struct {
+        const char *name;
+        fp__cuda_tuning tune;
+    } variants[] = {{"carve-out as the driver likes", {.carveout = 101}},
+                    {"carve-out 100", {.carveout = 100}}};
     gw_model gm = shape_8b(type, 2, 128256);
     fp_model *model = open_random(&gm);
     fp__team *team;
@@ -691,9 +791,18 @@ static void bench(uint32_t type, const char *name)
            "\"page_group_bytes\": %zu}\n",
            properties.name, rate * 1e-9, name, pool.pages, group);
     fill_pool(&pool, 128);
-    for (size_t i = 0; i < sizeof batches / sizeof *batches; i++)
-        bench_decode(m, name, &pool, batches[i], contexts[i], rate);
-    bench_prefill(m, name, &pool);
+    for (size_t i = 0; i < sizeof batches / sizeof *batches && !parts; i++) {
+        bench_decode(m, name, &pool, batches[i], contexts[i], rate, "");
+        for (size_t v = 0; v < sizeof variants / sizeof *variants && batches[i] == 1; v++) {
+            fp__cuda_tune = variants[v].tune;
+            bench_decode(m, name, &pool, batches[i], contexts[i], rate, variants[v].name);
+            fp__cuda_tune = (fp__cuda_tuning){0};
+        }
+    }
+    if (parts)
+        bench_parts(m, name, &pool);
+    else
+        bench_prefill(m, name, &pool);
     CUDA(cudaFree(pool.kv)); /* the rest goes with the process */
     fp__team_destroy(team);
     fp_model_close(model);
@@ -708,14 +817,14 @@ int main(int argc, char **argv)
         return 77;
     }
     if (strcmp(what, "check") == 0)
-        check(argc > 2);
+        check(argc > 2 ? argv[2] : NULL);
     else if (strcmp(what, "model") == 0 && argc > 2)
         check_file(argv[2]);
-    else if (strcmp(what, "bench") == 0)
+    else if (strcmp(what, "bench") == 0 || strcmp(what, "parts") == 0)
         bench(argc > 2 && strcmp(argv[2], "Q8_0") == 0 ? FP__GGML_Q8_0 : FP__GGML_Q4_0,
-              argc > 2 ? argv[2] : "Q4_0");
+              argc > 2 ? argv[2] : "Q4_0", strcmp(what, "parts") == 0);
     else
-        return printf("usage: cuda_forward check | model FILE | bench [Q4_0|Q8_0]\n"), 2;
+        return printf("usage: cuda_forward check | model FILE | bench [Q4_0|Q8_0] | parts [Q4_0|Q8_0]\n"), 2;
     printf("{\"program\": \"%s\", \"failures\": %d}\n", what, failures);
     return failures != 0;
 }

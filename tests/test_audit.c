@@ -2,7 +2,8 @@
  * reason.
  *
  * Called with --audit FOLDER it is a child of itself: it audits the receipts listed in FOLDER with its kernel
- * table. */
+ * table. test_audit --honest N [MODEL.gguf] makes N receipts over all settings and audits them: one JSON
+ * object. */
 #include "audit_lab.h"
 #include <sys/wait.h>
 
@@ -40,6 +41,12 @@ static void converse(size_t how, fp_session *s)
         o.on_text_context = &left;
         o.max_tokens = 60;
     }
+    bool fill = how % 75 == 24; /* until the context is full */
+    for (size_t i = 0; fill && i < 4 && !s->raw; i++)
+        el_say(s, hello);
+    if (fill)
+        o.max_tokens = 0;
+    o.ignore_eog = o.ignore_eog || fill;
     for (size_t turn = 0; turn <= how % 3; turn++) {
         if (turn == 1 && !s->raw)
             ok(fp_session_add_message(s, FP_ROLE_SYSTEM, "Be brief.", 9));
@@ -540,8 +547,59 @@ static void test_refusals(void **state)
     }
 }
 
+static void honest_receipts(size_t n, uint8_t *bad)
+{
+    char(*paths)[2][PATHS] = calloc(n, sizeof *paths);
+    fp_audit_item *items = calloc(n, sizeof *items);
+    fp_audit_result *results = calloc(n, sizeof *results);
+    fp_engine_options engine = {.threads = 2};
+    fp_audit_many_options o = {.engine = &engine, .model = st.model};
+    size_t verdicts[5] = {0}, finishes[6] = {0};
+    uint64_t tokens = 0;
+    assert_true(paths && items && results);
+    for (size_t how = 0; how < n; how++) {
+        fp_session *s;
+        fp_result result;
+        session_for(how, &s);
+        converse(how, s);
+        fp_session_result(s, &result);
+        finishes[result.finish]++;
+        tokens += result.n_ids;
+        ok(fp_session_receipt(s, st.w, NULL, paths[how][0], paths[how][1]));
+        fp_session_destroy(s);
+        items[how] = (fp_audit_item){paths[how][0], paths[how][1], NULL};
+    }
+    uint64_t start = fp__now_ns();
+    ok(fp_audit_many(st.w, &o, items, n, results));
+    double seconds = (double)(fp__now_ns() - start) / 1e9;
+    for (size_t i = 0; i < n; i++) {
+        fp_verdict v = results[i].light == FP_VERDICT_VALID_LIGHT ? results[i].full : results[i].light;
+        verdicts[v]++;
+        if (v != FP_VERDICT_VALID_FULL)
+            fprintf(stderr, "receipt %zu: %s: %s\n", i, fp_verdict_name(v), results[i].detail);
+    }
+    *bad = verdicts[FP_VERDICT_VALID_FULL] != n;
+    printf("{\"receipts\": %zu, \"valid_full\": %zu, \"invalid\": %zu, \"undecided\": %zu, "
+           "\"answer_tokens\": %llu, "
+           "\"finish_stop\": %zu, \"finish_length\": %zu, \"finish_cancelled\": %zu, \"audit_s\": %.3f}\n",
+           n, verdicts[FP_VERDICT_VALID_FULL], verdicts[FP_VERDICT_INVALID], verdicts[FP_VERDICT_UNDECIDED],
+           (unsigned long long)tokens, finishes[FP_FINISH_STOP], finishes[FP_FINISH_LENGTH],
+           finishes[FP_FINISH_CANCELLED], seconds);
+    free(paths);
+    free(items);
+    free(results);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc >= 3 && strcmp(argv[1], "--honest") == 0) {
+        void *nothing = NULL;
+        uint8_t bad = 1;
+        lab_model = argc > 3 ? argv[3] : NULL;
+        if (open_stage(&nothing) == 0)
+            honest_receipts((size_t)atoi(argv[2]), &bad);
+        return close_stage(&nothing) != 0 || bad;
+    }
     if (argc == 3 && strcmp(argv[1], "--audit") == 0)
         return audit_list(argv[2]);
     const struct CMUnitTest tests[] = {

@@ -244,6 +244,8 @@ check 0 "VALID-LIGHT VALID-SAMPLED(0.5)" audit "$receipt" -m a.gguf --level samp
 check 0 "chosen by seed $(printf today | sha256sum | cut -c1-64)" audit "$receipt" -m a.gguf --level sample:0.5 --beacon today
 check 0 "VALID-FULL .* [0-9]\|receipts/s" audit ws/receipts -m a.gguf
 check 0 '"summary"' audit ws/receipts -m a.gguf --level sample:0.25 --json
+check 0 "not proved" receipt show "$receipt"
+check 0 "layer 0" receipt show "$receipt" -m a.gguf
 check 2 "of one receipt" audit ws/receipts --nonce "$(printf '00%.0s' $(seq 32))"
 
 # ---- policies, trust files ----

@@ -315,31 +315,38 @@ static void test_real_model(void **state)
 
 /* ---- a number out of range ---- */
 
-/* A llama whose token 'Z' has an embedding that no norm can take. */
-static fp_model *faulty_model(void)
+/* The model that m describes, with n floats of a tensor from `first` on (n 0: a whole vector) replaced by x.
+ */
+static fp_model *model_with(gw_model *m, const char *tensor, size_t first, size_t n, float x)
 {
     fp__buf file = {0};
-    gw_model m = el_model_like("llama", 5);
     fp__gguf *g;
     const fp__gguf_tensor *t;
     const uint8_t *data;
     size_t size;
     fp_model *model;
+    gw_build_model(m, &file);
+    el_write(el_path("changed.gguf"), &file);
+    ok(fp__gguf_open(el_path("changed.gguf"), &g));
+    fp__gguf_bytes(g, &data, &size);
+    ok(fp__gguf_tensor_get(g, tensor, &t));
+    size_t offset = (size_t)(t->data - data) + first * sizeof(float), count = n ? n : t->dims[0];
+    fp__gguf_close(g);
+    for (size_t i = 0; i < count; i++)
+        fp__store_le32(file.data + offset + 4 * i, fp__float_bits(x));
+    el_write(el_path("changed.gguf"), &file);
+    fp__buf_free(&file);
+    ok(fp_model_open(el_path("changed.gguf"), NULL, &model));
+    return model;
+}
+
+/* A llama whose token 'Z' has an embedding that no norm can take. */
+static fp_model *faulty_model(void)
+{
+    gw_model m = el_model_like("llama", 5);
     m.tied = false;
     m.embd_type = FP__GGML_F32;
-    gw_build_model(&m, &file);
-    el_write(el_path("faulty.gguf"), &file);
-    ok(fp__gguf_open(el_path("faulty.gguf"), &g));
-    fp__gguf_bytes(g, &data, &size);
-    ok(fp__gguf_tensor_get(g, "token_embd.weight", &t));
-    size_t offset = (size_t)(t->data - data) + (GW_ID_BYTE0 + 'Z') * m.C * sizeof(float);
-    fp__gguf_close(g);
-    for (size_t i = 0; i < m.C; i++)
-        fp__store_le32(file.data + offset + 4 * i, fp__float_bits(0x1.ff8p47f));
-    el_write(el_path("faulty.gguf"), &file);
-    fp__buf_free(&file);
-    ok(fp_model_open(el_path("faulty.gguf"), NULL, &model));
-    return model;
+    return model_with(&m, "token_embd.weight", (GW_ID_BYTE0 + 'Z') * m.C, m.C, 0x1.ff8p47f);
 }
 
 static void test_numeric_fault(void **state)
@@ -424,26 +431,10 @@ static void test_fault_places(void **state)
                   {"blk.0.attn_k_norm.weight", "position 0, layer 0, key or value"},
                   {"output_norm.weight", "layer 2, output input"}};
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        fp__buf file = {0};
         gw_model m = el_model_like("qwen3", 6);
-        fp__gguf *g;
-        const fp__gguf_tensor *t;
-        const uint8_t *data;
-        size_t size;
-        fp_model *model;
         fp_engine *e;
         fp_session *s;
-        gw_build_model(&m, &file);
-        el_write(el_path("places.gguf"), &file);
-        ok(fp__gguf_open(el_path("places.gguf"), &g));
-        fp__gguf_bytes(g, &data, &size);
-        ok(fp__gguf_tensor_get(g, places[i].tensor, &t));
-        for (size_t k = 0; k < t->dims[0]; k++)
-            fp__store_le32(file.data + (t->data - data) + 4 * k, fp__float_bits(0x1p60f));
-        fp__gguf_close(g);
-        el_write(el_path("places.gguf"), &file);
-        fp__buf_free(&file);
-        ok(fp_model_open(el_path("places.gguf"), NULL, &model));
+        fp_model *model = model_with(&m, places[i].tensor, 0, 0, 0x1p60f);
         fp_engine_options o = {.threads = 2};
         ok(fp_engine_create(model, &o, &e));
         ok(fp_session_create(e, NULL, &s));
@@ -460,24 +451,9 @@ static void test_fault_places(void **state)
 static void test_small_rotary_factors(void **state)
 {
     (void)state;
-    fp__buf file = {0};
     gw_model m = el_model_like("llama", 5);
-    fp__gguf *g;
-    const fp__gguf_tensor *t;
-    const uint8_t *data;
-    size_t size;
-    fp_model *model;
     fp_engine *e;
-    gw_build_model(&m, &file);
-    el_write(el_path("factors.gguf"), &file);
-    ok(fp__gguf_open(el_path("factors.gguf"), &g));
-    fp__gguf_bytes(g, &data, &size);
-    ok(fp__gguf_tensor_get(g, "rope_freqs.weight", &t));
-    fp__store_le32(file.data + (t->data - data), fp__float_bits(0x1p-20f));
-    fp__gguf_close(g);
-    el_write(el_path("factors.gguf"), &file);
-    fp__buf_free(&file);
-    ok(fp_model_open(el_path("factors.gguf"), NULL, &model));
+    fp_model *model = model_with(&m, "rope_freqs.weight", 0, 1, 0x1p-20f);
     fails(fp_engine_create(model, NULL, &e), FP_LIMIT, "position");
     fp_model_close(model);
 }

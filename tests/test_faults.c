@@ -27,6 +27,8 @@ static void test_faults(void **state)
     assert_int_equal(r.violations, 0);
     assert_int_equal(r.false_alarms, 0);
     assert_int_equal(r.all.missed, 0);
+    assert_int_equal(r.all.outside, 0);
+    assert_true(r.all.windowed > o.faults / 8 && r.all.window_share_max > 0);
     assert_true(r.all.injected >= o.faults && r.all.corrected > o.faults / 8 &&
                 r.clean_pages >= o.clean_pages);
     fp_model_close(model);

@@ -42,8 +42,8 @@ def main():
                 continue
             base = [x for x in answer["points"] if x.get("validation") == "none" and "tokens_per_s" in x and
                     all(x[k] == p.get(k) for k in ("batch", "context", "steps"))]
-            if not base:
-                continue  # a point of another experiment
+            if not base or len([x for x in answer["points"] if all(x.get(k) == p.get(k) for k in ("batch", "context", "steps"))]) < 2:
+                continue  # a point of another experiment, or one that only warms up
             base = base[0]
             e.add(batch=p["batch"], context=p["context"], validation=p["validation"], tokens_per_s=round(p["tokens_per_s"], 2),
                   step_us=round(p["step"]["median_us"], 1), loss=round(1 - p["tokens_per_s"] / base["tokens_per_s"], 4),

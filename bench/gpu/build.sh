@@ -14,7 +14,7 @@ for source in src/kernel/cuda/linear_decode.cu src/kernel/cuda/linear_prefill.cu
     object=$out/objects/$(basename "$source").o
     if [ ! -e "$object" ] || [ -n "$(find src/kernel "$source" -newer "$object" -name '*.[ch]*' | head -1)" ]; then
         # shellcheck disable=SC2086
-        nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false $include $arch -c "$source" -o "$object" &
+        nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false $include $arch ${FIELDPRINT_CUDA_FLAGS:-} -c "$source" -o "$object" &
         pids="$pids $!"
     fi
 done

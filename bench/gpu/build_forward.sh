@@ -17,10 +17,10 @@ for source in src/*/cuda/*.cu; do
     object=$out/$(basename "$source" .cu).o
     if [ ! -e "$object" ] || [ -n "$(find src/kernel include/fieldprint/cuda_attention.h -newer "$object" -type f | head -1)" ]; then
         # shellcheck disable=SC2086
-        nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude $arch -c "$source" -o "$object"
+        nvcc -std=c++17 -O3 -lineinfo -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude $arch ${FIELDPRINT_CUDA_FLAGS:-} -c "$source" -o "$object"
     fi
 done
-for source in src/*/cuda/*.c tests/cuda_forward.c; do
+for source in $(find src/core src/kernel src/cache src/model -path "*/cuda/*.c") tests/cuda_forward.c; do
     cc -std=c11 -O2 -D_GNU_SOURCE -Wall -Wextra -Wconversion -Wshadow -ffp-contract=off -fno-math-errno -fno-trapping-math \
         -Isrc -Iinclude -I"$cuda/include" -c "$source" -o "$out/$(basename "$source" .c).c.o"
 done

@@ -62,7 +62,7 @@ typedef struct fp_engine_options {
     uint32_t replay_65536; /* FP_VALIDATE_REPLAY: share of the pages, in 1/65536; 0: all */
     size_t window_pages;   /* most pages of a session that are sealed and not yet checked; 0: 8, on a GPU
                               32 */
-    uint64_t scrub_page_bytes_per_s;   /* of K/V pages; 0: 32 MiB */
+    uint64_t scrub_page_bytes_per_s;   /* of K/V pages; 0: 8 MiB */
     uint64_t scrub_weight_bytes_per_s; /* of packed weights; 0: 64 MiB */
 } fp_engine_options;
 
@@ -78,16 +78,20 @@ FP_API const char *fp_engine_device(const fp_engine *engine); /* in use: "cpu", 
 typedef struct fp_validation_status {
     fp_validation validation;
     uint32_t replay_65536;
-    /* Time in which each byte is read once while the engine works, as the rates and what is resident now have
-     * it; 0: not read at a rate. At the end of each answer all of it is read at this level, whatever the
+    /* A fault that stays is noticed within this time of work: that in which each byte is read once, as the
+     * rates and what is resident now have it, or, if that is longer (a worker without a core cannot keep the
+     * rate), the time since the last complete pass began. 0: not read at a rate. Pages of a conversation at
+     * rest are read when it goes on. At the end of each answer all of it is read at this level, whatever the
      * rates. */
     uint64_t page_window_ns, weight_window_ns;
     uint64_t page_pass_ns, weight_pass_ns; /* longest pass that was seen */
     uint64_t pages_sealed, pages_checked, pages_replayed, weight_bytes_checked;
+    uint64_t
+        check_cpu_ns; /* processor time of these checks, hashes at sealing and re-execution not counted */
     uint64_t failures, rollbacks, tokens_replayed, retractions;
     uint64_t rollback_ns, rollback_max_ns; /* time in rollbacks, without computing anew; the longest */
-    /* From the moment at which a page was full to the one at which it was verified: in gated release, when its
-     * text left. */
+    /* From the moment at which a page was full to the one at which it was verified: in gated release, when
+     * its text left. */
     uint64_t boundaries, verify_ns, verify_max_ns;
     size_t unverified_pages;
 } fp_validation_status;

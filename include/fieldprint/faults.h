@@ -39,7 +39,17 @@ typedef struct fp_fault_counts {
     uint64_t errors; /* ended with an error: faults that came back each time, refused files */
     uint64_t retractions;
     uint64_t gave_out_wrong; /* something left that the answer without faults does not begin with */
+    /* Of those detected, and struck where a window is promised: pages that are being filled, at most
+     * window_pages unchecked ones; pages, anchors and weights that are scrubbed, the time of
+     * fp_engine_validation at that moment; what a release looks at, before the answer is final; block tables,
+     * before the next step. outside must be 0. */
+    uint64_t windowed, outside;
+    uint64_t
+        scrubbed; /* of those in the scrub's windows: noticed before the answer ended, when all is read */
+    uint64_t beyond_rate; /* within a window that was longer than the rates alone have it: no core was free */
     double detect_ms_max, detect_ms_mean; /* from fault to notice */
+    double window_share_max; /* largest part of a window, in pages or time, that passed until the notice */
+    double rollback_ms_max;  /* without computing anew */
 } fp_fault_counts;
 
 typedef struct fp_fault_result {

@@ -10,6 +10,7 @@
 #include "fieldprint/key.h"
 #include "fieldprint/ledger.h"
 #include "fieldprint/model.h"
+#include "fieldprint/receipts.h"
 #include "fieldprint/status.h"
 #include "fieldprint/system.h"
 #include "fieldprint/workspace.h"

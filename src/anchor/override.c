@@ -90,19 +90,12 @@ fp_status fp_override_verify(const char *trust_path, const void *data, size_t si
 
 static fp_status spool(const fp_workspace *w, const fp__dsse *dsse)
 {
-    fp__buf path = {0}, text = {0};
+    fp__buf path = {0};
     fp_status status = fp__workspace_path(w, "spool", NULL, &path);
     if (status == FP_OK && !fp__file_exists((const char *)path.data))
         status = fp__dir_make((const char *)path.data);
-    if (status == FP_OK)
-        status = fp__workspace_id_path(w, "spool", dsse->id, ".dsse.json", &path);
-    if (status == FP_OK)
-        status = fp__dsse_write(dsse, &text);
-    if (status == FP_OK)
-        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
     fp__buf_free(&path);
-    fp__buf_free(&text);
-    return status;
+    return status == FP_OK ? fp__workspace_store_envelope(w, "spool", dsse) : status;
 }
 
 /* In force for this handle from here on, beside those that are held already. Takes the event. */

@@ -45,6 +45,19 @@ fp_status fp__workspace_id_path(const fp_workspace *w, const char *folder, const
     return fp__workspace_join(buf, w->path, folder, name);
 }
 
+fp_status fp__workspace_store_envelope(const fp_workspace *w, const char *folder, const fp__dsse *dsse)
+{
+    fp__buf path = {0}, text = {0};
+    fp_status status = fp__workspace_id_path(w, folder, dsse->id, ".dsse.json", &path);
+    if (status == FP_OK)
+        status = fp__dsse_write(dsse, &text);
+    if (status == FP_OK)
+        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
+    fp__buf_free(&path);
+    fp__buf_free(&text);
+    return status;
+}
+
 static fp_status copy_path(const fp_workspace *w, const char *folder, const char *name, char *out,
                            size_t size)
 {

@@ -42,19 +42,6 @@ fp_status fp__workspace_load_statement(const fp_workspace *w, const uint8_t id[3
     return FP_OK;
 }
 
-static fp_status store_envelope(const fp_workspace *w, const fp__dsse *dsse)
-{
-    fp__buf path = {0}, text = {0};
-    fp_status status = fp__workspace_id_path(w, "anchors", dsse->id, ".dsse.json", &path);
-    if (status == FP_OK)
-        status = fp__dsse_write(dsse, &text);
-    if (status == FP_OK)
-        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
-    fp__buf_free(&path);
-    fp__buf_free(&text);
-    return status;
-}
-
 static fp_status store_document(const fp_workspace *w, const void *document, size_t size,
                                 const uint8_t sha256[32])
 {
@@ -176,7 +163,7 @@ fp_status fp_anchor_create(fp_workspace *w, const void *document, size_t size, c
     if (status == FP_OK)
         status = store_document(w, document, size, own->document_sha256);
     if (status == FP_OK)
-        status = store_envelope(w, &dsse);
+        status = fp__workspace_store_envelope(w, "anchors", &dsse);
     if (status == FP_OK)
         memcpy(id, dsse.id, 32);
     fp__dsse_free(&dsse);
@@ -203,7 +190,7 @@ fp_status fp_anchor_import(fp_workspace *w, const void *envelope, size_t envelop
             status = store_document(w, document, document_size, digest);
     }
     if (status == FP_OK)
-        status = store_envelope(w, &dsse);
+        status = fp__workspace_store_envelope(w, "anchors", &dsse);
     if (status == FP_OK)
         memcpy(id, dsse.id, 32);
     fp__dsse_free(&dsse);
@@ -258,7 +245,7 @@ fp_status fp_anchor_sign(fp_workspace *w, const uint8_t id[32], const char *hold
     if (status == FP_OK)
         status = add_signatures(w, holder, &dsse, &n);
     if (status == FP_OK && n > 0)
-        status = store_envelope(w, &dsse);
+        status = fp__workspace_store_envelope(w, "anchors", &dsse);
     fp__dsse_free(&dsse);
     free(statement);
     if (status == FP_OK && added != NULL)

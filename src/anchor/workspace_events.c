@@ -247,18 +247,15 @@ static void close_writer(fp_workspace *w, struct writing *writing)
 static fp_status leave_pending(fp_workspace *w, const fp__dsse *dsse, const fp__verdict *verdict,
                                fp_event_receipt *out)
 {
-    fp__buf path = {0}, text = {0};
+    fp__buf path = {0};
     fp_status status = pending_path(w, dsse->id, &path);
     if (status == FP_OK)
-        status = fp__dsse_write(dsse, &text);
-    if (status == FP_OK)
-        status = fp__file_write((const char *)path.data, text.data, text.size, 0644);
+        status = fp__workspace_store_envelope(w, "pending", dsse);
     if (status == FP_OK) {
         out->signatures_missing = verdict->missing;
         snprintf(out->pending_path, sizeof out->pending_path, "%.511s", (const char *)path.data);
     }
     fp__buf_free(&path);
-    fp__buf_free(&text);
     return status;
 }
 

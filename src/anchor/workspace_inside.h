@@ -40,6 +40,9 @@ fp_status fp__workspace_path(const fp_workspace *w, const char *folder, const ch
 /* folder/HEX.suffix */
 fp_status fp__workspace_id_path(const fp_workspace *w, const char *folder, const uint8_t id[32],
                                 const char *suffix, fp__buf *buf) FP_WARN_UNUSED;
+/* Writes an envelope to folder/ID.dsse.json (the folder is there). */
+fp_status fp__workspace_store_envelope(const fp_workspace *w, const char *folder,
+                                       const fp__dsse *dsse) FP_WARN_UNUSED;
 /* The private key of a policy key, if it is held here. FP_NOT_FOUND. */
 fp_status fp__workspace_held_key(const fp_workspace *w, const fp__policy *policy, const fp__policy_key *key,
                                  fp_key **out) FP_WARN_UNUSED;

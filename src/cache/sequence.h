@@ -113,8 +113,7 @@ typedef struct fp__kv_check {
  * store_failed is set in out[0]. */
 void fp__kvseq_check_pages(const fp__kvseq *seq, size_t first, size_t n, size_t sealed, fp__kv_check *out);
 bool fp__kvseq_check_found(const fp__kvseq *seq, const fp__kv_check *check);
-fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t page,
-                                  const fp__kv_check *check) FP_WARN_UNUSED;
+fp_status fp__kvseq_check_verdict(const fp__kvseq *seq, size_t p, const fp__kv_check *page) FP_WARN_UNUSED;
 /* First page whose entry in the block table is not the address of its group: nothing may follow it. SIZE_MAX:
  * none. A comparison of pointers per page. */
 size_t fp__kvseq_bad_entry(const fp__kvseq *seq);

@@ -377,7 +377,7 @@ void fp__audit_decide_full(fp__audit *a, fp_status status, uint64_t start_ns)
         if (out->status != FP_CANCELLED)
             out->status = FP_OK;
     }
-    out->full_ns = fp__now_ns() - start_ns;
+    out->full_ns = (fp__now_ns() - start_ns) | 1; /* never 0: it was made */
     fp__audit_free(a);
 }
 
@@ -405,7 +405,9 @@ typedef struct many {
     fp_audit_result *results;
     size_t *order; /* [n] by the size of the log when they began */
     uint64_t *size;
-    bool *told; /* [n] */
+    bool *told;      /* [n] */
+    size_t *pending; /* [n] given to be computed, not yet decided */
+    size_t pending_count;
     size_t n;
     uint8_t seed[32];
     fp__histories histories;
@@ -420,11 +422,18 @@ static void tell_one(many *m, size_t i)
     m->told[i] = true;
 }
 
+/* Of those that were given to be computed, the ones that are decided by now. */
 static void tell(many *m)
 {
-    for (size_t i = 0; i < m->n; i++)
-        if (m->results[i].full_ns && m->results[i].status != FP_CANCELLED)
+    size_t kept = 0;
+    for (size_t k = 0; k < m->pending_count; k++) {
+        size_t i = m->pending[k];
+        if (m->results[i].full_ns == 0)
+            m->pending[kept++] = i;
+        else if (m->results[i].status != FP_CANCELLED)
             tell_one(m, i);
+    }
+    m->pending_count = kept;
 }
 
 static uint64_t claimed_size(const char *path)
@@ -453,11 +462,13 @@ static int compare_sizes(const void *a, const void *b, void *arg)
 
 static fp_status prepare(many *m, const fp_audit_item *items)
 {
-    m->items = calloc(m->n, sizeof *m->items);
-    m->order = calloc(m->n, sizeof *m->order);
-    m->size = calloc(m->n, sizeof *m->size);
-    m->told = calloc(m->n, sizeof *m->told);
-    if (!m->items || !m->order || !m->size || !m->told)
+    const size_t n = m->n;
+    m->items = calloc(n, sizeof *m->items);
+    m->order = calloc(n, sizeof *m->order);
+    m->size = calloc(n, sizeof *m->size);
+    m->told = calloc(n, sizeof *m->told);
+    m->pending = calloc(n, sizeof *m->pending);
+    if (!m->items || !m->order || !m->size || !m->told || !m->pending)
         return fp__fail(FP_NO_MEMORY, "audit: no memory for %zu receipts", m->n);
     if (m->o->sample_65536 > 65536)
         return fp__fail(FP_USAGE, "audit: a share is at most 1 (65536/65536)");
@@ -465,7 +476,7 @@ static fp_status prepare(many *m, const fp_audit_item *items)
         memcpy(m->seed, m->o->sample_seed, 32);
     else if (m->o->sample_65536 && RAND_bytes(m->seed, sizeof m->seed) != 1)
         return fp__fail(FP_INTERNAL, "audit: the system gives no random numbers");
-    for (size_t i = 0; i < m->n; i++) {
+    for (size_t i = 0; i < n; i++) {
         m->items[i] = (fp_audit_options){.receipt_path = items[i].receipt_path,
                                          .transcript_path = items[i].transcript_path,
                                          .nonce = items[i].nonce,
@@ -474,7 +485,7 @@ static fp_status prepare(many *m, const fp_audit_item *items)
         m->results[i] = (fp_audit_result){.position = -1, .sample_65536 = m->o->sample_65536};
         memcpy(m->results[i].sample_seed, m->seed, 32);
         m->order[i] = i;
-        m->size[i] = m->n > 1 ? claimed_size(items[i].receipt_path) : 0;
+        m->size[i] = n > 1 ? claimed_size(items[i].receipt_path) : 0;
     }
     qsort_r(m->order, m->n, sizeof *m->order, compare_sizes, m->size);
     if (!m->o->model)
@@ -504,6 +515,7 @@ static fp_status audit_one(many *m, size_t i)
     bool full =
         out->status == FP_OK && m->replays && (out->light == FP_VERDICT_VALID_LIGHT || a->other_transcript);
     if (full) {
+        m->pending[m->pending_count++] = i;
         fp_status status = fp__replays_add(m->replays, a);
         tell(m);
         return status;
@@ -555,6 +567,7 @@ fp_status fp_audit_many(fp_workspace *workspace, const fp_audit_many_options *op
     free(m.order);
     free(m.size);
     free(m.told);
+    free(m.pending);
     return status;
 }
 

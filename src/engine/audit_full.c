@@ -410,12 +410,13 @@ static fp_status compute(fp__replays *all)
             size_t most = left / active--, rest = p->ids.size - 1 - p->at, take = rest < most ? rest : most;
             left -= take;
             all->fed[n] = p;
-            all->feeds[n++] = (fp__feed){.seq = p->session->context,
-                                         .anchors = p->session->anchors,
-                                         .ids = p->ids.data + p->at,
-                                         .n = take,
-                                         .session = p->session,
-                                         .mass = p->session->mass};
+            all->feeds[n] = (fp__feed){.seq = p->session->context,
+                                       .anchors = p->session->anchors,
+                                       .ids = p->ids.data + p->at,
+                                       .n = take,
+                                       .session = p->session,
+                                       .mass = p->session->mass};
+            n++;
         }
         FP_TRY(step(all, n));
         for (size_t i = 0; i < n; i++) {
@@ -649,7 +650,7 @@ void fp__replays_destroy(fp__replays *all)
 {
     if (!all)
         return;
-    for (size_t i = 0; i < all->n; i++)
+    for (size_t i = 0; all->waiting && i < all->n; i++)
         end_replay(&all->waiting[i], fp__fail(FP_CANCELLED, "interrupted"));
     drop_engine(all);
     free(all->waiting);

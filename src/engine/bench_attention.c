@@ -147,9 +147,10 @@ static fp_status row_differs(const lab *l, size_t row, uint64_t *words)
     uint8_t *visible = malloc(each);
     fp__attn_state *states = malloc(2 * sizeof *states);
     float out[FP__HEAD_DIM_MAX];
-    fp_status status =
-        slabs && visible && states ? FP_OK : fp__fail(FP_NO_MEMORY, "bench attention: no memory");
-    if (status == FP_OK) {
+    fp_status status = FP_OK;
+    if (!slabs || !visible || !states) {
+        status = fp__fail(FP_NO_MEMORY, "bench attention: no memory");
+    } else {
         size_t seen = o->context - o->tokens + token % o->tokens + 1;
         for (size_t j = 0; j < each; j++) {
             size_t first = 64 * (j - l->b.anchor_pages);
@@ -167,7 +168,7 @@ static fp_status row_differs(const lab *l, size_t row, uint64_t *words)
             fp__exact_mix(&states[0], &states[1], (fp__injection_mode)o->mode, l->g[head], o->d, out);
         *words += o->d + 1;
         if (memcmp(out, l->b.out + row * o->d, o->d * sizeof *out) != 0 ||
-            memcmp(&alpha, l->b.alpha + row, sizeof alpha) != 0)
+            fp__float_bits(alpha) != fp__float_bits(l->b.alpha[row]))
             status = fp__fail(FP_MISMATCH,
                               "bench attention: token %zu, head %zu differs from the definition; the kernels "
                               "\"%s\" are wrong on this machine",
@@ -187,7 +188,8 @@ static fp_status compute(lab *l, uint64_t *words)
     FP_TRY(plan_for(l, 1));
     l->out = l->b.out, l->alpha = l->b.alpha, l->run_layers = 1;
     fp__team_run(l->team, attend, l);
-    size_t rows = CHECKED_TOKEN_READS / (o->context + o->anchor);
+    size_t reads = o->context + o->anchor, most = CHECKED_TOKEN_READS;
+    size_t rows = reads ? most / reads : most;
     rows = rows < o->kv_heads ? o->kv_heads : rows > l->b.rows ? l->b.rows : rows;
     for (size_t i = 0; i < rows; i++) /* the last row is always one of them */
         FP_TRY(row_differs(l, ((i + 1) * l->b.rows - 1) / rows, words));

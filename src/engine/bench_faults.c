@@ -1,9 +1,8 @@
 /* Fault injection (fieldprint/faults.h). Everything is decided by a seed but the moments at which threads get
  * the processor. */
+#include "engine/bench_faults.h"
 #include "core/file.h"
-#include "engine/engine.h"
 #include "fieldprint/audit.h"
-#include "fieldprint/faults.h"
 #include "fieldprint/ledger.h"
 #include <dirent.h>
 #include <signal.h>
@@ -71,12 +70,7 @@ const char *fp_fault_level_name(size_t level)
     return level < FP_FAULT_LEVELS ? levels[level].name : NULL;
 }
 
-/* All that an answer is. */
-typedef struct answer {
-    fp__buf ids, text, masses, given; /* given: what on_text got, without what was taken back */
-    uint8_t head[32];
-    fp_finish finish;
-} answer;
+typedef enum window { W_NONE, W_PAGES, W_SCRUB_PAGES, W_SCRUB_WEIGHTS, W_ANSWER, W_STEP } window;
 
 typedef struct fault {
     kind kind;
@@ -85,11 +79,16 @@ typedef struct fault {
     fp__fault_point point;
     /* once it has struck */
     bool struck, is_checked, over;
+    bool late;                   /* the answer had ended: its last check may have been there already */
     uint8_t *byte, flip, before; /* one bit of one byte; before: its value then */
     size_t page, slab, offset;   /* RETURNS: where in the context */
     unsigned returns;
     uint64_t struck_ns, undo_at, failures_before;
     double detect_ms; /* < 0: not noticed */
+    window window;    /* in which it must be noticed */
+    size_t struck_tokens;
+    double window_share; /* of it, until it was */
+    bool beyond_rate, before_end;
 } fault;
 
 typedef struct lab {
@@ -99,7 +98,7 @@ typedef struct lab {
     fp_workspace *w;
     char workspace[1024], artifact[4096];
     uint8_t anchor[1][32];
-    answer expected, expected_other;
+    fp__fault_answer expected, expected_other;
     double expected_ms;
     uint64_t hooks; /* calls of the hook in a run without faults */
     uint64_t random;
@@ -110,7 +109,7 @@ typedef struct lab {
     /* of a run */
     uint64_t number, calls;
     fault f;
-    answer got, got_other; /* other: of a second session that shares anchors and weights */
+    fp__fault_answer got, got_other; /* other: of a second session that shares anchors and weights */
     bool pair;
     bool gave_out_wrong, was_retracted;
     atomic_uint_fast64_t worker_jobs, worker_until;
@@ -144,27 +143,6 @@ static void problem(lab *l, const char *what)
 
 /* ---- an answer ---- */
 
-static void answer_free(answer *a)
-{
-    fp__buf_free(&a->ids);
-    fp__buf_free(&a->text);
-    fp__buf_free(&a->masses);
-    fp__buf_free(&a->given);
-    *a = (answer){0};
-}
-
-static bool same_bytes(const fp__buf *a, const fp__buf *b)
-{
-    return a->size == b->size && (a->size == 0 || memcmp(a->data, b->data, a->size) == 0);
-}
-
-static bool same_answer(const answer *a, const answer *b)
-{
-    return same_bytes(&a->ids, &b->ids) && same_bytes(&a->text, &b->text) &&
-           same_bytes(&a->masses, &b->masses) && same_bytes(&a->given, &b->given) &&
-           memcmp(a->head, b->head, 32) == 0 && a->finish == b->finish;
-}
-
 static int take_text(void *context, const char *text, size_t size)
 {
     lab *l = context;
@@ -183,17 +161,6 @@ static void take_back(void *context, size_t keep, const char *reason)
     (void)reason;
     l->got.given.size = keep;
     l->was_retracted = true;
-}
-
-static fp_status read_answer(fp_session *s, answer *a)
-{
-    fp_result r;
-    fp_session_result(s, &r);
-    a->finish = r.finish;
-    FP_TRY(fp__buf_append(&a->ids, r.ids, r.n_ids * sizeof *r.ids));
-    FP_TRY(fp__buf_append(&a->text, r.text, r.text_size));
-    FP_TRY(fp__buf_append(&a->masses, r.mass, r.layers * r.heads * sizeof *r.mass));
-    return fp_session_kv_head(s, a->head);
 }
 
 static const char prompt[] =
@@ -279,6 +246,7 @@ static bool strike_context(lab *l, fp_session *s, bool fresh)
     if (!written && !open)
         return false;
     f->is_checked = written && (open || l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC);
+    f->window = open ? W_PAGES : l->level > 0 ? W_SCRUB_PAGES : W_ANSWER;
     strike_byte(l, groups[f->page] + f->slab * fp__slab_bytes(g->d) + f->offset);
     return true;
 }
@@ -294,6 +262,7 @@ static bool strike_anchor(lab *l)
     if (slot >= fp__kvseq_filled(seq)[page])
         return false;
     f->is_checked = l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC;
+    f->window = l->level > 0 ? W_SCRUB_PAGES : W_ANSWER;
     strike_byte(l, fp__kvseq_groups(seq)[page] + roll(l, fp__page_slabs(g)) * fp__slab_bytes(g->d) + offset);
     return true;
 }
@@ -303,6 +272,7 @@ static bool strike_model(lab *l)
     fault *f = &l->f;
     const fp_model *m = l->model;
     f->is_checked = l->level > 0 || l->release != FP_RELEASE_OPTIMISTIC;
+    f->window = l->level > 0 ? W_SCRUB_WEIGHTS : W_ANSWER;
     if (f->kind == K_WEIGHTS) {
         strike_byte(l, m->packed + roll(l, m->packed_bytes));
         return true;
@@ -325,6 +295,7 @@ static bool strike_table(lab *l, fp_session *s)
     if (pages == 0)
         return false;
     f->is_checked = true;
+    f->window = W_STEP;
     uint8_t *entry = (uint8_t *)(uintptr_t)&fp__kvseq_groups(seq)[roll(l, pages)];
     strike_byte(l, entry + roll(l, sizeof(void *)));
     return true;
@@ -383,19 +354,56 @@ static void strike_again(lab *l, fp_session *s)
     flip(f);
 }
 
+/* How much of its window had passed when it was noticed. */
+static void measure(lab *l, const fp_engine *e, const fp_session *s)
+{
+    fault *f = &l->f;
+    size_t tokens = fp__kvseq_tokens(s->context), sealed = fp__kvseq_sealed(s->context);
+    uint64_t shown[2], computed[2], ns = fp__now_ns() - f->struck_ns;
+    size_t since = tokens > f->struck_tokens ? tokens - f->struck_tokens : 0;
+    f->before_end = !fp__session_ended(s);
+    switch (f->window) {
+    case W_PAGES:
+        f->window_share = sealed > f->page ? (double)(sealed - f->page) / (double)e->checks.window : 0;
+        break;
+    case W_SCRUB_PAGES:
+    case W_SCRUB_WEIGHTS:
+        fp__validation_windows(e, false, &shown[0], &shown[1]);
+        fp__validation_windows(e, true, &computed[0], &computed[1]);
+        f->window_share = (double)ns / (double)shown[f->window == W_SCRUB_WEIGHTS];
+        f->beyond_rate = ns > computed[f->window == W_SCRUB_WEIGHTS];
+        break;
+    case W_ANSWER: /* these have no length: in time, or too late */
+        f->window_share = fp__session_active(s) ? 0 : 2;
+        break;
+    case W_STEP:
+        f->window_share = since == 0 ? 0 : 2;
+        break;
+    case W_NONE:
+        break;
+    }
+}
+
 static void hook(void *arg, fp_engine *e, fp__fault_point point)
 {
     lab *l = arg;
     fault *f = &l->f;
     fp_session *s = e->sessions[0];
+    if (point == FP__FAULT_NOTICED) {
+        if (s && f->struck && f->detect_ms < 0) {
+            f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
+            measure(l, e, s);
+        }
+        return;
+    }
     l->calls++;
     if (!s || !fp__session_active(s))
         return;
-    if (f->struck && f->detect_ms < 0 && e->checks.count.failures > f->failures_before)
-        f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
     if (!f->struck && l->calls >= f->at && point == f->point && f->byte == NULL) {
         f->failures_before = e->checks.count.failures;
         f->struck_ns = fp__now_ns();
+        f->late = fp__session_ended(s);
+        f->struck_tokens = fp__kvseq_tokens(s->context);
         if (strike(l, s))
             f->undo_at = l->calls + 1 + roll(l, 6);
         return;
@@ -493,8 +501,8 @@ static fp_status generate(lab *l, double *ms)
     uint64_t start = fp__now_ns();
     l->calls = 0;
     l->gave_out_wrong = l->was_retracted = false;
-    answer_free(&l->got);
-    answer_free(&l->got_other);
+    fp__answer_free(&l->got);
+    fp__answer_free(&l->got_other);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK && l->pair)
         status = begin(l, true, &other);
@@ -502,40 +510,30 @@ static fp_status generate(lab *l, double *ms)
         status = fp_session_run(s);
     *ms = (double)(fp__now_ns() - start) / 1e6;
     if (status == FP_OK)
-        status = read_answer(s, &l->got);
+        status = fp__answer_read(s, &l->got);
     if (status == FP_OK && other)
         status = fp_session_run(other);
     if (status == FP_OK && other)
-        status = read_answer(other, &l->got_other);
+        status = fp__answer_read(other, &l->got_other);
     fp_session_destroy(s);
     fp_session_destroy(other);
     return status;
 }
 
-static void add_counts(fp_fault_counts *to, const fp_fault_counts *one)
-{
-    const uint64_t *from = (const uint64_t *)(const void *)one;
-    uint64_t *sum = (uint64_t *)(void *)to;
-    for (size_t i = 0; i < offsetof(fp_fault_counts, detect_ms_max) / sizeof(uint64_t); i++)
-        sum[i] += from[i];
-    to->detect_ms_max = one->detect_ms_max > to->detect_ms_max ? one->detect_ms_max : to->detect_ms_max;
-    to->detect_ms_mean += one->detect_ms_mean; /* a sum until the end */
-}
-
 static void add(lab *l, const fp_fault_counts *one)
 {
-    add_counts(&l->out->all, one);
-    add_counts(&l->out->kind[l->f.kind], one);
-    add_counts(&l->out->cell[l->level][l->release], one);
+    fp__fault_counts_add(&l->out->all, one);
+    fp__fault_counts_add(&l->out->kind[l->f.kind], one);
+    fp__fault_counts_add(&l->out->cell[l->level][l->release], one);
 }
 
-static void judge(lab *l, fp_status status, uint64_t failures)
+static void judge(lab *l, fp_status status, uint64_t failures, double rollback_ms)
 {
     fault *f = &l->f;
     fp_fault_counts c = {0};
     bool found = failures > 0,
-         same = status == FP_OK && same_answer(&l->got, &l->expected) &&
-                (!l->pair || same_answer(&l->got_other, &l->expected_other)),
+         same = status == FP_OK && fp__answer_equal(&l->got, &l->expected) &&
+                (!l->pair || fp__answer_equal(&l->got_other, &l->expected_other)),
          gone = f->span == PASSES;
     bool held = l->release != FP_RELEASE_OPTIMISTIC, all = l->level == FP_FAULT_LEVELS - 1;
     bool wrong_once = f->kind == K_COMPUTED || f->kind == K_TOKEN || f->kind == K_MASS;
@@ -547,9 +545,16 @@ static void judge(lab *l, fp_status status, uint64_t failures)
         c.transient_detected = found;
     } else {
         c.persistent = 1;
-        c.persistent_checked = f->is_checked;
-        c.detected = f->is_checked && found;
-        c.missed = f->is_checked && !found;
+        bool is_checked = f->is_checked && (found || !f->late);
+        c.persistent_checked = is_checked;
+        c.detected = is_checked && found;
+        c.missed = is_checked && !found;
+        c.windowed = c.detected && f->window != W_NONE;
+        c.outside = c.windowed && f->window_share > 1;
+        c.beyond_rate = c.windowed && f->beyond_rate;
+        c.scrubbed =
+            c.windowed && f->before_end && (f->window == W_SCRUB_PAGES || f->window == W_SCRUB_WEIGHTS);
+        c.window_share_max = c.windowed ? f->window_share : 0;
     }
     c.corrected = found && same;
     c.without_effect = !found && same;
@@ -559,10 +564,13 @@ static void judge(lab *l, fp_status status, uint64_t failures)
     c.gave_out_wrong = l->gave_out_wrong;
     if (found && f->detect_ms >= 0)
         c.detect_ms_max = c.detect_ms_mean = f->detect_ms;
+    c.rollback_ms_max = rollback_ms;
     add(l, &c);
     if (c.missed)
         problem(l, "it stayed, and was not noticed");
-    bool reachable = (!gone && !wrong_once && f->is_checked) || all;
+    if (c.outside)
+        problem(l, "it was noticed outside of its window");
+    bool reachable = !f->late && ((!gone && !wrong_once && f->is_checked) || all);
     if (status != FP_OK && f->span != RETURNS && reachable)
         problem(l, fp_error_detail());
     if (held && reachable && (c.gave_out_wrong || c.retractions))
@@ -586,6 +594,7 @@ static fp_status run_memory(lab *l)
                                                          : points[roll(l, 3)];
     f->detect_ms = -1;
     fp_validation_status before, after;
+    l->engine->checks.count.rollback_max_ns = 0; /* of this run */
     fp_engine_validation(l->engine, &before);
     uint8_t *file = NULL;
     fp__buf artifact = {0};
@@ -619,12 +628,10 @@ static fp_status run_memory(lab *l)
     l->out->tokens_replayed += after.tokens_replayed - before.tokens_replayed;
     if ((double)after.rollback_max_ns / 1e6 > l->out->rollback_ms_max)
         l->out->rollback_ms_max = (double)after.rollback_max_ns / 1e6;
-    if (f->struck && f->detect_ms < 0 && failures > 0)
-        f->detect_ms = (double)(fp__now_ns() - f->struck_ns) / 1e6;
     if (status == FP_CANCELLED)
         return status;
     fp_status shown = status == FP_OK ? FP_OK : fp__fail(status, "%s", why);
-    judge(l, shown, failures);
+    judge(l, shown, failures, (double)after.rollback_max_ns / 1e6);
     if (l->engine && (status != FP_OK || f->kind == K_ANCHOR || f->kind == K_TABLE)) {
         fp_anchors_release(l->anchors); /* a fresh copy: failures are counted for its life */
         l->anchors = NULL;
@@ -652,8 +659,8 @@ static fp_status run_worker(lab *l)
     fp_status status = generate(l, &ms);
     close_engine(l);
     fp_fault_counts c = {.injected = 1, .persistent = 1};
-    bool same = status == FP_OK && same_answer(&l->got, &l->expected) &&
-                (!l->pair || same_answer(&l->got_other, &l->expected_other));
+    bool same = status == FP_OK && fp__answer_equal(&l->got, &l->expected) &&
+                (!l->pair || fp__answer_equal(&l->got_other, &l->expected_other));
     c.without_effect = same;
     c.wrong = !same;
     add(l, &c);
@@ -710,19 +717,24 @@ static fp_status run_artifact(lab *l)
     return back;
 }
 
+/* An answer that nothing strikes, for what comes after it. The caller destroys *s, whatever the status. */
+static fp_status answer_unharmed(lab *l, fp_session **s)
+{
+    if (!l->engine)
+        FP_TRY(open_engine(l));
+    l->f.at = UINT64_MAX;
+    fp__answer_free(&l->got);
+    fp_status status = begin(l, false, s);
+    return status == FP_OK ? fp_session_run(*s) : status;
+}
+
 static fp_status run_store(lab *l)
 {
     fp__buf file = {0};
     fp_session *s = NULL, *again = NULL;
     char path[1200];
     snprintf(path, sizeof path, "%s/session.fpkv", l->o->folder);
-    if (!l->engine)
-        FP_TRY(open_engine(l));
-    l->f.at = UINT64_MAX;
-    answer_free(&l->got);
-    fp_status status = begin(l, false, &s);
-    if (status == FP_OK)
-        status = fp_session_run(s);
+    fp_status status = answer_unharmed(l, &s);
     if (status == FP_OK)
         status = fp_session_save(s, l->w, path);
     fp_session_destroy(s);
@@ -807,13 +819,7 @@ static fp_status run_disk(lab *l)
     fp_session *s = NULL;
     struct rlimit old, full;
     uint8_t id[32];
-    if (!l->engine)
-        FP_TRY(open_engine(l));
-    l->f.at = UINT64_MAX;
-    answer_free(&l->got);
-    fp_status status = begin(l, false, &s);
-    if (status == FP_OK)
-        status = fp_session_run(s);
+    fp_status status = answer_unharmed(l, &s);
     if (status != FP_OK || getrlimit(RLIMIT_FSIZE, &old) != 0) {
         fp_session_destroy(s);
         return status;
@@ -858,9 +864,10 @@ static fp_status expect_answer(lab *l)
     l->pair = false;
     l->expected = l->got;
     l->expected_other = l->got_other;
-    l->got = l->got_other = (answer){0};
+    l->got = l->got_other = (fp__fault_answer){0};
     close_engine(l);
-    l->out->token_ms = l->expected_ms / (double)(l->expected.ids.size / sizeof(uint32_t));
+    size_t tokens = l->expected.ids.size / sizeof(uint32_t);
+    l->out->token_ms = l->expected_ms / (double)tokens;
     return FP_OK;
 }
 
@@ -872,7 +879,7 @@ static fp_status check_clean(lab *l)
     l->release = FP_RELEASE_GATED;
     l->f = (fault){.at = UINT64_MAX};
     FP_TRY(open_engine(l));
-    answer_free(&l->got);
+    fp__answer_free(&l->got);
     fp_status status = begin(l, false, &s);
     if (status == FP_OK)
         status = fp_session_run(s);
@@ -953,12 +960,6 @@ static fp_status run_all(lab *l)
     return FP_OK;
 }
 
-static void finish_means(fp_fault_counts *c)
-{
-    uint64_t n = c->corrected + c->retractions > 0 ? c->corrected : 0;
-    c->detect_ms_mean = n > 0 ? c->detect_ms_mean / (double)n : 0;
-}
-
 fp_status fp_faults_run(const fp_model *model, const fp_fault_options *o, fp_fault_result *out)
 {
     lab *l = calloc(1, sizeof *l);
@@ -978,15 +979,15 @@ fp_status fp_faults_run(const fp_model *model, const fp_fault_options *o, fp_fau
     snprintf(why, sizeof why, "%s", status == FP_OK ? "" : fp_error_detail());
     close_engine(l);
     fp_workspace_close(l->w);
-    answer *all[] = {&l->expected, &l->expected_other, &l->got, &l->got_other};
+    fp__fault_answer *all[] = {&l->expected, &l->expected_other, &l->got, &l->got_other};
     for (size_t i = 0; i < 4; i++)
-        answer_free(all[i]);
+        fp__answer_free(all[i]);
     out->rollback_ms_mean = l->rollbacks ? (double)l->rollback_ns / 1e6 / (double)l->rollbacks : 0;
     for (size_t i = 0; i < FP_FAULT_KINDS; i++)
-        finish_means(&out->kind[i]);
+        fp__fault_counts_finish(&out->kind[i]);
     for (size_t i = 0; i < FP_FAULT_LEVELS * FP_FAULT_RELEASES; i++)
-        finish_means(&out->cell[i / FP_FAULT_RELEASES][i % FP_FAULT_RELEASES]);
-    finish_means(&out->all);
+        fp__fault_counts_finish(&out->cell[i / FP_FAULT_RELEASES][i % FP_FAULT_RELEASES]);
+    fp__fault_counts_finish(&out->all);
     free(l);
     return status == FP_OK ? FP_OK : fp__fail(status, "%s", why);
 }

@@ -233,8 +233,8 @@ static fp_status share_out(lab *l)
     size_t batch = o->batch;
     for (size_t s = 0; s < batch; s++) {
         sequence *q = &l->sequences[s];
-        q->own = malloc(l->pages * sizeof *q->own);
-        q->view = malloc(l->pages * sizeof *q->view);
+        q->own = calloc(l->pages, sizeof *q->own);
+        q->view = calloc(l->pages, sizeof *q->view);
         if (!q->own || !q->view)
             return fp__fail(FP_NO_MEMORY, "bench model: no memory");
         for (size_t j = 0; j < l->pages; j++) { /* a sequence's neighbours are no neighbours in memory */

@@ -261,6 +261,9 @@ static size_t choose(fp_engine *e)
             fp_session *s = e->sessions[i];
             if (!s || !fp__session_active(s) || fp__session_ended(s))
                 continue;
+            fp__session_wake(s);
+            if (fp__session_ended(s))
+                continue;
             size_t waiting = s->ids.size - fp__kvseq_tokens(s->context), most = e->chunk_tokens;
             if ((waiting > 1) != prefill || budget == 0)
                 continue;

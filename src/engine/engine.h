@@ -108,6 +108,7 @@ struct fp_session {
     bool has_tenant, has_nonce, raw, has_receipt;
     uint8_t receipt_id[32]; /* of the last answer */
     fp__let_in first, last; /* when the answer began; the last time that the gate was asked */
+    uint64_t asked_ns;      /* that last time */
     size_t overrides_count; /* in force at any time of the answer, in the order in which they were noticed */
     uint8_t overrides[FP__ANSWER_OVERRIDES_MAX][32];
     uint8_t nonce[32];
@@ -181,6 +182,9 @@ fp_status fp__anchors_ask(fp_anchors *anchors, bool running) FP_WARN_UNUSED;
 fp_status fp__session_note_gate(fp_session *s, bool begins) FP_WARN_UNUSED;
 /* A commit boundary of a running answer: ends it when its anchors are withdrawn. */
 void fp__session_boundary(fp_session *s);
+/* Before a step: an answer that has not passed the gate for a second (its caller waited, or the model is
+ * slow) passes it again before its next token. */
+void fp__session_wake(fp_session *s);
 
 /* ---- anchors.c ---- */
 /* Tokens of the documents of a set, anchor by anchor: ids appended, counts[n] filled. */

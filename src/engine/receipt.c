@@ -136,35 +136,24 @@ static fp_status fill(fp_session *s, fp_workspace *w, const fp__transcript *t, f
     return fp__transcript_root(t, r->root);
 }
 
-static fp_status write_files(fp_workspace *w, const fp__dsse *dsse, const fp__transcript *t,
-                             char *receipt_path, char *transcript_path)
+void fp__receipt_files_free(fp__receipt_files *f)
 {
-    char path[1024], text_path[1024];
-    fp__buf bytes = {0};
-    FP_TRY(fp_workspace_receipt_path(w, dsse->id, path, sizeof path));
-    size_t stem = strlen(path) - strlen(".dsse.json");
-    if (stem + sizeof ".transcript.json" > sizeof text_path)
+    fp__buf_free(&f->receipt);
+    fp__buf_free(&f->transcript);
+}
+
+static fp_status name_files(fp_workspace *w, fp__receipt_files *f)
+{
+    FP_TRY(fp_workspace_receipt_path(w, f->id, f->receipt_path, sizeof f->receipt_path));
+    size_t stem = strlen(f->receipt_path) - strlen(".dsse.json");
+    if (stem + sizeof ".transcript.json" > sizeof f->transcript_path)
         return fp__fail(FP_LIMIT, "receipt: the workspace's path is too long");
-    snprintf(text_path, sizeof text_path, "%.*s.transcript.json", (int)stem, path);
-    fp_status status = fp__transcript_write(t, &bytes);
-    if (status == FP_OK)
-        status = fp__file_write(text_path, bytes.data, bytes.size, 0600);
-    bytes.size = 0;
-    if (status == FP_OK)
-        status = fp__dsse_write(dsse, &bytes);
-    if (status == FP_OK)
-        status = fp__file_write(path, bytes.data, bytes.size, 0644);
-    fp__buf_free(&bytes);
-    FP_TRY(status);
-    if (receipt_path)
-        snprintf(receipt_path, 1024, "%s", path);
-    if (transcript_path)
-        snprintf(transcript_path, 1024, "%s", text_path);
+    snprintf(f->transcript_path, sizeof f->transcript_path, "%.*s.transcript.json", (int)stem,
+             f->receipt_path);
     return FP_OK;
 }
 
-fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], char *receipt_path,
-                             char *transcript_path)
+fp_status fp__receipt_make(fp_session *s, fp_workspace *w, fp__receipt_files *out)
 {
     bool retracted = s->checks.standing == FP_STANDING_RETRACTED;
     if (s->answer.start_ns == 0 || !fp__session_ended(s) ||
@@ -185,21 +174,51 @@ fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], cha
     if (status == FP_OK)
         status = fp__dsse_sign(&dsse, key);
     if (status == FP_OK)
-        status = write_files(w, &dsse, &t, receipt_path, transcript_path);
-    if (status == FP_OK) {
-        fp_event_receipt event;
-        status = fp_receipts_log(w, (const uint8_t(*)[32]) & dsse.id, 1, &event);
-    }
-    if (status == FP_OK) {
-        s->has_receipt = true;
-        memcpy(s->receipt_id, dsse.id, 32);
-    }
-    if (status == FP_OK && id)
-        memcpy(id, dsse.id, 32);
+        status = fp__transcript_write(&t, &out->transcript);
+    if (status == FP_OK)
+        status = fp__dsse_write(&dsse, &out->receipt);
+    memcpy(out->id, dsse.id, 32);
+    if (status == FP_OK)
+        status = name_files(w, out);
     fp_key_free(key);
     fp__dsse_free(&dsse);
     fp__receipt_free(&r);
     fp__transcript_free(&t);
+    return status;
+}
+
+fp_status fp__receipt_store(const fp__receipt_files *f)
+{
+    FP_TRY(fp__file_write(f->transcript_path, f->transcript.data, f->transcript.size, 0600));
+    return fp__file_write(f->receipt_path, f->receipt.data, f->receipt.size, 0644);
+}
+
+void fp__receipt_made(fp_session *s, const fp__receipt_files *f, uint8_t id[32], char *receipt_path,
+                      char *transcript_path)
+{
+    s->has_receipt = true;
+    memcpy(s->receipt_id, f->id, 32);
+    if (id)
+        memcpy(id, f->id, 32);
+    if (receipt_path)
+        snprintf(receipt_path, 1024, "%s", f->receipt_path);
+    if (transcript_path)
+        snprintf(transcript_path, 1024, "%s", f->transcript_path);
+}
+
+fp_status fp_session_receipt(fp_session *s, fp_workspace *w, uint8_t id[32], char *receipt_path,
+                             char *transcript_path)
+{
+    fp__receipt_files files = {0};
+    fp_event_receipt event;
+    fp_status status = fp__receipt_make(s, w, &files);
+    if (status == FP_OK)
+        status = fp__receipt_store(&files);
+    if (status == FP_OK)
+        status = fp_receipts_log(w, (const uint8_t(*)[32]) & files.id, 1, &event);
+    if (status == FP_OK)
+        fp__receipt_made(s, &files, id, receipt_path, transcript_path);
+    fp__receipt_files_free(&files);
     return status;
 }
 

@@ -63,4 +63,19 @@ void fp__receipt_injection(fp_inject_mode mode, const uint32_t *g, size_t n, uin
 fp_status fp__receipt_create(const fp__receipt *r, fp__dsse *out) FP_WARN_UNUSED;
 /* From a payload; untrusted, strict. */
 fp_status fp__receipt_parse(const void *payload, size_t size, fp__receipt *out) FP_WARN_UNUSED;
+
+/* A receipt that is signed and not yet stored or logged. Zero-initialise. */
+typedef struct fp__receipt_files {
+    uint8_t id[32];
+    fp__buf receipt, transcript; /* the files' bytes */
+    char receipt_path[1024], transcript_path[1024];
+} fp__receipt_files;
+void fp__receipt_files_free(fp__receipt_files *files);
+/* Of the last answer of a session; writes nothing but retractions that the log lacks. */
+fp_status fp__receipt_make(fp_session *s, fp_workspace *w, fp__receipt_files *out) FP_WARN_UNUSED;
+/* Durable when it returns; any thread. */
+fp_status fp__receipt_store(const fp__receipt_files *files) FP_WARN_UNUSED;
+/* Notes in the session that the answer has this receipt; fills what is not NULL (paths: 1,024 bytes). */
+void fp__receipt_made(fp_session *s, const fp__receipt_files *files, uint8_t id[32], char *receipt_path,
+                      char *transcript_path);
 #endif

@@ -45,7 +45,7 @@ struct unit {
     size_t pages, anchor_pages;
     uint64_t position; /* of token 0 of the context */
     fp__injection_mode mode;
-    const uint32_t *g;
+    uint32_t *g; /* [L][H] */
     bool has_anchors;
     uint64_t *mass;          /* [L][H] expected; NULL: not compared */
     uint32_t *ids;           // [ids_count] of the context, from its beginning
@@ -132,6 +132,7 @@ static void free_unit(unit *u)
     free(u->context);
     free(u->anchors);
     free(u->anchor_filled);
+    free(u->g);
     free(u->mass);
     free(u->ids);
     free(u);
@@ -336,10 +337,12 @@ fp_status fp__replay_submit(fp__replay *r, fp_session *s, size_t from, size_t to
         if (u->anchor_filled)
             memcpy(u->anchor_filled, fp__kvseq_filled(s->anchors->seq), pages);
         u->mode = (fp__injection_mode)s->anchors->gate.injection.mode;
-        u->g = s->anchors->g;
+        u->g = malloc(n * sizeof *u->g); /* a copy: the anchors may be gone while it is at work */
+        if (u->g)
+            memcpy(u->g, s->anchors->g, n * sizeof *u->g);
     }
     if (!u->ids || !u->context || (mass_to && !u->mass) ||
-        (s->anchors && (!u->anchors || !u->anchor_filled))) {
+        (s->anchors && (!u->anchors || !u->anchor_filled || !u->g))) {
         free_unit(u);
         return fp__fail(FP_NO_MEMORY, "replay: no memory");
     }

@@ -289,7 +289,7 @@ void fp__rollback_token(fp_session *s, size_t tokens)
 void fp__rollback_dropped(fp_session *s, const char *what)
 {
     fp__validation_void(s->engine);
-    s->engine->checks.count.failures++;
+    fp__validation_failed(s->engine, 1);
     fail_page(s, fp__kvseq_tokens(s->context) / TOKENS, true, what);
 }
 
@@ -328,9 +328,7 @@ void fp__rollback_weights(fp_engine *e, size_t item)
 {
     uint64_t start = fp__now_ns();
     fp__validation_void(e);
-    for (size_t i = 0; i < e->max_sessions; i++) /* their checks may read the model, too */
-        for (fp__replay_unit *u = e->sessions[i] ? e->sessions[i]->checks.units : NULL; u; u = u->next)
-            fp__replay_wait(e->checks.replay, u);
+    /* Re-execution goes on: it reads weights of its own, or those that a GPU's are loaded from. */
     fp_status status = fp__integrity_repair(e->checks.weights, item);
     for (size_t i = 0; i < e->max_sessions; i++) {
         fp_session *s = e->sessions[i];

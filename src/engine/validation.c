@@ -3,11 +3,12 @@
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 enum { TOKENS = FP__PAGE_TOKENS, WINDOW_PAGES = 8, WINDOW_PAGES_GPU = 32 /* a step's chunk */ };
-#define PAGE_RATE ((uint64_t)32 << 20)
+#define PAGE_RATE ((uint64_t)8 << 20)
 #define WEIGHT_RATE ((uint64_t)64 << 20)
-#define SCRUB_EVERY_NS UINT64_C(5000000)
+#define SCRUB_EVERY_NS UINT64_C(20000000)
 #define DEBT_MAX_NS UINT64_C(1000000000) /* of a pause, no more than this is made up for */
 
 /* ---- names ---- */
@@ -106,10 +107,19 @@ static void run_item(fp__round *r, size_t item)
     atomic_fetch_add(&r->engine->checks.weight_bytes_checked, fp__integrity_item_bytes(weights, item));
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static void work(fp__round *r)
 {
+    uint64_t start = thread_cpu_ns();
     for (size_t i; (i = atomic_fetch_add(&r->next, 1)) < r->items;)
         run_item(r, i);
+    atomic_fetch_add(&r->engine->checks.check_cpu_ns, thread_cpu_ns() - start);
 }
 
 static void run_round_job(fp__hash_job *job)
@@ -207,6 +217,7 @@ fp_status fp__validation_create(fp_engine *e, const fp_engine_options *o)
         return fp__fail(FP_INTERNAL, "engine: no random numbers");
     v->random |= 1;
     v->pages.engine = v->weight_round.engine = e;
+    v->met_ns = v->page_pass_start = v->pages_since = v->weights_since = fp__now_ns();
     if (v->level >= FP_VALIDATE_SCRUB)
         FP_TRY(watch_weights(e));
     return v->level == FP_VALIDATE_REPLAY ? fp__replay_create(e, &v->replay) : FP_OK;
@@ -252,9 +263,31 @@ void fp__checks_destroy(fp_session *s)
     free(s->checks.mass);
 }
 
+static bool any_active(const fp_engine *e, const fp_session *but)
+{
+    for (size_t i = 0; i < e->max_sessions; i++)
+        if (e->sessions[i] && e->sessions[i] != but && fp__session_active(e->sessions[i]))
+            return true;
+    return false;
+}
+
+/* Time in which nothing was computed, and nothing checked, is no part of a window. */
+static void leave_out_rest(fp_engine *e, const fp_session *beginning)
+{
+    fp__validation *v = &e->checks;
+    if (any_active(e, beginning))
+        return;
+    uint64_t now = fp__now_ns(), rest = now - v->met_ns,
+             *starts[] = {&v->pages_since, &v->page_pass_start, &v->weights_since, &v->weight_pass_start};
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        *starts[i] += rest;
+    v->met_ns = now;
+}
+
 void fp__checks_begin(fp_session *s)
 {
     fp__checks *c = &s->checks;
+    leave_out_rest(s->engine, s);
     size_t tokens = fp__kvseq_tokens(s->context);
     void_round(s->engine, &c->round);
     void_units(c, s->engine->checks.replay);
@@ -304,7 +337,7 @@ static void replay_until(fp_session *s, size_t to)
     const fp__boundary *b = &c->boundary[c->replay_from / TOKENS];
     if (c->replay_from % TOKENS == 0 && b->here && b->id != FP__TOKEN_NONE && c->replay_from < s->ids.size &&
         s->ids.data[c->replay_from] != b->id) {
-        v->count.failures++;
+        fp__validation_failed(s->engine, 1);
         fp__rollback_token(s, c->replay_from);
         return;
     }
@@ -389,6 +422,12 @@ size_t fp__checks_allow(fp_session *s, size_t waiting, size_t limit)
 
 /* ---- failures ---- */
 
+void fp__validation_failed(fp_engine *e, size_t n)
+{
+    e->checks.count.failures += n;
+    fp__fault_here(e, &e->checks, FP__FAULT_NOTICED);
+}
+
 static void take_findings(fp_engine *e, fp__round *r, fp_session *s, fp_anchors *anchors)
 {
     fp__finding found[FP__FINDINGS_MAX];
@@ -396,7 +435,8 @@ static void take_findings(fp_engine *e, fp__round *r, fp_session *s, fp_anchors 
     n = n < FP__FINDINGS_MAX ? n : FP__FINDINGS_MAX;
     memcpy(found, r->findings, n * sizeof *found);
     const fp__kvseq *context = r->context, *pages = r->anchors;
-    e->checks.count.failures += n;
+    if (n > 0)
+        fp__validation_failed(e, n);
     char why[400];
     for (size_t i = 0; i < n; i++)
         if (found[i].what == FP__FOUND_WEIGHTS)
@@ -426,7 +466,7 @@ bool fp__validation_bad_tables(fp_session *s)
     if (s->anchors) {
         size_t anchor = fp__kvseq_bad_entry(s->anchors->seq);
         if (anchor != SIZE_MAX) {
-            s->engine->checks.count.failures++;
+            fp__validation_failed(s->engine, 1);
             fp__rollback_anchors(s->anchors, anchor,
                                  "the block table of the anchors does not map to their pages");
             return true;
@@ -434,7 +474,7 @@ bool fp__validation_bad_tables(fp_session *s)
     }
     if (bad == SIZE_MAX)
         return false;
-    s->engine->checks.count.failures++;
+    fp__validation_failed(s->engine, 1);
     fp__rollback_page(s, bad, "the block table of the context does not map to its pages");
     return true;
 }
@@ -521,7 +561,7 @@ static void take_units(fp_session *s)
         fp__replay_drop(s->engine->checks.replay, unit);
         s->engine->checks.count.pages_replayed += pages;
         if (status != FP_OK) {
-            s->engine->checks.count.failures++;
+            fp__validation_failed(s->engine, 1);
             look_around(s); /* what is wrong here would be wrong again */
             if (fp__session_active(s))
                 fp__rollback_replayed(s, page, why);
@@ -545,7 +585,7 @@ static bool open_page_is_good(fp_session *s)
     (void)status;
     char why[400];
     snprintf(why, sizeof why, "%s", fp_error_detail());
-    s->engine->checks.count.failures++;
+    fp__validation_failed(s->engine, 1);
     fp__rollback_page(s, sealed, why);
     return false;
 }
@@ -614,7 +654,7 @@ static void meet_session(fp_session *s)
     if (status != FP_OK) {
         char why[400];
         snprintf(why, sizeof why, "%s", fp_error_detail());
-        s->engine->checks.count.failures++;
+        fp__validation_failed(s->engine, 1);
         fp__rollback_page(s, bad, why);
         return;
     }
@@ -658,8 +698,11 @@ static void next_target(fp_engine *e)
         return;
     v->target = 0;
     uint64_t now = fp__now_ns();
-    if (v->page_pass_start && now - v->page_pass_start > v->count.page_pass_ns)
+    if (now - v->page_pass_start > v->count.page_pass_ns)
         v->count.page_pass_ns = now - v->page_pass_start;
+    if (!v->has_skipped)
+        v->pages_since = v->page_pass_start;
+    v->has_skipped = false;
     v->page_pass_start = now;
 }
 
@@ -672,12 +715,14 @@ static void scrub_pages(fp_engine *e)
         fp_session *s;
         fp_anchors *anchors;
         const fp__kvseq *seq = scrub_target(e, v->target, &s, &anchors);
-        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0, pages = anchors ? fp__kvseq_pages(seq) : sealed,
-               unhashed = 0;
+        size_t sealed = seq ? fp__kvseq_sealed(seq) : 0,
+               pages = seq && anchors ? fp__kvseq_pages(seq) : sealed, unhashed = 0;
         bool rests = s && !anchors && !fp__session_active(s); /* a failure is found when it goes on */
-        if (seq && !anchors &&
-            (fp__kvseq_poll(s->context, &unhashed, NULL) != FP_OK || unhashed > 0 || rests))
+        if (seq && s && !anchors &&
+            (fp__kvseq_poll(s->context, &unhashed, NULL) != FP_OK || unhashed > 0 || rests)) {
             pages = 0;
+            v->has_skipped = v->has_skipped || !rests;
+        }
         if (v->target_page >= pages) {
             next_target(e);
             continue;
@@ -713,6 +758,7 @@ static void end_weight_pass(fp_engine *e)
     fp__validation *v = &e->checks;
     uint64_t took = fp__now_ns() - v->weight_pass_start;
     v->count.weight_pass_ns = took > v->count.weight_pass_ns ? took : v->count.weight_pass_ns;
+    v->weights_since = v->weight_pass_start;
     for (size_t i = 0; i < e->max_sessions; i++)
         if (e->sessions[i]) {
             fp__checks *c = &e->sessions[i]->checks;
@@ -767,6 +813,7 @@ static void take_scrubs(fp_engine *e)
 static void scrub(fp_engine *e)
 {
     fp__validation *v = &e->checks;
+    v->met_ns = fp__now_ns();
     if (v->level < FP_VALIDATE_SCRUB)
         return;
     take_scrubs(e);
@@ -845,7 +892,8 @@ size_t fp__validation_look(fp_session *s, bool weights)
 
 /* ---- status ---- */
 
-static uint64_t resident_page_bytes(const fp_engine *e)
+/* The scrub reads things with pages one after the other, each at a tick of its own. */
+static uint64_t resident_page_bytes(const fp_engine *e, size_t *things)
 {
     uint64_t pages = 0;
     for (size_t i = 0; i < 2 * e->max_sessions; i++) {
@@ -853,13 +901,30 @@ static uint64_t resident_page_bytes(const fp_engine *e)
         fp_anchors *anchors;
         const fp__kvseq *seq = scrub_target((fp_engine *)(uintptr_t)e, i, &s, &anchors);
         pages += seq ? fp__kvseq_pages(seq) : 0;
+        *things += seq != NULL;
     }
     return pages * fp__page_group_bytes(fp__pool_geometry(e->pool));
 }
 
-static uint64_t window_ns(uint64_t bytes, uint64_t rate)
+static uint64_t window_ns(uint64_t bytes, uint64_t rate, size_t ticks)
 {
-    return (uint64_t)((double)bytes / (double)rate * 1e9) + SCRUB_EVERY_NS;
+    return (uint64_t)((double)bytes / (double)rate * 1e9) + ticks * SCRUB_EVERY_NS;
+}
+
+void fp__validation_windows(const fp_engine *e, bool computed, uint64_t *page_ns, uint64_t *weight_ns)
+{
+    const fp__validation *v = &e->checks;
+    size_t things = 0;
+    uint64_t bytes = resident_page_bytes(e, &things), now = any_active(e, NULL) ? fp__now_ns() : v->met_ns;
+    *page_ns = *weight_ns = 0;
+    if (v->level < FP_VALIDATE_SCRUB)
+        return;
+    *page_ns = window_ns(bytes, v->page_rate, things + 1);
+    *weight_ns = v->weights ? window_ns(fp__integrity_bytes(v->weights), v->weight_rate, 1) : 0;
+    if (!computed && now - v->pages_since > *page_ns)
+        *page_ns = now - v->pages_since;
+    if (!computed && v->weights && now - v->weights_since > *weight_ns)
+        *weight_ns = now - v->weights_since;
 }
 
 void fp_engine_validation(const fp_engine *e, fp_validation_status *out)
@@ -869,12 +934,9 @@ void fp_engine_validation(const fp_engine *e, fp_validation_status *out)
     out->validation = v->level;
     out->replay_65536 = v->replay_65536;
     out->pages_checked = atomic_load(&v->pages_checked);
+    out->check_cpu_ns = atomic_load(&v->check_cpu_ns);
     out->weight_bytes_checked = atomic_load(&v->weight_bytes_checked);
-    if (v->level >= FP_VALIDATE_SCRUB) {
-        out->page_window_ns = window_ns(resident_page_bytes(e), v->page_rate);
-        if (v->weights)
-            out->weight_window_ns = window_ns(fp__integrity_bytes(v->weights), v->weight_rate);
-    }
+    fp__validation_windows(e, false, &out->page_window_ns, &out->weight_window_ns);
     for (size_t i = 0; i < e->max_sessions; i++)
         if (e->sessions[i])
             out->unverified_pages += unverified_pages(e->sessions[i]);

@@ -98,6 +98,7 @@ typedef enum fp__fault_point {
     FP__FAULT_COMPUTED,  /* its K/V is written, and not yet summed */
     FP__FAULT_WRITTEN,   /* summed, and not yet committed */
     FP__FAULT_COMMITTED, /* committed, tokens sampled */
+    FP__FAULT_NOTICED,   /* a check has failed; nothing has gone back yet */
     FP__FAULT_POINTS
 } fp__fault_point;
 
@@ -113,13 +114,17 @@ typedef struct fp__validation {
     size_t target, target_page;    /* where the scrub of pages goes on: anchors or context of a session */
     size_t next_weight;
     uint64_t last_ns, page_pass_start, weight_pass_start;
-    uint64_t page_debt, weight_debt; /* bytes that are due, times 10^9 */
+    uint64_t met_ns;                     /* the last meeting */
+    uint64_t pages_since, weights_since; /* when the last pass that read all of it began: what was wrong then
+                                            has been noticed */
+    bool has_skipped;                    /* the pass over the pages that is under way: hashes were missing */
+    uint64_t page_debt, weight_debt;     /* bytes that are due, times 10^9 */
     fp__group *quarantine[FP__QUARANTINE_MAX];
     size_t quarantined;
     uint64_t random; /* chooses pages for re-execution */
     fp_validation_status count;
     atomic_size_t pages_checked;
-    atomic_size_t weight_bytes_checked;
+    atomic_size_t weight_bytes_checked, check_cpu_ns;
     void (*fault)(void *arg, fp_engine *engine, fp__fault_point point); /* NULL: none */
     void *fault_arg;
 } fp__validation;
@@ -154,6 +159,10 @@ bool fp__validation_bad_tables(fp_session *s);
 bool fp__validation_doubts(fp_session *s);
 /* Reads everything that the session at rest was computed from once, here: the number of findings. */
 size_t fp__validation_look(fp_session *s, bool weights);
+/* Counts `n` failed checks; before anything goes back. */
+void fp__validation_failed(fp_engine *engine, size_t n);
+/* The windows of fp_engine_validation; `computed`: as the rates have them, whatever the workers' pace. */
+void fp__validation_windows(const fp_engine *engine, bool computed, uint64_t *page_ns, uint64_t *weight_ns);
 /* Ends what is under way on all pages of the engine; its reports do not count. */
 void fp__validation_void(fp_engine *engine);
 

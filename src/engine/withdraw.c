@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <time.h>
 
+#define WAITED_NS UINT64_C(1000000000)
+
 /* The gate would look at what it looked at the last time. */
 static bool is_answered(const fp_anchors *a, bool running)
 {
@@ -65,6 +67,7 @@ fp_status fp__session_note_gate(fp_session *s, bool begins)
     if (!s->anchors)
         return FP_OK;
     const fp_gate_result *gate = s->anchors->watched ? &s->anchors->now : &s->anchors->gate;
+    s->asked_ns = fp__now_ns();
     s->last.size = gate->tree_size;
     s->last.time = gate->time;
     memcpy(s->last.root, gate->tree_root, 32);
@@ -94,6 +97,12 @@ void fp__session_boundary(fp_session *s)
         return;
     snprintf(s->answer.error, sizeof s->answer.error, "%s", fp_error_detail());
     fp__session_end(s, FP_FINISH_ANCHOR_REVOKED);
+}
+
+void fp__session_wake(fp_session *s)
+{
+    if (s->anchors && s->anchors->watched && fp__now_ns() - s->asked_ns > WAITED_NS)
+        fp__session_boundary(s);
 }
 
 fp_status fp_session_without_anchors(const fp_session *s, fp_workspace *w, fp_session **out)

@@ -282,11 +282,12 @@ template <int D>
 static __device__ __forceinline__ void write_rows(const DecodeWarp<D> &w, const Places<1> &at,
                                                   const State<D, 1> &s)
 {
-    size_t row = state_row(w, at);
+    size_t row = state_row(w, at); /* all lanes take part in reading the item */
+    bool chunk_begins = word(w.now.words, FIRST_PAGE) % CHUNK_PAGES == 0;
     if (at.row[0] == NONE)
         return;
     if (w.lane % 4 == 0)
-        write_head(w.p, row, s.m[0], s.l[0], word(w.now.words, FIRST_PAGE) % CHUNK_PAGES == 0);
+        write_head(w.p, row, s.m[0], s.l[0], chunk_begins);
     float *out = w.p.states + row * D + 2 * (w.lane % 4);
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {

@@ -4,7 +4,7 @@
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/attention_launch.cuh"
-#include "kernel/cuda/canon.cuh"
+#include "kernel/cuda/head_vector.cuh"
 #include "kernel/cuda/overlap.cuh"
 
 #include <math.h>
@@ -21,42 +21,6 @@ template <int E> __device__ __forceinline__ void load_vector(const float *from, 
         x[e] = from[lane + 32 * e];
 }
 
-/* x ← WHT(σ·x) */
-template <int E> __device__ __forceinline__ void rotate(float (&x)[E], uint32_t lane)
-{
-    constexpr int H = (32 * E) & -(32 * E);
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        uint32_t j = lane + 32 * e;
-        x[e] = __popc(j & (j >> 1)) & 1 ? -x[e] : x[e];
-    }
-#pragma unroll
-    for (int s = 1; s < 32; s *= 2)
-#pragma unroll
-        for (int e = 0; e < E; e++) {
-            float other = __shfl_xor_sync(~0u, x[e], s);
-            x[e] = lane & s ? __fsub_rn(other, x[e]) : __fadd_rn(x[e], other);
-        }
-#pragma unroll
-    for (int s = 1; s < H / 32; s *= 2)
-#pragma unroll
-        for (int e = 0; e < E; e++)
-            if (!(e & s)) {
-                float a = x[e], b = x[e + s];
-                x[e] = __fadd_rn(a, b);
-                x[e + s] = __fsub_rn(a, b);
-            }
-}
-
-template <int E> __device__ __forceinline__ uint32_t amax_bits(const float (&x)[E])
-{
-    uint32_t most = 0;
-#pragma unroll
-    for (int e = 0; e < E; e++)
-        most = max(most, __float_as_uint(x[e]) & 0x7fffffffu);
-    return __reduce_max_sync(~0u, most);
-}
-
 template <int E>
 __global__ void prepare(const float *q, size_t vectors, uint32_t heads, float factor, int8_t *planes,
                         float *scales, uint32_t *numeric)
@@ -69,46 +33,9 @@ __global__ void prepare(const float *q, size_t vectors, uint32_t heads, float fa
     float x[E];
     fp::wait_previous();
     load_vector(q + i * 32 * E, lane, x);
-    rotate(x, lane);
-#pragma unroll
-    for (int e = 0; e < E; e++)
-        x[e] = __fmul_rn(x[e], factor);
-    uint32_t amax = amax_bits(x);
-    bool zero = amax >= fp::AMAX_LIMIT || amax < fp::AMAX_FLOOR;
-    float scale = zero ? 0.0f : __fdiv_rn(__uint_as_float(amax), 32512.0f);
-    float inverse = zero ? 0.0f : __fdiv_rn(1.0f, scale);
-    if (amax >= fp::AMAX_LIMIT && lane == 0 && numeric)
+    bool ok = fp::write_query(x, factor, lane, planes + i * 64 * E, scales + i);
+    if (!ok && lane == 0 && numeric)
         atomicMin(numeric, (uint32_t)(i / heads));
-    if (lane == 0)
-        scales[i] = scale;
-    int8_t *hi = planes + i * 64 * E, *lo = hi + 32 * E;
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        int n = zero ? 0 : __float2int_rn(__fmul_rn(x[e], inverse));
-        int h = (n + 128) >> 8;
-        hi[lane + 32 * e] = (int8_t)h;
-        lo[lane + 32 * e] = (int8_t)(n - 256 * h);
-    }
-}
-
-/* x → int8 at out[j·stride], scale rounded up to bfloat16. */
-template <int E>
-__device__ __forceinline__ bool write_vector(const float (&x)[E], uint32_t lane, int8_t *out, uint32_t stride,
-                                             uint16_t *scale)
-{
-    uint32_t amax = amax_bits(x), bits = 0;
-    bool ok = amax < fp::AMAX_LIMIT;
-    if (ok && amax >= fp::AMAX_FLOOR)
-        bits = (__float_as_uint(__fdiv_rn(__uint_as_float(amax), 127.0f)) + 0xffffu) & 0xffff0000u;
-    float inverse = bits ? __fdiv_rn(1.0f, __uint_as_float(bits)) : 0.0f;
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        int n = bits ? __float2int_rn(__fmul_rn(x[e], inverse)) : 0;
-        out[(lane + 32 * e) * stride] = (int8_t)max(-127, min(127, n));
-    }
-    if (lane == 0)
-        *scale = (uint16_t)(bits >> 16);
-    return ok;
 }
 
 template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t vectors, uint32_t kv_heads)
@@ -123,12 +50,12 @@ template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t 
     uint8_t *slab = a.kv + a.page[token] * a.group_bytes + a.layer_offset + head * (128 * D + 256);
     float x[E];
     load_vector(a.k + i * D, lane, x);
-    rotate(x, lane);
+    fp::rotate(x, lane);
     uint16_t *scales = reinterpret_cast<uint16_t *>(slab + 128 * D);
-    bool ok = write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + slot * D, 1, scales + slot);
+    bool ok = fp::write_kv(x, lane, reinterpret_cast<int8_t *>(slab) + slot * D, 1, scales + slot);
     load_vector(a.v + i * D, lane, x);
     ok =
-        write_vector(x, lane, reinterpret_cast<int8_t *>(slab) + 64 * D + slot, 64, scales + 64 + slot) && ok;
+        fp::write_kv(x, lane, reinterpret_cast<int8_t *>(slab) + 64 * D + slot, 64, scales + 64 + slot) && ok;
     if (!ok && lane == 0 && a.numeric)
         atomicMin(a.numeric, (uint32_t)token);
 }

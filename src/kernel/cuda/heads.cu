@@ -1,5 +1,6 @@
 /* One warp per vector of d; element lane + 32·e is in register e, so the Walsh–Hadamard stages below 32 go
  * across lanes and the rest across registers. Norm and rotation pass through shared memory. */
+#include "kernel/cuda/head_vector.cuh"
 #include "kernel/cuda/heads.h"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/quantise.cuh"
@@ -11,46 +12,27 @@ namespace fp
 
 static constexpr uint32_t HEAD_WARPS = 4;
 
-/* x ← WHT(σ·x) */
-template <int E> static __device__ __forceinline__ void rotate(float (&x)[E], uint32_t lane)
-{
-    constexpr int H = (32 * E) & -(32 * E);
+/* A lane's share of a position's row of the rotary table: entries lane, lane + 32, … */
+template <int E> struct rotary {
+    static constexpr int N = (E + 1) / 2;
+    float c[N], s[N];
+    __device__ __forceinline__ rotary(const fp__cuda_heads &a, uint32_t position, uint32_t lane)
+    {
+        uint32_t half = a.n_rot / 2;
 #pragma unroll
-    for (int e = 0; e < E; e++) {
-        uint32_t j = lane + 32 * e;
-        x[e] = __popc(j & (j >> 1)) & 1 ? -x[e] : x[e];
-    }
-#pragma unroll
-    for (int s = 1; s < 32; s *= 2)
-#pragma unroll
-        for (int e = 0; e < E; e++) {
-            float other = __shfl_xor_sync(ALL, x[e], s);
-            x[e] = lane & s ? __fsub_rn(other, x[e]) : __fadd_rn(x[e], other);
+        for (int k = 0; k < N; k++) {
+            uint32_t i = lane + 32 * k;
+            bool has = i < half;
+            c[k] = has ? __ldg(a.cos + (size_t)position * half + i) : 0.0f;
+            s[k] = has ? __ldg(a.sin + (size_t)position * half + i) : 0.0f;
         }
-#pragma unroll
-    for (int s = 1; s < H / 32; s *= 2)
-#pragma unroll
-        for (int e = 0; e < E; e++)
-            if (!(e & s)) {
-                float a = x[e], b = x[e + s];
-                x[e] = __fadd_rn(a, b);
-                x[e + s] = __fsub_rn(a, b);
-            }
-}
-
-template <int E> static __device__ __forceinline__ uint32_t amax_bits(const float (&x)[E])
-{
-    uint32_t most = 0;
-#pragma unroll
-    for (int e = 0; e < E; e++)
-        most = max(most, __float_as_uint(x[e]) & 0x7fffffffu);
-    return __reduce_max_sync(ALL, most);
-}
+    }
+};
 
 /* §2 and §5 on one vector; false where the norm left the range (zeros then). */
 template <int E>
 static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, const float *w,
-                                                     uint32_t position, float *row, uint32_t lane,
+                                                     const rotary<E> &turn, float *row, uint32_t lane,
                                                      float (&x)[E])
 {
     bool ok = true;
@@ -69,10 +51,13 @@ static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, co
         row[lane + 32 * e] = x[e];
     __syncwarp();
     uint32_t half = a.n_rot / 2;
-    const float *cos = a.cos + (size_t)position * half, *sin = a.sin + (size_t)position * half;
-    for (uint32_t i = lane; i < half; i += 32) {
+#pragma unroll
+    for (int k = 0; k < rotary<E>::N; k++) {
+        uint32_t i = lane + 32 * k;
+        if (i >= half)
+            continue;
         uint32_t p = a.halves ? i : 2 * i, q = a.halves ? i + half : 2 * i + 1;
-        float x0 = row[p], x1 = row[q], c = cos[i], s = sin[i];
+        float x0 = row[p], x1 = row[q], c = turn.c[k], s = turn.s[k];
         row[p] = __fmaf_rn(-x1, s, __fmul_rn(x0, c));
         row[q] = __fmaf_rn(x0, s, __fmul_rn(x1, c));
     }
@@ -80,50 +65,6 @@ static __device__ __forceinline__ bool norm_and_turn(const fp__cuda_heads &a, co
 #pragma unroll
     for (int e = 0; e < E; e++)
         x[e] = row[lane + 32 * e];
-    return ok;
-}
-
-template <int E>
-static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, uint32_t lane, int8_t *hi,
-                                                   float *scale_at)
-{
-    rotate(x, lane);
-#pragma unroll
-    for (int e = 0; e < E; e++)
-        x[e] = __fmul_rn(x[e], factor);
-    uint32_t amax = amax_bits(x);
-    bool zero = amax >= AMAX_LIMIT || amax < AMAX_FLOOR;
-    float scale = zero ? 0.0f : __fdiv_rn(__uint_as_float(amax), 32512.0f);
-    float inverse = zero ? 0.0f : __fdiv_rn(1.0f, scale);
-    if (lane == 0)
-        *scale_at = scale;
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        int n = zero ? 0 : __float2int_rn(__fmul_rn(x[e], inverse));
-        int h = (n + 128) >> 8;
-        hi[lane + 32 * e] = (int8_t)h;
-        hi[32 * E + lane + 32 * e] = (int8_t)(n - 256 * h);
-    }
-    return amax < AMAX_LIMIT;
-}
-
-/* x → int8 at out[j·stride], scale rounded up to bfloat16. */
-template <int E>
-static __device__ __forceinline__ bool write_kv(const float (&x)[E], uint32_t lane, int8_t *out,
-                                                uint32_t stride, uint16_t *scale)
-{
-    uint32_t amax = amax_bits(x), bits = 0;
-    bool ok = amax < AMAX_LIMIT;
-    if (ok && amax >= AMAX_FLOOR)
-        bits = (__float_as_uint(__fdiv_rn(__uint_as_float(amax), 127.0f)) + 0xffffu) & 0xffff0000u;
-    float inverse = bits ? __fdiv_rn(1.0f, __uint_as_float(bits)) : 0.0f;
-#pragma unroll
-    for (int e = 0; e < E; e++) {
-        int n = bits ? __float2int_rn(__fmul_rn(x[e], inverse)) : 0;
-        out[(lane + 32 * e) * stride] = (int8_t)max(-127, min(127, n));
-    }
-    if (lane == 0)
-        *scale = (uint16_t)(bits >> 16);
     return ok;
 }
 
@@ -143,10 +84,10 @@ __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a
     for (int e = 0; e < E; e++)
         x[e] = from[lane + 32 * e];
     fp__cuda_token token = a.token[t];
+    rotary<E> turn(a, token.position, lane);
     bool query = head < a.heads, value = head >= a.heads + a.kv_heads, norm_ok = true, ok;
     if (!value)
-        norm_ok =
-            norm_and_turn(a, query ? a.q_norm : a.k_norm, token.position, rows[threadIdx.x / 32], lane, x);
+        norm_ok = norm_and_turn(a, query ? a.q_norm : a.k_norm, turn, rows[threadIdx.x / 32], lane, x);
     if (query) {
         size_t row = (size_t)t * a.heads + head;
         ok = write_query(x, factor, lane, a.q_planes + row * 2 * D, a.q_scales + row);

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
     if (threadIdx.x == 0)
         for (int s = 0; s < S::STAGES; s++) {
             barrier_init(full + s, FILL_ARRIVALS);
-            barrier_init(empty + s, WM * WN);
+            barrier_init(empty + s, WM * WN * WARP_ARRIVALS);
         }
     barrier_init_done();
     __syncthreads();
@@ -185,9 +185,7 @@ __global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
         float seg[2][4][4];
         segment_sums<TYPE>(base + 2 * wm * wtile<TYPE>::BYTES,
                            base + S::A_BYTES + 4 * wn * FP__DEVICE_ACT_BYTES, lane, seg);
-        __syncwarp();
-        if (lane == 0)
-            barrier_arrive(empty + stage);
+        arrive_warp(empty + stage, lane);
 #pragma unroll
         for (int i = 0; i < 32; i++)
             y[i / 16][i / 4 % 4][i % 4] =
@@ -207,8 +205,9 @@ template <int TYPE, int WM, int WN> static cudaError_t run_prefill(const prefill
     using S = prefill_shape<TYPE, WM, WN>;
     dim3 grid((a.tokens + 8 * S::TOKEN_TILES - 1) / (8 * S::TOKEN_TILES),
               (a.tiles + S::ROW_TILES - 1) / S::ROW_TILES);
-    return launch(prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS), (size_t)S::STAGES * S::STAGE_BYTES,
-                  stream, a);
+    /* all shared memory: two blocks a multiprocessor */
+    return launch_split(100, prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS),
+                        (size_t)S::STAGES * S::STAGE_BYTES, stream, a);
 }
 
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,

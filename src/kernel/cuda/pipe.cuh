@@ -43,6 +43,20 @@ static __device__ __forceinline__ void barrier_arrive(uint64_t *bar)
 {
     asm volatile("{ .reg .b64 s; mbarrier.arrive.shared.b64 s, [%0]; }" ::"r"(smem_at(bar)) : "memory");
 }
+/* The arrival of a warp, after all its lanes' reads and writes. One lane's is enough, since __syncwarp orders
+ * the others' accesses before it. compute-sanitizer's racecheck reports hazards there; built with
+ * FP_EVERY_LANE_ARRIVES every lane arrives for itself, which tells whether that is all it means. */
+#ifdef FP_EVERY_LANE_ARRIVES
+static constexpr uint32_t WARP_ARRIVALS = 32;
+#else
+static constexpr uint32_t WARP_ARRIVALS = 1;
+#endif
+static __device__ __forceinline__ void arrive_warp(uint64_t *bar, int lane)
+{
+    __syncwarp();
+    if (lane < (int)WARP_ARRIVALS)
+        barrier_arrive(bar);
+}
 static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t parity)
 {
     uint32_t done;

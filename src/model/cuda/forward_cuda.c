@@ -212,6 +212,29 @@ static cudaError_t residual_linear(fp__cuda_forward *f, const float *rows, size_
     return fp__cuda_linear_from(&in, w, T, NULL, f->x, f->x, f->m->hp.width, f->stream);
 }
 
+/* From prepared heads to f->attn. */
+static fp_status attention(fp__cuda_forward *f, size_t i, uint32_t T)
+{
+    const fp__hparams *hp = &f->m->hp;
+    size_t H = hp->heads;
+    if (fp__cuda_tune.no_attention)
+        return FP_OK;
+    fp_cuda_attention_run_args args = {.q_planes = f->q_planes,
+                                       .q_scales = f->q_scales,
+                                       .kv = f->pool.kv,
+                                       .group_bytes = f->pool.group_bytes,
+                                       .layer_offset = i * hp->kv_heads * fp__slab_bytes(hp->head_dim),
+                                       .gamma = f->gamma + i * f->limits.sequences * H,
+                                       .out = f->attn,
+                                       .alpha = f->want_mass ? f->alpha : NULL};
+    FP_TRY(fp_cuda_attention_run(f->attention, &args, f->stream));
+    if (f->want_mass)
+        FP_CUDA(
+            fp__cuda_add_mass(f->alpha, f->token, T, (uint32_t)H, f->mass + i * H, hp->layers * H, f->stream),
+            "the anchor's mass");
+    return FP_OK;
+}
+
 static fp_status attention_half(fp__cuda_forward *f, size_t i, uint32_t T)
 {
     const fp__hparams *hp = &f->m->hp;
@@ -243,19 +266,7 @@ static fp_status attention_half(fp__cuda_forward *f, size_t i, uint32_t T)
                             .error = f->error,
                             .code = code + AT_QK_NORM};
     FP_CUDA(fp__cuda_prepare_heads(&heads, T, f->stream), "queries, keys and values");
-    fp_cuda_attention_run_args args = {.q_planes = f->q_planes,
-                                       .q_scales = f->q_scales,
-                                       .kv = f->pool.kv,
-                                       .group_bytes = f->pool.group_bytes,
-                                       .layer_offset = layer_offset,
-                                       .gamma = f->gamma + i * f->limits.sequences * H,
-                                       .out = f->attn,
-                                       .alpha = f->want_mass ? f->alpha : NULL};
-    FP_TRY(fp_cuda_attention_run(f->attention, &args, f->stream));
-    if (f->want_mass)
-        FP_CUDA(
-            fp__cuda_add_mass(f->alpha, f->token, T, (uint32_t)H, f->mass + i * H, hp->layers * H, f->stream),
-            "the anchor's mass");
+    FP_TRY(attention(f, i, T));
     FP_CUDA(residual_linear(f, f->attn, H * d, code + AT_ATTN_OUTPUT, &l->wo, T), "the attention's output");
     return FP_OK;
 }
