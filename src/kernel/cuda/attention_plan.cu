@@ -475,8 +475,7 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->listed = listed;
     list->team = team;
     list->block_rows =
-        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS && fp__cuda_attention_tuning[FP__TUNE_STACKED] ? STACKED_ROWS
-                                                                                            : SPLIT_ROWS);
+        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
