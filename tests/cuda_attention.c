@@ -2,8 +2,8 @@
  * kernel/cuda only, so that one binary can be carried to a machine that has one.
  *
  *   cuda_attention --check [cases]   painted and random inputs; every output word compared (exit 1 if one
- * differs) cuda_attention --bench           JSON: times of decode, shared anchors and prefill beside the
- * device's copy rate */
+ * differs) cuda_attention --brief           few small cases, for compute-sanitizer cuda_attention --bench
+ * [case]    JSON: times of decode, shared anchors and prefill beside the device's copy rate */
 #include "fieldprint/cuda_attention.h"
 #include "exact/exact.h"
 #include "kernel/cuda/attention_tuning.h"
@@ -344,19 +344,22 @@ static size_t count_wrong(const struct lab *c, const struct device_lab *g, const
 }
 
 static size_t words_checked, words_wrong;
+static bool brief; /* under a tool that makes everything slow: each case once */
 
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
     static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
-                                                        {4, 4, 0, 1, 0},
-                                                        {16, 16, 3, 1, 0},
-                                                        {64, 32, 1, 2, 0},
-                                                        {4, 8, 0, 0, 1},
+                                                        {4, 4, 4, 1},
+                                                        {16, 16, 16, 1},
+                                                        {0, 4, 32, 2},
+                                                        {4, 16, 8, 0, 1},
                                                         {0, 0, 0, 2, 1},
-                                                        {16, 0, 0, 1, 0, 5, 0},
-                                                        {4, 4, 0, 1, 0, 0, 8},
-                                                        {0, 0, 0, 2, 0, 0, 0, 1}};
+                                                        {16, 4, 0, 1, 0, 1},
+                                                        {0, 0, 0, 2, 0, 0, 1},
+                                                        {0, 0, 0, 2, 0, 0, 2},
+                                                        {0, 0, 0, 2, 0, 0, 3},
+                                                        {0, 0, 0, 2, 0, 0, 4}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -374,13 +377,14 @@ static void check_lab(struct lab *c, const char *name)
     OK(fp_cuda_attention_create(&config, &plan));
     fp_cuda_attention_run_args args = {g.planes,        g.s_q,   g.pool, c->group_bytes,
                                        c->layer_offset, g.gamma, g.out,  g.alpha};
-    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+    for (size_t v = 0; v < (brief ? 1 : sizeof variants / sizeof *variants); v++) {
         memcpy(fp__cuda_attention_tuning, variants[v], sizeof variants[v]);
         OK(fp_cuda_attention_plan(plan, c->sequences, c->n, NULL));
-        for (int again = 0; again < 2; again++) {
+        for (int again = 0; again < (brief ? 1 : 2); again++) {
             CUDA(cudaMemset(g.out, 0xa5, rows * c->d * 4));
             CUDA(cudaMemset(g.alpha, 0xa5, rows * 4));
-            OK(fp_cuda_attention_run(plan, &args, NULL));
+            for (int i = 0; i < 3; i++) /* the second and third begin before the one before them ends */
+                OK(fp_cuda_attention_run(plan, &args, NULL));
             CUDA(cudaDeviceSynchronize());
             words_wrong += count_wrong(c, &g, name, (int)v * 10 + again);
             words_checked += rows * (c->d + 1);
@@ -543,6 +547,24 @@ static int check(uint32_t cases)
     return check_prefills(2 * cases);
 }
 
+/* A few small cases of every kind, for memcheck and racecheck. */
+static int check_briefly(void)
+{
+    struct lab c;
+    static const uint32_t sizes[] = {128, 64};
+    brief = true;
+    for (uint32_t i = 0; i < 6; i++) {
+        uint32_t d = sizes[i % 2], group = i < 3 ? 4 : 7, n = 1 + i % 3;
+        make_lab(&c, d, 2, group, i == 5 ? 30 : n, 12, RANDOM);
+        make_sequences(&c, n, i == 5 ? 12 : 1, i < 2 ? 0 : 3, 6, i == 0 ? 40 : 4);
+        check_lab(&c, "brief");
+        free_lab(&c);
+    }
+    printf("{\"check\": \"attention, brief\", \"words\": %zu, \"wrong\": %zu, \"failures\": %d}\n",
+           words_checked, words_wrong, failures);
+    return failures ? 1 : 0;
+}
+
 /* ---- speed --------------------------------------------------------------------------------------------- */
 
 enum { REPEATS = 21 };
@@ -684,8 +706,12 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     fp_cuda_attention *plan;
     OK(fp_cuda_attention_create(&config, &plan));
     OK(fp_cuda_attention_plan(plan, s, c->sequences, stream));
-    double us[2];
-    for (int with_queries = 0; with_queries < 2; with_queries++) {
+    double us[3]; /* as in a step, with the queries' preparation, and without overlap of kernels */
+    uint32_t no_overlap = fp__cuda_attention_tuning[FP__TUNE_NO_OVERLAP];
+    for (int kind = 0; kind < 3; kind++) {
+        bool with_queries = kind == 1;
+        if (kind == 2)
+            fp__cuda_attention_tuning[FP__TUNE_NO_OVERLAP] = 1;
         cudaGraph_t graph;
         cudaGraphExec_t exec;
         if (!with_queries)
@@ -701,18 +727,19 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
         }
         CUDA(cudaStreamEndCapture(stream, &graph));
         CUDA(cudaGraphInstantiate(&exec, graph, 0));
-        us[with_queries] = time_graph(exec, stream, c->tokens > 8 ? 5 : 15) / (double)layers;
+        us[kind] = time_graph(exec, stream, c->tokens > 8 ? 5 : 15) / (double)layers;
         CUDA(cudaGraphExecDestroy(exec));
         CUDA(cudaGraphDestroy(graph));
     }
+    fp__cuda_attention_tuning[FP__TUNE_NO_OVERLAP] = no_overlap;
     double bytes = (double)layer_bytes, rate = bytes / us[0] / 1000.0;
     printf("{\"case\": \"%s\", \"d\": %u, \"kv_heads\": %u, \"group\": %u, \"sequences\": %u, \"tokens\": "
            "%u, \"anchor\": %u, "
            "\"context\": %u, \"shared\": %s, \"mode\": %u, \"layers\": %zu, \"us\": %.2f, "
-           "\"us_with_queries\": %.2f, "
+           "\"us_with_queries\": %.2f, \"us_no_overlap\": %.2f, "
            "\"kv_bytes\": %.0f, \"gb_s\": %.0f, \"of_copy\": %.3f",
            c->name, c->d, c->kv_heads, c->group, c->sequences, c->tokens, c->anchor, c->context,
-           c->shared ? "true" : "false", c->mode, layers, us[0], us[1], bytes, rate, rate / copy);
+           c->shared ? "true" : "false", c->mode, layers, us[0], us[1], us[2], bytes, rate, rate / copy);
     if (c->tokens > 8) { /* causal prefill: 4·d operations per visible (row, token) */
         double pairs =
             (double)c->sequences * heads *
@@ -743,21 +770,47 @@ static int bench(const char *only)
         {"anchor 64, 1x32k, compete", 128, 8, 4, 1, 1, 64, 32768, false, 0},
         {"anchor 64, 1x32k, floor", 128, 8, 4, 1, 1, 64, 32768, false, 1},
         {"anchor 64, 1x32k, reserve", 128, 8, 4, 1, 1, 64, 32768, false, 2},
-        {"anchor 128, 1x32k, compete", 128, 8, 4, 1, 1, 128, 32768, false, 0},
         {"anchor 64, 8x32k, compete", 128, 8, 4, 8, 1, 64, 32768, true, 0},
+        {"anchor 64, 8x32k, floor", 128, 8, 4, 8, 1, 64, 32768, true, 1},
+        {"anchor 64, 8x32k, reserve", 128, 8, 4, 8, 1, 64, 32768, true, 2},
+        {"anchor 128, 1x32k, compete", 128, 8, 4, 1, 1, 128, 32768, false, 0},
+        {"anchor 128, 1x32k, floor", 128, 8, 4, 1, 1, 128, 32768, false, 1},
+        {"anchor 128, 1x32k, reserve", 128, 8, 4, 1, 1, 128, 32768, false, 2},
         {"anchor 128, 8x32k, compete", 128, 8, 4, 8, 1, 128, 32768, true, 0},
         {"anchor 128, 8x32k, floor", 128, 8, 4, 8, 1, 128, 32768, true, 1},
         {"anchor 128, 8x32k, reserve", 128, 8, 4, 8, 1, 128, 32768, true, 2},
-        {"anchor 2048 shared, 64x512", 128, 8, 4, 64, 1, 2048, 512, true, 0},
-        {"anchor 2048 own, 64x512", 128, 8, 4, 64, 1, 2048, 512, false, 0},
+        {"anchor 64 shared, 2x512", 128, 8, 4, 2, 1, 64, 512, true, 0},
+        {"anchor 64 own, 2x512", 128, 8, 4, 2, 1, 64, 512, false, 0},
+        {"anchor 64 shared, 4x512", 128, 8, 4, 4, 1, 64, 512, true, 0},
+        {"anchor 64 own, 4x512", 128, 8, 4, 4, 1, 64, 512, false, 0},
+        {"anchor 64 shared, 16x512", 128, 8, 4, 16, 1, 64, 512, true, 0},
+        {"anchor 64 own, 16x512", 128, 8, 4, 16, 1, 64, 512, false, 0},
         {"anchor 64 shared, 64x512", 128, 8, 4, 64, 1, 64, 512, true, 0},
         {"anchor 64 own, 64x512", 128, 8, 4, 64, 1, 64, 512, false, 0},
+        {"anchor 256 shared, 2x512", 128, 8, 4, 2, 1, 256, 512, true, 0},
+        {"anchor 256 own, 2x512", 128, 8, 4, 2, 1, 256, 512, false, 0},
+        {"anchor 256 shared, 4x512", 128, 8, 4, 4, 1, 256, 512, true, 0},
+        {"anchor 256 own, 4x512", 128, 8, 4, 4, 1, 256, 512, false, 0},
         {"anchor 256 shared, 16x512", 128, 8, 4, 16, 1, 256, 512, true, 0},
         {"anchor 256 own, 16x512", 128, 8, 4, 16, 1, 256, 512, false, 0},
+        {"anchor 256 shared, 64x512", 128, 8, 4, 64, 1, 256, 512, true, 0},
+        {"anchor 256 own, 64x512", 128, 8, 4, 64, 1, 256, 512, false, 0},
+        {"anchor 512 shared, 2x512", 128, 8, 4, 2, 1, 512, 512, true, 0},
+        {"anchor 512 own, 2x512", 128, 8, 4, 2, 1, 512, 512, false, 0},
+        {"anchor 512 shared, 4x512", 128, 8, 4, 4, 1, 512, 512, true, 0},
+        {"anchor 512 own, 4x512", 128, 8, 4, 4, 1, 512, 512, false, 0},
+        {"anchor 512 shared, 16x512", 128, 8, 4, 16, 1, 512, 512, true, 0},
+        {"anchor 512 own, 16x512", 128, 8, 4, 16, 1, 512, 512, false, 0},
+        {"anchor 512 shared, 64x512", 128, 8, 4, 64, 1, 512, 512, true, 0},
+        {"anchor 512 own, 64x512", 128, 8, 4, 64, 1, 512, 512, false, 0},
+        {"anchor 2048 shared, 2x512", 128, 8, 4, 2, 1, 2048, 512, true, 0},
+        {"anchor 2048 own, 2x512", 128, 8, 4, 2, 1, 2048, 512, false, 0},
         {"anchor 2048 shared, 4x512", 128, 8, 4, 4, 1, 2048, 512, true, 0},
         {"anchor 2048 own, 4x512", 128, 8, 4, 4, 1, 2048, 512, false, 0},
-        {"anchor 512 shared, 2x2048", 128, 8, 4, 2, 1, 512, 2048, true, 0},
-        {"anchor 512 own, 2x2048", 128, 8, 4, 2, 1, 512, 2048, false, 0},
+        {"anchor 2048 shared, 16x512", 128, 8, 4, 16, 1, 2048, 512, true, 0},
+        {"anchor 2048 own, 16x512", 128, 8, 4, 16, 1, 2048, 512, false, 0},
+        {"anchor 2048 shared, 64x512", 128, 8, 4, 64, 1, 2048, 512, true, 0},
+        {"anchor 2048 own, 64x512", 128, 8, 4, 64, 1, 2048, 512, false, 0},
         {"decode 4 tokens 8x32k", 128, 8, 4, 8, 4, 0, 32768, false, 0},
         {"decode 8 tokens 8x32k", 128, 8, 4, 8, 8, 0, 32768, false, 0},
         {"decode d64 8x32k", 64, 8, 4, 8, 1, 0, 32768, false, 0},
@@ -802,6 +855,8 @@ int main(int argc, char **argv)
         }
         return bench(argc > 2 && argv[2][0] ? argv[2] : NULL);
     }
+    if (argc > 1 && strcmp(argv[1], "--brief") == 0)
+        return check_briefly();
     if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
         return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);

@@ -9,9 +9,12 @@
  * Usage: create once; plan when the sequences or their lengths change (host work and one copy to the device);
  * run once per layer. run allocates nothing, launches kernels of fixed shape, and reads all sizes from
  * device memory, so a captured CUDA graph of it stays valid when the step is planned anew, as long as no
- * sequence of either plan has more than 32 rows (query tokens · G; prefills may take another kernel).
- * A plan belongs to the device that was current at create and is used by one thread and one stream at a time.
- * `stream` is a cudaStream_t. Only builds with CUDA have these functions. */
+ * sequence of either plan has more than 8 query tokens (prefills may take other kernels).
+ * On Hopper and newer, run's kernels begin while the kernel before them ends, and read ahead what of a plan
+ * was complete before its step: full pages up to the one of a sequence's first query token must be written,
+ * in stream order, before plan(). Partial pages and what follows may be written by the kernels just before
+ * run, as may the queries. A plan belongs to the device that was current at create and is used by one thread
+ * and one stream at a time. `stream` is a cudaStream_t. Only builds with CUDA have these functions. */
 #ifndef FIELDPRINT_CUDA_ATTENTION_H
 #define FIELDPRINT_CUDA_ATTENTION_H
 #include "fieldprint/status.h"

@@ -3,7 +3,9 @@
  * registers. */
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
+#include "kernel/cuda/attention_launch.cuh"
 #include "kernel/cuda/head_vector.cuh"
+#include "kernel/cuda/overlap.cuh"
 
 #include <math.h>
 
@@ -25,9 +27,11 @@ __global__ void prepare(const float *q, size_t vectors, uint32_t heads, float fa
 {
     size_t i = (size_t)blockIdx.x * WARPS_PER_CTA + threadIdx.x / 32;
     uint32_t lane = threadIdx.x % 32;
+    fp::launch_next();
     if (i >= vectors)
         return;
     float x[E];
+    fp::wait_previous();
     load_vector(q + i * 32 * E, lane, x);
     bool ok = fp::write_query(x, factor, lane, planes + i * 64 * E, scales + i);
     if (!ok && lane == 0 && numeric)
@@ -56,9 +60,8 @@ template <int E> __global__ void kv_write(const fp_cuda_kv_write_args a, size_t 
         atomicMin(a.numeric, (uint32_t)token);
 }
 
-fp_status launched(const char *what)
+fp_status launched(cudaError_t e, const char *what)
 {
-    cudaError_t e = cudaGetLastError();
     return e == cudaSuccess ? FP_OK
                             : fp__fail(FP_UNSUPPORTED, "starting %s: %s", what, cudaGetErrorString(e));
 }
@@ -74,12 +77,13 @@ unsigned ctas(size_t vectors)
 }
 
 template <int E>
-void start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, float *scales, uint32_t *numeric,
-                   cudaStream_t s)
+cudaError_t start_prepare(const float *q, size_t n, uint32_t heads, int8_t *planes, float *scales,
+                          uint32_t *numeric, cudaStream_t s)
 {
     constexpr int D = 32 * E, H = D & -D;
     float factor = (float)(0x1.71547652b82fep+0 / sqrt((double)D) / (double)H);
-    prepare<E><<<ctas(n), WARPS_PER_CTA * 32, 0, s>>>(q, n, heads, factor, planes, scales, numeric);
+    return fp::attn::launch(prepare<E>, ctas(n), WARPS_PER_CTA * 32, 0, s, q, n, heads, factor, planes,
+                            scales, numeric);
 }
 
 } // namespace
@@ -89,25 +93,26 @@ fp_status fp_cuda_query_prepare(const float *q, size_t tokens, uint32_t heads, u
 {
     size_t n = tokens * heads;
     cudaStream_t s = (cudaStream_t)stream;
+    cudaError_t e;
     if (n == 0)
         return FP_OK;
     switch (d) {
     case 64:
-        start_prepare<2>(q, n, heads, q_planes, q_scales, numeric, s);
+        e = start_prepare<2>(q, n, heads, q_planes, q_scales, numeric, s);
         break;
     case 96:
-        start_prepare<3>(q, n, heads, q_planes, q_scales, numeric, s);
+        e = start_prepare<3>(q, n, heads, q_planes, q_scales, numeric, s);
         break;
     case 128:
-        start_prepare<4>(q, n, heads, q_planes, q_scales, numeric, s);
+        e = start_prepare<4>(q, n, heads, q_planes, q_scales, numeric, s);
         break;
     case 256:
-        start_prepare<8>(q, n, heads, q_planes, q_scales, numeric, s);
+        e = start_prepare<8>(q, n, heads, q_planes, q_scales, numeric, s);
         break;
     default:
         return bad_size(d);
     }
-    return launched("the preparation of queries");
+    return launched(e, "the preparation of queries");
 }
 
 fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uint32_t kv_heads, uint32_t d,
@@ -133,5 +138,5 @@ fp_status fp_cuda_kv_write(const fp_cuda_kv_write_args *args, size_t tokens, uin
     default:
         return bad_size(d);
     }
-    return launched("the write of keys and values");
+    return launched(cudaGetLastError(), "the write of keys and values");
 }

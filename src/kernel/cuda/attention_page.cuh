@@ -13,6 +13,7 @@
 #include "kernel/cuda/async.cuh"
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/canon.cuh"
+#include "kernel/cuda/overlap.cuh"
 
 namespace fp
 {
@@ -65,6 +66,7 @@ template <int D, int NT> struct State {
 template <int NT> struct Weights {
     uint32_t p[NT][8];
     float keep[NT], scale[NT]; /* O' = fma(O, keep, o·scale) */
+    float unit[NT];            /* 2^E */
 };
 
 static __device__ __forceinline__ float low_float(uint32_t pair)
@@ -121,10 +123,17 @@ static __device__ __forceinline__ void pack_planes(const uint32_t *w, uint32_t &
     hi = __byte_perm(a, b, 0x7632);
 }
 
-/* Softmax of one tile: x → P planes, l. dead: the row sees no token here. */
+/* exp2c for weights: below 2^-60 every weight rounds to 0, so what is less may be that. */
+static __device__ __forceinline__ float weight_exp2(float x)
+{
+    return exp2c_normal(fmaxf(x, -60.0f));
+}
+
+/* Softmax of one tile: x → P planes, l. unit: 65535·2^-E; p·s_v is scaled after its rounding, which only
+ * moves the exponent (it could underflow only where the weight is 0). */
 template <int NT>
-static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const float (&s_v)[16],
-                                             uint32_t (&p)[8], int &l)
+static __device__ __forceinline__ void weigh(const float (&x)[16], float m, const uint32_t (&s_v)[8],
+                                             float unit, uint32_t (&p)[8], int &l)
 {
     uint32_t sum = 0;
 #pragma unroll
@@ -132,9 +141,10 @@ static __device__ __forceinline__ void weigh(const float (&x)[16], float m, cons
         uint32_t w[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            float e = exp2c(__fsub_rn(x[4 * q + i], m));
+            uint32_t pair = s_v[2 * q + i / 2];
+            float e = weight_exp2(__fsub_rn(x[4 * q + i], m)), v = i % 2 ? high_float(pair) : low_float(pair);
             sum += __float_as_uint(__fadd_rn(__fmul_rn(e, 65535.0f), 12582912.0f));
-            w[i] = __float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(e, s_v[4 * q + i]), 65535.0f), 12582912.0f));
+            w[i] = __float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(e, v), unit), 12582912.0f));
         }
         pack_planes(w, p[2 * q], p[2 * q + 1]);
     }
@@ -191,7 +201,7 @@ static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint
     v4[1] = load_shared16(stage + 64 * D + 128 + 32 * c + 16);
 #pragma unroll
     for (int t = 0; t < NT; t++) {
-        float x[16], v[16];
+        float x[16];
         dequantise_scores<D>(acc[t], rows.scale[t], s_k, x);
         int visible = PAGE;
         if (!full) {
@@ -215,17 +225,13 @@ static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint
         largest = max(largest, __shfl_xor_sync(~0u, largest, 2));
         int e, l;
         float down = exponent_scale(largest, e);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            v[2 * j] = __fmul_rn(low_float(s_v[j]), down);
-            v[2 * j + 1] = __fmul_rn(high_float(s_v[j]), down);
-        }
         bool dead = !full && visible == 0;
-        weigh<NT>(x, dead ? 0.0f : m, v, out.p[t], l);
+        weigh<NT>(x, dead ? 0.0f : m, s_v, __fmul_rn(65535.0f, down), out.p[t], l);
         float before = state.m[t], after = before > m ? before : m;
         float b = exp2c(__fsub_rn(m, after));
         out.keep[t] = exp2c(__fsub_rn(before, after));
-        out.scale[t] = __fmul_rn(b, pow2(e));
+        out.unit[t] = pow2(e);
+        out.scale[t] = __fmul_rn(b, out.unit[t]);
         state.m[t] = after;
         if (dead) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
             out.keep[t] = 1.0f;

@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
-#include "kernel/cuda/attention_tuning.h"
+#include "kernel/cuda/attention_launch.cuh"
 
 #include <cuda_runtime.h>
 #include <stdlib.h>
@@ -18,11 +18,9 @@ uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
 namespace
 {
 
-constexpr uint32_t SMALL_LIST_ROWS = 32; /* lists of more rows are for teams; */
-constexpr uint32_t SMALL_ANCHOR_ROWS =
-    1024; /* but the queries stacked over an anchor go to single warps, whose items mix
-             freely with the contexts': the anchor is read again from the L2 cache */
-static_assert(sizeof(Header) <= HEADER_WORDS * 4, "the header has its place");
+constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
+static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4,
+              "they have their place");
 
 /* A growing array of plain values. */
 template <typename T> struct Array {
@@ -54,31 +52,40 @@ struct List {
     const fp_cuda_attention_segment *segment;
     uint32_t tokens, token; /* consecutive from `token`, or listed at `token` */
     bool listed, team;
-    uint32_t table, block_rows, blocks, done, stream_at;
+    uint32_t table, block_rows, blocks, stream_at;
+};
+
+/* The prefill kernel of tiles of so many groups. */
+struct Prefill {
+    Kernel kernel;
+    uint32_t stages;
+    size_t shared_bytes;
 };
 
 } // namespace
 
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
-    uint32_t group, grid, team_stages, small_stages, level_bytes;
-    size_t shared_bytes, state_rows, plan_words;
-    Kernel kernel, prefill; /* prefill: nullptr where this GPU has none for the head size */
-    size_t prefill_bytes;   /* of shared memory */
-    uint32_t prefill_stages;
+    uint32_t group, grid, team_stages, decode_stages, level_bytes;
+    size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
+    Kernel decode, team;
+    Prefill prefill[PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
+    uint32_t prefill_groups;         /* of the step's tiles */
+    Array<uint32_t> lengths;
+    float4 *prefill_scratch;
     uint32_t *device_plan, *staging;
     uint8_t *states; /* heads, then o */
     float *anchor_scratch;
     cudaEvent_t copied;
-    bool planned, wide_merge;          /* wide_merge: a warp's ring has room for 32 pieces of 128 channels */
-    Array<Item> small, team, prefills; /* prefills: whole items of the prefill kernel */
+    bool planned;
+    uint32_t merge_ctas, merge_bytes, decode_singles;
+    Array<Item> decode_items, team_items, prefills; /* prefills: whole items of the prefill kernel */
     Array<uint32_t> token_lists, pages;
     Array<uint8_t> fills;
     Array<List> lists;
     Array<MergeToken> merges;
     Array<MergeStream> streams;
     Array<uint32_t> leader; /* per sequence: the first with the same anchor */
-    uint32_t merge_pages;
     size_t used_rows;
 };
 
@@ -109,13 +116,24 @@ static uint32_t min_of(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
-static Kernel kernel_of(uint32_t d)
+static bool find_kernels(fp_cuda_attention *plan)
 {
-    return d == 64    ? kernel_64()
-           : d == 96  ? kernel_96()
-           : d == 128 ? kernel_128()
-           : d == 256 ? kernel_256()
-                      : nullptr;
+    switch (plan->config.d) {
+    case 64:
+        plan->decode = decode_kernel_64(), plan->team = team_kernel_64();
+        return true;
+    case 96:
+        plan->decode = decode_kernel_96(), plan->team = team_kernel_96();
+        return true;
+    case 128:
+        plan->decode = decode_kernel_128(), plan->team = team_kernel_128();
+        return true;
+    case 256:
+        plan->decode = decode_kernel_256(), plan->team = team_kernel_256();
+        return true;
+    default:
+        return false;
+    }
 }
 
 static uint32_t team_rows(uint32_t d)
@@ -131,52 +149,61 @@ static fp_status choose_shape(fp_cuda_attention *plan)
              "reading the GPU's properties");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
-    uint32_t d = plan->config.d, stage = stage_bytes(d), room = (uint32_t)shared - 1024 - BARRIER_BYTES;
+    uint32_t d = plan->config.d, stage = stage_bytes(d), room = (uint32_t)shared - 1024;
+    uint32_t levels = TEAM_BARRIER_BYTES + 2 * team_rows(d) * d * 4;
     plan->grid = (uint32_t)sms;
     plan->level_bytes = team_rows(d) * d * 4;
-    plan->small_stages = min_of(room / WARPS / stage, MAX_STAGES);
-    plan->team_stages =
-        room > 2 * plan->level_bytes ? min_of((room - 2 * plan->level_bytes) / stage, MAX_STAGES) : 0;
-    if (plan->small_stages == 0 || plan->team_stages < 3)
+    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / DECODE_WARPS / stage, MAX_STAGES);
+    plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
+    if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
                         "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    uint32_t small = WARPS * plan->small_stages * stage,
-             team = 2 * plan->level_bytes + plan->team_stages * stage;
-    plan->wide_merge = plan->small_stages * stage >= 32 * MERGE_PIECE_BYTES;
-    plan->shared_bytes = BARRIER_BYTES + (small > team ? small : team);
-    CUDA_TRY(cudaFuncSetAttribute(plan->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)plan->shared_bytes),
+    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)DECODE_WARPS * plan->decode_stages * stage;
+    plan->team_bytes = levels + (size_t)plan->team_stages * stage;
+    CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  (int)plan->decode_bytes),
              "reserving shared memory");
+    CUDA_TRY(
+        cudaFuncSetAttribute(plan->team, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)plan->team_bytes),
+        "reserving shared memory");
     return FP_OK;
 }
 
-/* The prefill kernel, if this GPU has one for the head size. */
+/* The prefill kernels, if this GPU has them for the head size. */
 static fp_status choose_prefill(fp_cuda_attention *plan)
 {
     int device, shared;
-    uint32_t d = plan->config.d, fixed = PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(d);
+    uint32_t d = plan->config.d, stage = prefill_stage_bytes(d);
+    Kernel (*kernel_of_groups)(uint32_t) = d == 64    ? prefill_kernel_64
+                                           : d == 96  ? prefill_kernel_96
+                                           : d == 128 ? prefill_kernel_128
+                                                      : nullptr;
+    if (!kernel_of_groups || !prefill_built())
+        return FP_OK;
     CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
-    plan->prefill = prefill_kernel(d);
-    if (!plan->prefill || (uint32_t)shared < fixed + 4 * PREFILL_STAGE_BYTES(d)) {
-        plan->prefill = nullptr;
-        return FP_OK;
+    for (uint32_t groups = 1; groups <= PREFILL_GROUPS; groups++) {
+        Prefill *p = &plan->prefill[groups - 1];
+        uint32_t fixed = PREFILL_BARRIER_BYTES + groups * prefill_group_bytes(d);
+        if ((uint32_t)shared < fixed + 4 * stage)
+            return FP_OK;
+        p->stages = min_of(((uint32_t)shared - fixed) / stage, 8);
+        p->shared_bytes = fixed + p->stages * stage;
+        p->kernel = kernel_of_groups(groups);
+        CUDA_TRY(cudaFuncSetAttribute(p->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)p->shared_bytes),
+                 "reserving shared memory");
     }
-    plan->prefill_stages = min_of(((uint32_t)shared - fixed) / PREFILL_STAGE_BYTES(d), MAX_STAGES);
-    plan->prefill_bytes = fixed + plan->prefill_stages * PREFILL_STAGE_BYTES(d);
-    CUDA_TRY(cudaFuncSetAttribute(plan->prefill, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  (int)plan->prefill_bytes),
-             "reserving shared memory");
     return FP_OK;
 }
 
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
-    size_t rows = plan->group * min_of(c->max_tokens, 8), row_bytes = 4 * c->d + sizeof(StateHead);
-    rows = rows > SMALL_LIST_ROWS ? SMALL_LIST_ROWS : rows;
+    size_t rows = plan->group * min_of(c->max_tokens, DECODE_TOKENS),
+           row_bytes = 4 * c->d + sizeof(StateHead);
     plan->state_rows = c->state_bytes / row_bytes;
     if (c->state_bytes == 0)
         plan->state_rows =
@@ -193,6 +220,11 @@ static fp_status allocate(fp_cuda_attention *plan)
              "device memory for attention's states");
     CUDA_TRY(cudaMalloc((void **)&plan->anchor_scratch, (size_t)plan->grid * plan->level_bytes),
              "device memory for attention's anchor states");
+    if (plan->prefill[0].kernel)
+
+        CUDA_TRY(
+            cudaMalloc((void **)&plan->prefill_scratch, (size_t)plan->grid * prefill_scratch_bytes(c->d)),
+            "device memory for prefill's states");
     CUDA_TRY(cudaEventCreateWithFlags(&plan->copied, cudaEventDisableTiming),
              "an event for attention's plan");
     return FP_OK;
@@ -201,19 +233,20 @@ static fp_status allocate(fp_cuda_attention *plan)
 fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cuda_attention **out)
 {
     uint32_t hk = config->kv_heads;
+    fp_cuda_attention *plan = (fp_cuda_attention *)calloc(1, sizeof *plan);
+    if (!plan)
+        return out_of_memory();
+    plan->config = *config;
     if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 ||
-        !kernel_of(config->d))
+        !find_kernels(plan)) {
+        free(plan);
         return fp__fail(
             FP_USAGE,
             "attention on the GPU knows heads of 64, 96, 128 and 256 in groups of 1 to 16, not %u/%u "
             "heads of %u",
             config->heads, hk, config->d);
-    fp_cuda_attention *plan = (fp_cuda_attention *)calloc(1, sizeof *plan);
-    if (!plan)
-        return out_of_memory();
-    plan->config = *config;
+    }
     plan->group = config->heads / hk;
-    plan->kernel = kernel_of(config->d);
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
         status = choose_prefill(plan);
@@ -237,9 +270,11 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFreeHost(plan->staging);
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
-    free(plan->small.at);
-    free(plan->team.at);
+    cudaFree(plan->prefill_scratch);
+    free(plan->decode_items.at);
+    free(plan->team_items.at);
     free(plan->prefills.at);
+    free(plan->lengths.at);
     free(plan->token_lists.at);
     free(plan->pages.at);
     free(plan->fills.at);
@@ -342,7 +377,7 @@ static uint32_t block_pages(const fp_cuda_attention *plan, const List *list, uin
     return seen_pages(list->segment, (end - 1) / plan->group + 1);
 }
 
-/* States that items of `step` pages write for a stream of `pages`. */
+/* States that an item of these pages writes. */
 static uint32_t count_pieces(uint32_t first, uint32_t end)
 {
     uint32_t n = 0;
@@ -351,48 +386,76 @@ static uint32_t count_pieces(uint32_t first, uint32_t end)
     return n;
 }
 
-/* Pages of the item that begins at page `first`. */
-static uint32_t item_pages(uint32_t pages, uint32_t first, uint32_t step, uint32_t fine)
+static bool stacked(const List *list)
 {
-    return min_of(first < fine ? min_of(step, fine - first) : SPAN_PAGES, pages - first);
+    return !list->team && list->block_rows > SPLIT_ROWS;
 }
 
-/* Items of `step` pages up to page `fine`, of single spans from there on. */
-static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t block, uint32_t step,
-                        uint32_t fine)
+/* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
+ * has two spans, for two KV heads at once. */
+static uint32_t item_pages(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first,
+                           uint32_t step)
 {
-    uint32_t pages = block_pages(plan, list, block),
-             rows = list->tokens * plan->group - block * list->block_rows;
-    rows = min_of(rows, list->block_rows);
+    uint32_t left = pages - first, pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
+    if (!list->team && !stacked(list) && step == CHUNK_PAGES && left <= 2 * SPAN_PAGES)
+        step = left <= SPAN_PAGES ? SPAN_PAGES : pair;
+    return min_of(step, left);
+}
+
+/* Pages of an item that were complete before the step. */
+static uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n)
+{
+    uint32_t begun = s->causal_page + (causal(s) ? s->causal_tokens / PAGE : 0), early = 0;
+    while (early < n && first + early < begun &&
+           (first + early >= s->causal_page || !s->filled || s->filled[first + early] == PAGE))
+        early++;
+    return early;
+}
+
+static void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n,
+                         uint32_t *w)
+{
+    w[FLAGS] |= INLINED;
+    for (uint32_t p = 0; p < n; p++) {
+        w[INLINE + p] = plan->pages.at[list->table + first + p];
+        w[FILLS + p / 4] |= (uint32_t)plan->fills.at[list->table + first + p] << (8 * (p % 4));
+    }
+}
+
+static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t block, uint32_t step)
+{
+    uint32_t pages = block_pages(plan, list, block), index = (uint32_t)plan->streams.n;
+    uint32_t rows = min_of(list->tokens * plan->group - block * list->block_rows, list->block_rows);
     MergeStream *stream = plan->streams.add(1);
     if (!stream)
         return false;
-    stream->state = (uint32_t)plan->used_rows;
+    uint32_t state = stream->state = (uint32_t)plan->used_rows;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        n = item_pages(pages, first, step, fine);
+        n = item_pages(plan, list, pages, first, step);
         stream->pieces += count_pieces(first, first + n);
-        stream->arrivals += list->team ? WARPS : 1;
     }
     stream->rows = rows;
     stream->stride = stream->pieces * rows;
     plan->used_rows += (size_t)stream->stride * plan->config.kv_heads;
-    uint32_t state = stream->state;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        Item *item = add_item(plan, list, block, list->team ? &plan->team : &plan->small);
+        Item *item = add_item(plan, list, block, list->team ? &plan->team_items : &plan->decode_items);
         if (!item)
             return false;
-        n = item_pages(pages, first, step, fine);
+        n = item_pages(plan, list, pages, first, step);
         uint32_t *w = item->word;
         w[FIRST_PAGE] = first;
         w[PAGES] = n;
         w[STATE] = state;
         w[STATE_STRIDE] = stream->stride;
-        w[DONE] = list->done + block;
+        w[STREAM] = index;
         w[TABLE] = list->table + first;
-        for (uint32_t p = 0; n <= CHUNK_PAGES && p < n; p++) {
-            w[FLAGS] |= INLINED;
-            w[INLINE + p] = plan->pages.at[list->table + first + p];
-            w[FILLS + p / 4] |= (uint32_t)plan->fills.at[list->table + first + p] << (8 * (p % 4));
+        if (n <= CHUNK_PAGES)
+            inline_pages(plan, list, first, n, w);
+        if (!list->team) {
+            w[FLAGS] |= stacked(list) ? STACKED : n <= SPAN_PAGES ? PAGED : 0;
+            if (!stacked(list) && n > SPAN_PAGES && n <= 2 * SPAN_PAGES && plan->config.kv_heads % 2 == 0)
+                w[FLAGS] |= PAIRED;
+            w[EARLY] = early_pages(list->segment, first, n);
         }
         state += count_pieces(first, first + n) * rows;
     }
@@ -400,10 +463,8 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
 }
 
 static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *segment, uint32_t tokens,
-                     uint32_t token, bool listed, bool stacked)
+                     uint32_t token, bool listed, bool team)
 {
-    uint32_t most_stacked = fp__cuda_attention_tuning[FP__TUNE_ANCHOR_ROWS];
-    most_stacked = most_stacked ? most_stacked : SMALL_ANCHOR_ROWS;
     List *list = plan->lists.add(1);
     if (!list)
         return false;
@@ -412,8 +473,9 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->tokens = tokens;
     list->token = token;
     list->listed = listed;
-    list->team = rows > (stacked ? most_stacked : SMALL_LIST_ROWS);
-    list->block_rows = list->team ? team_rows(plan->config.d) : SMALL_ROWS;
+    list->team = team;
+    list->block_rows =
+        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -423,10 +485,11 @@ static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_seq
                             size_t i)
 {
     uint32_t at = (uint32_t)plan->token_lists.n, tokens = 0, first = sequences[i].first_token;
-    bool consecutive = true;
+    bool consecutive = true, team = false;
     for (size_t k = i; k < n; k++) {
         if (plan->leader.at[k] != i)
             continue;
+        team = team || sequences[k].tokens > DECODE_TOKENS;
         uint32_t *list = plan->token_lists.add(sequences[k].tokens);
         if (!list)
             return false;
@@ -438,8 +501,7 @@ static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_seq
     }
     if (consecutive)
         plan->token_lists.n = at;
-    return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive,
-                    !causal(&sequences[i].anchor) && tokens > sequences[i].tokens);
+    return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive, team);
 }
 
 static void find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
@@ -457,24 +519,19 @@ static void find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequen
     }
 }
 
-static bool add_merge_segment(fp_cuda_attention *plan, const List *list, uint32_t index, MergeSegment *out)
+static void add_merge_segment(const fp_cuda_attention *plan, const List *list, uint32_t index,
+                              MergeSegment *out)
 {
-    out->done = list->done;
+    out->blocks = list->blocks;
     out->row = index * plan->group;
     out->rows_per_stream = list->block_rows;
-    out->blocks = list->blocks;
     out->stream_at = list->stream_at;
-    return true;
 }
 
-/* Whether whole items go to the prefill kernel. */
-static bool use_prefill(const fp_cuda_attention *plan)
-{
-    return plan->prefill && !fp__cuda_attention_tuning[FP__TUNE_NO_PREFILL];
-}
+/* Rows of a whole item: of the prefill kernel, or of a team. */
 static uint32_t whole_rows(const fp_cuda_attention *plan)
 {
-    return use_prefill(plan) ? PREFILL_ROWS : team_rows(plan->config.d);
+    return plan->prefill_groups ? 64 * plan->prefill_groups : team_rows(plan->config.d);
 }
 
 /* A block of query tokens that takes both of its segments from start to end. */
@@ -491,7 +548,7 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     if (!add_table(plan, &s->context, &list.table) || !add_table(plan, &s->anchor, &anchor_table))
         return false;
     for (uint32_t block = 0; block < list.blocks; block++) {
-        Item *item = add_item(plan, &list, block, use_prefill(plan) ? &plan->prefills : &plan->team);
+        Item *item = add_item(plan, &list, block, plan->prefill_groups ? &plan->prefills : &plan->team_items);
         if (!item)
             return false;
         uint32_t *w = item->word;
@@ -509,27 +566,82 @@ static bool add_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence 
     return true;
 }
 
-/* Query tokens of prefills take whole segments if that gives every CTA work. */
-static bool prefer_whole(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+static int longest_first(const void *a, const void *b)
 {
-    uint64_t total = 0, largest = 0;
-    if (fp__cuda_attention_tuning[FP__TUNE_WHOLE])
-        return fp__cuda_attention_tuning[FP__TUNE_WHOLE] == 2;
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x > y ? -1 : x < y;
+}
+
+/* Pages of all whole items of the step, longest first → plan->lengths; returns their sum. */
+static bool list_lengths(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                         uint64_t *sum)
+{
+    uint32_t most = whole_rows(plan);
+    plan->lengths.n = 0;
+    *sum = 0;
     for (size_t i = 0; i < n; i++) {
-        uint32_t rows = sequences[i].tokens * plan->group;
-        if (rows <= SMALL_LIST_ROWS)
+        uint32_t rows = sequences[i].tokens * plan->group, blocks = ceil_div(rows, most);
+        if (sequences[i].tokens <= DECODE_TOKENS)
             continue;
-        uint32_t blocks = ceil_div(rows, whole_rows(plan));
+        uint32_t *length = plan->lengths.add(blocks);
+        if (!length)
+            return false;
         for (uint32_t b = 0; b < blocks; b++) {
-            uint32_t tokens = min_of((b + 1) * whole_rows(plan), rows) / plan->group;
-            uint64_t pages = (uint64_t)seen_pages(&sequences[i].anchor, tokens) +
-                             seen_pages(&sequences[i].context, tokens);
-            total += pages * plan->config.kv_heads;
-            largest = pages > largest ? pages : largest;
+            uint32_t tokens = ceil_div(min_of((b + 1) * most, rows), plan->group);
+            length[b] = seen_pages(&sequences[i].anchor, tokens) + seen_pages(&sequences[i].context, tokens);
+            *sum += length[b];
         }
     }
-    /* the prefill kernel is over twice as fast as teams: it may leave half of the CTAs idle */
-    return use_prefill(plan) ? 2 * total >= largest * plan->grid : total >= 2 * largest * plan->grid;
+    qsort(plan->lengths.at, plan->lengths.n, sizeof *plan->lengths.at, longest_first);
+    return true;
+}
+
+/* Pages of the CTA that has most of them, going back and forth over the CTAs as the prefill kernel does. */
+static uint64_t longest_cta(const fp_cuda_attention *plan)
+{
+    uint32_t hk = plan->config.kv_heads, grid = plan->grid;
+    uint64_t units = (uint64_t)plan->lengths.n * hk, first = 0, last = 0;
+    for (uint64_t k = 0; k < units; k += grid) {
+        bool back = k / grid & 1;
+        uint64_t a = back ? k + grid - 1 : k, b = back ? k : k + grid - 1;
+        first += a < units ? plan->lengths.at[a / hk] : 0;
+        last += b < units ? plan->lengths.at[b / hk] : 0;
+    }
+    return first > last ? first : last;
+}
+
+/* Query tokens of prefills take whole segments if that is faster than to split them between teams; chooses
+ * the tiles of the prefill kernel. False: no memory. */
+static bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                         bool *whole)
+{
+    /* a page takes so long (in 100 cycles) with 1, 2, 3 groups, and with a team if all CTAs have the same
+     * work */
+    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 42, 58}, team_cost = 95;
+    uint32_t forced = fp__cuda_attention_tuning[FP__TUNE_WHOLE],
+             tiles = fp__cuda_attention_tuning[FP__TUNE_PREFILL], best_groups = 0;
+    uint64_t best = 0, sum;
+    for (uint32_t groups = PREFILL_GROUPS; groups >= 1 && plan->prefill[0].kernel && tiles <= PREFILL_GROUPS;
+         groups--) {
+        if (tiles && groups != tiles)
+            continue;
+        plan->prefill_groups = groups;
+        if (!list_lengths(plan, sequences, n, &sum))
+            return false;
+        uint64_t cost = longest_cta(plan) * page_cost[groups - 1];
+        if (best_groups == 0 || cost < best)
+            best_groups = groups, best = cost;
+    }
+    plan->prefill_groups = 0;
+    if (!list_lengths(plan, sequences, n, &sum))
+        return false;
+    uint64_t longest = plan->lengths.n ? plan->lengths.at[0] : 0;
+    sum *= plan->config.kv_heads;
+    *whole = best_groups ? best * plan->grid <= sum * team_cost : sum >= 2 * longest * plan->grid;
+    plan->prefill_groups = best_groups;
+    if (forced)
+        *whole = forced == 2;
+    return true;
 }
 
 static int by_pages(const void *a, const void *b)
@@ -542,27 +654,12 @@ static int by_pages(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Stable: items of neighbouring pages stay together. */
-static void long_items_first(Array<Item> *items)
-{
-    size_t n = items->n, longs = 0;
-    Item *copy = items->add(n); /* room behind the items */
-    items->n = n;
-    if (!copy)
-        return;
-    for (size_t i = 0; i < n; i++)
-        longs += items->at[i].word[PAGES] > SPAN_PAGES;
-    for (size_t i = 0, l = 0, s = longs; i < n; i++)
-        copy[items->at[i].word[PAGES] > SPAN_PAGES ? l++ : s++] = items->at[i];
-    memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
-}
-
 /* Lists of the step: who sees what together. */
 static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
                        bool whole)
 {
     for (size_t i = 0; i < n; i++)
-        if (whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) {
+        if (whole && sequences[i].tokens > DECODE_TOKENS) {
             plan->leader.at[i] = NONE;
             if (!add_whole(plan, &sequences[i]))
                 return false;
@@ -579,52 +676,87 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
         if (plan->leader.at[i] == i && !add_anchor_list(plan, sequences, n, i))
             return false;
     for (size_t i = 0; i < n; i++)
-        if (!(whole && sequences[i].tokens * plan->group > SMALL_LIST_ROWS) && sequences[i].context.n_pages &&
+        if (!(whole && sequences[i].tokens > DECODE_TOKENS) && sequences[i].context.n_pages &&
             !add_list(plan, &sequences[i].context, sequences[i].tokens, sequences[i].first_token, false,
-                      false))
+                      sequences[i].tokens > DECODE_TOKENS))
             return false;
     return true;
 }
 
-/* Page counts of team items and of single-warp items: fine where there is little work, so that all take part.
- */
-static void choose_steps(const fp_cuda_attention *plan, uint32_t *team, uint32_t *small)
+enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST };
+static ListKind kind_of(const List *list)
 {
-    uint64_t team_spans = 0, small_spans = 0;
-    for (size_t i = 0; i < plan->lists.n; i++)
-        for (uint32_t b = 0; b < plan->lists.at[i].blocks; b++)
-            (plan->lists.at[i].team ? team_spans : small_spans) +=
-                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), SPAN_PAGES) *
-                plan->config.kv_heads;
-    *small = 5 * small_spans >= 6ull * plan->grid * WARPS ? CHUNK_PAGES : SPAN_PAGES;
-    *team = SPAN_PAGES;
-    while (*team < 64 * CHUNK_PAGES && team_spans * SPAN_PAGES / *team >= 16ull * plan->grid)
-        *team *= 4;
-    if (fp__cuda_attention_tuning[FP__TUNE_SMALL_PAGES])
-        *small = fp__cuda_attention_tuning[FP__TUNE_SMALL_PAGES];
-    if (fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES])
-        *team = fp__cuda_attention_tuning[FP__TUNE_TEAM_PAGES];
+    return list->team ? TEAM_LIST : stacked(list) ? STACKED_LIST : SPLIT_LIST;
 }
 
-static bool split_lists(fp_cuda_attention *plan, uint32_t team_step, uint32_t small_step,
-                        uint32_t fine_eighths)
+/* Units that lists take in steps of `step` pages. */
+static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32_t step)
 {
-    uint32_t done = 0;
+    uint64_t units = 0;
+    for (size_t i = 0; i < plan->lists.n; i++)
+        for (uint32_t b = 0; kind_of(&plan->lists.at[i]) == kind && b < plan->lists.at[i].blocks; b++)
+            units +=
+                (uint64_t)ceil_div(block_pages(plan, &plan->lists.at[i], b), step) * plan->config.kv_heads;
+    return units;
+}
+
+/* Pages of items by kind of list: fine where there is little work, so that all take part. A quad needs about
+ * 3 µs for a split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
+static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
+{
+    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
+             chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES),
+             team = count_units(plan, TEAM_LIST, SPAN_PAGES);
+    bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
+    step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
+    step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
+    step[TEAM_LIST] = SPAN_PAGES;
+    while (step[TEAM_LIST] < 64 * CHUNK_PAGES && team * SPAN_PAGES / step[TEAM_LIST] >= 16ull * plan->grid)
+        step[TEAM_LIST] *= 4;
+    const uint32_t *tuned = fp__cuda_attention_tuning;
+    if (tuned[FP__TUNE_SPLIT_PAGES])
+        step[SPLIT_LIST] = tuned[FP__TUNE_SPLIT_PAGES];
+    if (tuned[FP__TUNE_STACKED_PAGES])
+        step[STACKED_LIST] = tuned[FP__TUNE_STACKED_PAGES];
+    if (tuned[FP__TUNE_TEAM_PAGES])
+        step[TEAM_LIST] = tuned[FP__TUNE_TEAM_PAGES];
+}
+
+static bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3])
+{
     for (size_t i = 0; i < plan->lists.n; i++) {
         List *list = &plan->lists.at[i];
-        list->done = done;
         list->stream_at = (uint32_t)plan->streams.n; /* made a word offset when placed */
-        done += list->blocks;
-        for (uint32_t b = 0; b < list->blocks; b++) {
-            uint32_t pages = block_pages(plan, list, b), step = list->team ? team_step : small_step,
-                     fine = pages;
-            /* the last eighth of long work in spans, taken last, so that all warps end together */
-            if (!list->team && step > SPAN_PAGES)
-                fine = min_of(ceil_div(pages - pages * fine_eighths / 8, CHUNK_PAGES) * CHUNK_PAGES, pages);
-            if (!split_block(plan, list, b, step, fine))
+        for (uint32_t b = 0; b < list->blocks; b++)
+            if (!split_block(plan, list, b, step[kind_of(list)]))
                 return false;
-        }
     }
+    return true;
+}
+
+static int decode_rank(const uint32_t *w)
+{
+    bool longs = w[PAGES] > SPAN_PAGES;
+    return w[FLAGS] & PAIRED ? 4 : w[FLAGS] & STACKED ? !longs : 3 - longs;
+}
+
+/* Most work first, paired items last. Stable: items of neighbouring pages stay together. */
+static bool order_decode(fp_cuda_attention *plan)
+{
+    Array<Item> *items = &plan->decode_items;
+    size_t n = items->n, at = 0;
+    Item *copy = items->add(n); /* room behind the items */
+    items->n = n;
+    if (n && !copy)
+        return false;
+    for (int rank = 0; rank < 5; rank++) {
+        plan->decode_singles = (uint32_t)at; /* at last: before the paired ones */
+        for (size_t i = 0; i < n; i++)
+            if (decode_rank(items->at[i].word) == rank)
+                copy[at++] = items->at[i];
+    }
+    if (n)
+        memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
     return true;
 }
 
@@ -639,7 +771,7 @@ static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequenc
     list = anchors;
     for (size_t i = 0; i < n; i++) {
         const fp_cuda_attention_sequence *s = &sequences[i];
-        if (whole && s->tokens * plan->group > SMALL_LIST_ROWS)
+        if (whole && s->tokens > DECODE_TOKENS)
             continue;
         const List *anchor = nullptr, *context = s->context.n_pages ? &plan->lists.at[list++] : nullptr;
         uint32_t before = 0, leader = plan->leader.at[i];
@@ -658,7 +790,6 @@ static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequenc
             m[t].token = s->first_token + t;
             m[t].mode = s->mode;
             m[t].gamma_row = s->gamma_row;
-            m[t].segment[0].done = m[t].segment[1].done = NONE;
             if (anchor)
                 add_merge_segment(plan, anchor, before + t, &m[t].segment[0]);
             if (context)
@@ -666,28 +797,6 @@ static bool make_merges(fp_cuda_attention *plan, const fp_cuda_attention_sequenc
         }
     }
     return true;
-}
-
-/* CTAs that begin with team items: enough to be done when the others have streamed the rest of the pages. */
-static uint32_t choose_team_ctas(const fp_cuda_attention *plan)
-{
-    uint32_t hk = plan->config.kv_heads;
-    uint64_t pages = 0, small_pages = 0;
-    for (size_t i = 0; i < plan->team.n; i++)
-        pages += (uint64_t)plan->team.at[i].word[PAGES] * hk;
-    for (size_t i = 0; i < plan->small.n; i++)
-        small_pages += (uint64_t)plan->small.at[i].word[PAGES] * hk;
-    uint32_t items = (uint32_t)plan->team.n * hk, tuned = fp__cuda_attention_tuning[FP__TUNE_TEAM_CTAS];
-    if (tuned)
-        return min_of(tuned, plan->grid);
-    if (small_pages == 0 || items == 0)
-        return min_of(plan->grid, items ? items : 1);
-    /* a page takes a team 3 to 5 µs and an item some more to begin; the memory moves 2,800 bytes a ns */
-    double item_us = 6 + 4.0 * (double)pages / items,
-           small_us = (double)small_pages * plan->config.d * 128 / 2.8e6;
-    double target = 0.5 * small_us > item_us ? 0.5 * small_us : item_us;
-    uint32_t n = (uint32_t)(item_us * items / target + 0.99);
-    return min_of(min_of(n, items), plan->grid);
 }
 
 template <typename T> static uint32_t place(fp_cuda_attention *plan, size_t *word, const Array<T> &a)
@@ -699,30 +808,41 @@ template <typename T> static uint32_t place(fp_cuda_attention *plan, size_t *wor
     return (uint32_t)at;
 }
 
-static fp_status upload(fp_cuda_attention *plan, uint32_t streams, cudaStream_t stream)
+/* Shared memory in which a merging warp has all pieces of most rows at once. */
+static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
+{
+    uint32_t pieces = 0, o = narrow ? 128 : 512, bytes;
+    for (size_t i = 0; i < plan->streams.n; i++)
+        pieces = plan->streams.at[i].pieces > pieces ? plan->streams.at[i].pieces : pieces;
+    pieces *= 2; /* two segments */
+    bytes = pieces < 32 ? 32 * MERGE_FACTOR_BYTES + pieces * o
+                        : ceil_div(pieces, 32) * 32 * (MERGE_FACTOR_BYTES + o);
+    return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
+}
+
+static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
 {
     Header h = {};
-    size_t word = SMALL_AT, done_words = (size_t)streams * plan->config.kv_heads;
-    memset(plan->staging, 0, SMALL_AT * 4);
-    place(plan, &word, plan->small);
-    h.done_at = (uint32_t)word;
-    word += done_words;
-    if (word <= plan->plan_words)
-        memset(plan->staging + h.done_at, 0, done_words * 4);
+    size_t word = DECODE_AT;
+    memset(plan->staging, 0, DECODE_AT * 4);
+    place(plan, &word, plan->decode_items);
     uint32_t streams_at = place(plan, &word, plan->streams);
     for (size_t i = 0; i < plan->merges.n; i++)
         for (int s = 0; s < 2; s++)
             plan->merges.at[i].segment[s].stream_at =
                 streams_at + plan->merges.at[i].segment[s].stream_at * (uint32_t)(sizeof(MergeStream) / 4);
-    h.team_items = (uint32_t)plan->team.n;
-    h.small_items = (uint32_t)plan->small.n;
-    h.small_static = h.team_items == 0;
-    h.team_ctas = choose_team_ctas(plan);
+    h.team_items = (uint32_t)plan->team_items.n;
+    h.decode_items = (uint32_t)plan->decode_items.n;
+    h.decode_singles = plan->decode_singles;
     h.merge_tokens = (uint32_t)plan->merges.n;
     h.prefill_items = (uint32_t)plan->prefills.n;
-    uint64_t narrow_tasks = (uint64_t)plan->merges.n * plan->config.heads * (plan->config.d / 32);
-    h.merge_narrow = narrow_tasks <= plan->grid * WARPS || !plan->wide_merge;
-    h.team_at = place(plan, &word, plan->team);
+    uint64_t rows = (uint64_t)plan->merges.n * plan->config.heads;
+    h.merge_narrow = rows * (plan->config.d / 32) <= (uint64_t)plan->grid * WARPS;
+    uint64_t tasks = rows * ceil_div(plan->config.d, h.merge_narrow ? 32 : 128),
+             most = (uint64_t)plan->grid * 16;
+    plan->merge_ctas = (uint32_t)(tasks == 0 ? 1 : tasks < most ? tasks : most);
+    plan->merge_bytes = merge_room(plan, h.merge_narrow);
+    h.team_at = place(plan, &word, plan->team_items);
     h.prefill_at = place(plan, &word, plan->prefills);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
@@ -748,38 +868,37 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     FP_TRY(check_step(plan, sequences, n));
     if (plan->planned)
         CUDA_TRY(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
-    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team.n = plan->lists.n = 0;
+    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n =
+        plan->lists.n = 0;
     plan->prefills.n = 0;
     if (n && !plan->leader.add(n))
         return out_of_memory();
     find_leaders(plan, sequences, n);
-    bool whole = prefer_whole(plan, sequences, n);
+    bool whole;
+    if (!prefer_whole(plan, sequences, n, &whole))
+        return out_of_memory();
     if (!make_lists(plan, sequences, n, whole))
         return out_of_memory();
-    uint32_t team_step, small_step;
-    choose_steps(plan, &team_step, &small_step);
-    size_t whole_items = plan->team.n;
-    uint32_t fine_eighths =
-        fp__cuda_attention_tuning[FP__TUNE_FINE] ? fp__cuda_attention_tuning[FP__TUNE_FINE] - 1 : 0;
+    uint32_t step[3];
+    choose_steps(plan, step);
+    size_t whole_items = plan->team_items.n;
     for (;;) {
-        plan->team.n = whole_items;
-        plan->small.n = plan->streams.n = 0;
+        plan->team_items.n = whole_items;
+        plan->decode_items.n = plan->streams.n = 0;
         plan->used_rows = 0;
-        if (!split_lists(plan, team_step, small_step, fine_eighths))
+        if (!split_lists(plan, step))
             return out_of_memory();
-        if (plan->used_rows <= plan->state_rows || small_step == 64 * CHUNK_PAGES)
+        if (plan->used_rows <= plan->state_rows || step[TEAM_LIST] >= 64 * CHUNK_PAGES)
             break;
-        fine_eighths = 0;
-        small_step = small_step == SPAN_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES; /* fewer states */
-        team_step = team_step < CHUNK_PAGES ? CHUNK_PAGES : team_step;
+        step[SPLIT_LIST] = step[STACKED_LIST] = CHUNK_PAGES; /* fewer states */
+        step[TEAM_LIST] = step[TEAM_LIST] < CHUNK_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES;
     }
-    qsort(plan->team.at, plan->team.n, sizeof(Item), by_pages);
+    qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
     qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
-    long_items_first(&plan->small);
     plan->merges.n = 0;
-    if (!make_merges(plan, sequences, n, whole))
+    if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))
         return out_of_memory();
-    return upload(plan, (uint32_t)plan->streams.n, (cudaStream_t)stream);
+    return upload(plan, (cudaStream_t)stream);
 }
 
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
@@ -803,14 +922,28 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.heads_q = plan->config.heads;
     p.kv_heads = plan->config.kv_heads;
     p.group = plan->group;
+    p.d = plan->config.d;
     p.team_stages = plan->team_stages;
-    p.small_stages = plan->small_stages;
+    p.decode_stages = plan->decode_stages;
     p.level_bytes = plan->level_bytes;
-    p.prefill_stages = plan->prefill_stages;
-    if (plan->prefills.n)
-        plan->prefill<<<plan->grid, PREFILL_THREADS, plan->prefill_bytes, (cudaStream_t)stream>>>(p);
-    if (plan->small.n || plan->team.n || plan->merges.n || plan->prefills.n == 0)
-        plan->kernel<<<plan->grid, WARPS * 32, plan->shared_bytes, (cudaStream_t)stream>>>(p);
-    CUDA_TRY(cudaGetLastError(), "starting attention");
+    p.merge_bytes = plan->merge_bytes;
+    p.high = 256;
+    p.prefill_scratch = plan->prefill_scratch;
+    cudaStream_t s = (cudaStream_t)stream;
+    if (plan->prefills.n) {
+        const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
+        p.prefill_stages = prefill->stages;
+        prefill->kernel<<<plan->grid, prefill_threads(plan->prefill_groups), prefill->shared_bytes, s>>>(p);
+        CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
+    }
+    if (plan->decode_items.n)
+        CUDA_TRY(launch(plan->decode, plan->grid, DECODE_WARPS * 32, plan->decode_bytes, s, p),
+                 "starting attention");
+    if (plan->team_items.n)
+        CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
+    if (plan->decode_items.n == 0 && plan->team_items.n == 0)
+        return FP_OK;
+    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, plan->merge_bytes, s, p),
+             "starting the merge of attention");
     return FP_OK;
 }

@@ -14,9 +14,14 @@ constexpr int WARPS = 8, PAGE = 64, SPAN_PAGES = 4, CHUNK_PAGES = 16;
 constexpr uint32_t NONE = 0xffffffffu;
 
 /* Rows (query token i of a list, head g of the group) of a list are numbered i·G + g. A stream is a run of
- * rows over one segment and one KV head; `small` streams have up to 8 rows and are worked on by single warps,
- * `team` streams have up to 64·tiles rows and are worked on by all warps of a CTA. */
-constexpr int SMALL_ROWS = 8;
+ * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp
+ * of a quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA
+ * together. */
+constexpr int QUAD = 4;                               /* warps that work on a unit of decode */
+constexpr int QUADS = 2, DECODE_WARPS = QUAD * QUADS; /* of a CTA */
+constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
+constexpr int DECODE_REGISTERS =
+    216; /* a thread: leaves room for a warp of 80 in each quarter of a multiprocessor */
 
 /* Row tiles of 8 that one warp of a team holds. */
 constexpr __host__ __device__ int team_tiles(int d)
@@ -25,21 +30,18 @@ constexpr __host__ __device__ int team_tiles(int d)
 }
 
 struct Header {
-    uint32_t team_items, team_ctas, small_items,
-        small_static;                    /* items of one KV head; CTAs that start with team items;
-                                            static: the first item of a warp is fixed */
-    uint32_t merge_tokens, merge_narrow; /* narrow: a merge task is 32 channels, else 128 */
-    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at, done_at; /* word offsets */
-    uint32_t prefill_items, prefill_at; /* whole items of the prefill kernel */
+    uint32_t team_items, decode_items, decode_singles; /* paired items follow decode_singles others */
+    uint32_t merge_tokens, merge_narrow;               /* narrow: a merge task is 32 channels, else 128 */
+    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
+    uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
 };
 
-/* Zero when a plan arrives; maintained by the kernel from run to run. */
+/* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */
 struct Control {
-    uint32_t team_taken, small_taken, epoch, pad;
+    uint32_t decode_taken, team_taken;
 };
-/* The buffer begins: header, control, single-warp items. done[streams·HK] (header.done_at) counts what
- * arrived. */
-constexpr uint32_t HEADER_WORDS = 16, CONTROL_WORDS = 16, SMALL_AT = HEADER_WORDS + CONTROL_WORDS;
+/* The buffer begins: header, control, decode items. */
+constexpr uint32_t HEADER_WORDS = 16, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
 
 /* 32 words of a work item; one is loaded by a warp, word by lane. */
 enum ItemWord {
@@ -51,12 +53,14 @@ enum ItemWord {
     ROWS,
     STATE,        /* row number of the first state it writes, for KV head 0 */
     STATE_STRIDE, /* rows of states per KV head */
-    DONE,         /* stream: word of done[], for KV head 0 */
-    LIMIT,        /* causal pages: row i·G + g sees LIMIT + i tokens of the segment */
-    TABLE,        /* offset of the segment's first page in pages and fills */
+    STREAM,
+    LIMIT, /* causal pages: row i·G + g sees LIMIT + i tokens of the segment */
+    TABLE, /* offset of the segment's first page in pages and fills */
     MODE,
     FILLS = 12,  /* 4 words: fill of each inline page; 0: causal */
     INLINE = 16, /* 16 words: page numbers of an inline item */
+    /* decode items: */
+    EARLY = TABLE, /* pages that were complete before the step: read before earlier kernels end */
     /* whole items: */
     ANCHOR_TABLE = 16,
     ANCHOR_PAGES,
@@ -66,24 +70,26 @@ enum ItemWord {
 };
 enum ItemFlags {
     LISTED = 1,  /* tokens come from a list */
-    INLINED = 2, /* at most 16 pages, given in the item */
-    WHOLE = 4    /* both segments from first to last page; writes outputs, no states */
+    INLINED = 2, /* at most 16 pages, given in the item; all decode items are */
+    WHOLE = 4,   /* both segments from first to last page; writes outputs, no states */
+    PAGED = 8,   /* split: a span, each warp of the quad takes a page; else a chunk, each takes a span */
+    PAIRED = 16, /* split: two spans, two warps of the quad take one each; the other two, those of another KV
+                    head */
+    STACKED = 32
 };
 
 /* How the outputs of one token are merged from states. */
 struct MergeSegment {
-    uint32_t done;            /* first stream's word of done[], KV head 0; NONE: empty segment */
-    uint32_t row;             /* i·G of this token in the list */
-    uint32_t rows_per_stream; /* streams of the list follow each other */
-    uint32_t blocks;    /* streams of the list; done[] word of (kv, block) is done + kv·blocks + block */
+    uint32_t blocks; /* streams of the list, one after the other; 0: empty segment */
+    uint32_t row;    /* i·G of this token in the list */
+    uint32_t rows_per_stream;
     uint32_t stream_at; /* offset of the list's MergeStream records */
-    uint32_t pad[3];
 };
 struct MergeStream {
-    uint32_t state, stride, pieces, rows, arrivals, pad[3];
+    uint32_t state, stride, pieces, rows;
 };
 struct MergeToken {
-    uint32_t token, mode, gamma_row, pad[5];
+    uint32_t token, mode, gamma_row, pad;
     MergeSegment segment[2]; /* anchor, context */
 };
 
@@ -104,27 +110,38 @@ struct Params {
     size_t group_bytes, layer_offset;
     const uint32_t *gamma;
     float *out, *alpha;
-    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items (d <= 128: 128 rows)
-    uint32_t heads_q, kv_heads, group;
-    uint32_t team_stages, small_stages; /* ring stages of a team and of a single warp */
-    uint32_t level_bytes;               /* shared memory of one level of team states */
-    uint32_t prefill_stages;            /* ring stages of the prefill kernel */
+    float *anchor_scratch; // [CTAs][team rows][d]: anchor states of whole items
+    uint32_t heads_q, kv_heads, group, d;
+    uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode */
+    uint32_t level_bytes;                /* shared memory of one level of team states */
+    uint32_t prefill_stages;             /* ring stages of the prefill kernel */
+    uint32_t merge_bytes;                /* shared memory of a merging CTA */
+    int high;                            /* 256, where the compiler cannot know it */
+    float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments
 };
 
-/* Shared memory: barriers, then (team) two levels of states, then the ring; (single warps) rings. */
-constexpr uint32_t BARRIER_BYTES = 2048;
+/* A ring stage: K with both scale arrays, or V. */
 constexpr uint32_t MAX_STAGES = 16;
 static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 {
     return 64 * d + 256;
 }
-
-/* Shared memory that a merge takes for one piece of 128 channels: factors, l and flags, o. */
-constexpr uint32_t MERGE_PIECE_BYTES = 16 + 8 + 512;
+/* Shared memory of a team: barriers, two levels of states, the ring. */
+constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
+/* Of decode: barriers, what a quad tells each other, the rings of the warps. */
+constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
+                   DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
+constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
+constexpr int MERGE_THREADS = 128;
+/* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside
+ * decode. */
+constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_LEAST_BYTES = 32 * MERGE_FACTOR_BYTES + 8 * 512,
+                   MERGE_MOST_BYTES = MERGE_THREADS * (MERGE_FACTOR_BYTES + 128);
 
 typedef void (*Kernel)(Params);
-/* The kernel of a head size; nullptr if there is none. */
-Kernel kernel_64(), kernel_96(), kernel_128(), kernel_256();
+Kernel decode_kernel_64(), decode_kernel_96(), decode_kernel_128(), decode_kernel_256();
+Kernel team_kernel_64(), team_kernel_96(), team_kernel_128(), team_kernel_256();
+Kernel merge_kernel();
 
 } // namespace attn
 } // namespace fp

@@ -1,15 +1,17 @@
-/* The prefill kernel (Hopper): 128 rows of a prefill against both of their segments, from first to last page,
- * to the outputs. A row is a query token and a head of the group. Arithmetic §6, nothing else decides a bit.
+/* The prefill kernel (Hopper): a tile of 64, 128 or 192 rows of a prefill against both of their segments,
+ * from first to last page, to the outputs. A row is a query token and a head of the group. Arithmetic §6,
+ * nothing else decides a bit.
  *
- * A CTA is two consumer warpgroups of 64 rows and a producer warp. The producer copies pages into a ring of
- * shared memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for
- * all rows. A consumer multiplies Q (two planes, in registers) with K, makes P (two planes, in registers
- * again) and multiplies it with V; while one group waits for its products, the other one's weights are
- * computed.
+ * A CTA is a warpgroup for each 64 rows, and a producer warp. The producer copies pages into a ring of shared
+ * memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for all
+ * rows. A group multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers) and
+ * multiplies it with V; while one group waits for its products, the weights of the others are computed.
  *
  *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
  * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
- *  - span states are in registers, those of the chunk and the segment in shared memory.
+ *  - span states are in registers, those of the chunk in shared memory, of the segment in device memory (L2).
+ *  - what does not wait for a product is done while one is under way: the heads of a page's merge, and
+ * looking for the next page.
  *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
  *
  * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
@@ -17,8 +19,10 @@
  * scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is exp2c(0) = 1. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
-#include "kernel/cuda/attention_merge.cuh"
+#include "kernel/cuda/async.cuh"
+#include "kernel/cuda/attention_mix.cuh"
 #include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_rows.cuh"
 #include "kernel/cuda/wgmma.cuh"
 
 namespace fp
@@ -28,13 +32,14 @@ namespace attn
 namespace prefill
 {
 
-constexpr int GROUPS = PREFILL_ROWS / 64, CONSUMERS = 4 * GROUPS, THREADS = PREFILL_THREADS;
-constexpr int LAG = 2; /* pages that are under way when one is handed over */
-static_assert(THREADS == 32 * CONSUMERS + 128, "one warpgroup for the producer warp");
-/* Registers of the warpgroups, a lane: no more in all than the 168 each that the kernel starts with. */
-constexpr int CONSUMER_REGISTERS = 232, PRODUCER_REGISTERS = 40;
-static_assert(GROUPS * CONSUMER_REGISTERS + PRODUCER_REGISTERS <= 168 * (GROUPS + 1),
-              "the groups wait for each other else");
+constexpr int LAG = 1; /* pages that are under way when one is handed over */
+
+/* Registers of a lane; no more in all than the kernel starts with, else the groups wait for each other. */
+template <int GROUPS> struct Registers {
+    static constexpr int START = 65536 / (128 * (GROUPS + 1)) / 8 * 8, LIMIT = START > 232 ? 232 : START,
+                         CONSUMER = GROUPS == 3 ? 160 : 232, PRODUCER = GROUPS == 3 ? 32 : 40;
+    static_assert(GROUPS * CONSUMER + PRODUCER <= (GROUPS + 1) * START, "more registers than there are");
+};
 
 /* What a stage holds behind K and V. */
 struct Scales {
@@ -46,7 +51,7 @@ struct Scales {
 };
 
 template <int D> struct Stage {
-    static constexpr uint32_t V = 64 * D, SCALES = 128 * D, BYTES = PREFILL_STAGE_BYTES(D);
+    static constexpr uint32_t V = 64 * D, SCALES = 128 * D, BYTES = prefill_stage_bytes(D);
     static_assert(SCALES + sizeof(Scales) <= BYTES, "a stage holds a page");
 };
 
@@ -62,7 +67,6 @@ struct Place {
 
 struct Shared {
     uint32_t barriers, ring, stages; /* full[stages], empty[stages] */
-    float4 *levels;                  /* [groups][2][D / 8][128] */
     uint8_t *base;
     __device__ __forceinline__ uint32_t full(uint32_t slot) const
     {
@@ -214,54 +218,70 @@ template <int D> struct Producer {
 
 /* ---- consumer ------------------------------------------------------------------------------------------ */
 
-/* A thread's two rows: g and g + 8 of its warp. */
-struct Two {
-    float r[2];
-};
-
-template <int D> struct Tile {
-    uint32_t q[2][D / 32][4]; /* planes as A operands */
-    float scale[2];
-    int limit[2];    /* tokens of the segment that the row sees in causal pages */
-    uint32_t at[2];  /* token·H + head; NONE: no row */
-    int least, most; /* limits of the group's rows; most < 0: no row */
-};
-
-template <int D>
-static __device__ __forceinline__ void load_tile(const Params &p, const Header &h, const uint32_t *item,
-                                                 uint32_t kv_head, uint32_t group, uint32_t warp,
-                                                 uint32_t lane, Tile<D> &t)
+static __device__ __forceinline__ void group_barrier(uint32_t group)
 {
-    uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), from = item_word(item, TOKEN);
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        uint32_t row = group * 64 + warp * 16 + lane / 4 + 8 * r, i = (first_row + row) / p.group;
-        bool on = row < n;
-        size_t at = (size_t)(from + i) * p.heads_q + kv_head * p.group + (first_row + row) % p.group;
-        t.at[r] = on ? (uint32_t)at : NONE;
-        t.scale[r] = on ? p.q_scales[at] : 0.0f;
-        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + at * 2 * D + 4 * (lane % 4);
-#pragma unroll
-        for (int plane = 0; plane < 2; plane++)
-#pragma unroll
-            for (int s = 0; s < D / 32; s++)
-#pragma unroll
-                for (int half = 0; half < 2; half++)
-                    t.q[plane][s][2 * half + r] =
-                        on ? *reinterpret_cast<const uint32_t *>(q + plane * D + 32 * s + 16 * half) : 0;
-    }
+    asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-/* Limits of the tile's rows in a segment whose first token sees `limit` tokens. */
+/* A row of a tile. */
+struct Row {
+    size_t at;        /* token·H + head */
+    uint32_t i, head; /* i: of its token in the sequence */
+    bool on;
+};
+static __device__ __forceinline__ Row find_row(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                               uint32_t row)
+{
+    Row r;
+    uint32_t number = item_word(item, FIRST_ROW) + row;
+    r.on = row < item_word(item, ROWS);
+    r.i = number / p.group;
+    r.head = kv_head * p.group + number % p.group;
+    r.at = (size_t)(item_word(item, TOKEN) + r.i) * p.heads_q + r.head;
+    return r;
+}
+
+/* What is needed of a group's rows while pages go by. */
+struct Tile {
+    uint32_t q;      /* shared address of both planes: 16-byte columns of 64 rows */
+    int least, most; /* tokens of the segment that the group's rows see in causal pages; most < 0: no row */
+};
+
+/* Q of a group to shared memory; all its warps call this together, and nobody reads the tile before any more.
+ */
 template <int D>
+static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 *scale,
+                                                 Tile &t)
+{
+    Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
+        second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
+    *scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
+    group_barrier(group);
+#pragma unroll 1
+    for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
+        uint32_t place = warp * 16 + half * 8 + lane % 8;
+        Row row = find_row(p, item, kv_head, group * 64 + place);
+        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
+        uint32_t to = t.q + lane / 8 * 1024 + place * 16;
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++) {
+            uint4 x = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
+            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x.x), "r"(x.y),
+                         "r"(x.z), "r"(x.w)
+                         : "memory");
+        }
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    group_barrier(group);
+}
+
+/* Tokens that the rows see in the causal pages of a segment whose first token sees `limit`. */
 static __device__ __forceinline__ void set_limits(const Params &p, const uint32_t *item, int limit_word,
-                                                  uint32_t group, uint32_t warp, uint32_t lane, Tile<D> &t)
+                                                  uint32_t group, Tile &t)
 {
     uint32_t n = item_word(item, ROWS), first_row = item_word(item, FIRST_ROW), first = group * 64;
     int limit = (int)item_word(item, limit_word);
-#pragma unroll
-    for (int r = 0; r < 2; r++)
-        t.limit[r] = limit + (int)((first_row + first + warp * 16 + lane / 4 + 8 * r) / p.group);
     t.least = limit + (int)((first_row + first) / p.group);
     t.most = first < n ? limit + (int)((first_row + min(first + 64, n) - 1) / p.group) : -1;
 }
@@ -279,27 +299,30 @@ template <int D> struct Span {
     }
 };
 
-/* Q·K of a page: both planes. */
+/* Q·K of a page, both planes, begun. */
 template <int D>
-static __device__ __forceinline__ void multiply_keys(const Tile<D> &t, uint32_t stage, int (&hi)[32],
+static __device__ __forceinline__ void multiply_keys(const Tile &t, uint32_t stage, int (&hi)[32],
                                                      int (&lo)[32])
 {
-    uint64_t k = wgmma_operand(stage, 1024, 128);
+    uint32_t k = wgmma_operand(stage, 1024), q = wgmma_operand(t.q, 1024);
     wgmma_begin();
+    wgmma<0>(hi, q, k);
+    wgmma<0>(lo, q + (64 * D >> 4), k);
 #pragma unroll
-    for (int s = 0; s < D / 32; s++) {
-        if (s == 0) {
-            wgmma<false, 0>(hi, t.q[0][s], k);
-            wgmma<false, 0>(lo, t.q[1][s], k);
-        } else {
-            wgmma<false, 1>(hi, t.q[0][s], k + s * (2048 >> 4));
-            wgmma<false, 1>(lo, t.q[1][s], k + s * (2048 >> 4));
-        }
+    for (int s = 1; s < D / 32; s++) {
+        wgmma<1>(hi, q + s * (2048 >> 4), k + s * (2048 >> 4));
+        wgmma<1>(lo, q + (64 * D >> 4) + s * (2048 >> 4), k + s * (2048 >> 4));
     }
     wgmma_commit();
-    wgmma_wait<0>();
-    wgmma_results(hi);
-    wgmma_results(lo);
+}
+
+/* (float)(256·hi + lo), by a multiplication where `high` is a constant in memory: on another pipe than
+ * shifts. */
+static __device__ __forceinline__ float join_by(int hi, int lo, int high)
+{
+    int s;
+    asm("mad.lo.s32 %0, %1, %2, %3;" : "=r"(s) : "r"(hi), "r"(high), "r"(lo));
+    return __int2float_rn(s);
 }
 
 /* Four tokens of one row: x - m → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC. */
@@ -340,185 +363,136 @@ static __device__ __forceinline__ Step merge_step(float before, float m)
     return s;
 }
 
-/* Scores → P, and the factors of O' = fma(O, keep, o·scale). MASKED: rows see a part of the page. */
-template <int D, bool MASKED>
+/* What a page gives for a thread's two rows: P as A operands [plane][step], and what its merge needs. */
+struct Weights {
+    uint32_t p[2][2][4], sum[2];
+    float m[2]; /* -inf: no visible token */
+    int e[2];
+};
+
+/* Scores → weights. `four`: s_k of the thread's tokens. MASKED: rows see a part of the page. */
+template <bool MASKED>
 static __device__ __forceinline__ void
-make_weights(const Tile<D> &t, const Scales *s, uint32_t before, uint32_t c, const int (&hi)[32],
-             const int (&lo)[32], uint32_t (&p)[2][2][4], float (&keep)[2], float (&scale)[2], Span<D> &span)
+make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], uint32_t before,
+             const int (&limits)[2], uint32_t c, const int (&hi)[32], const int (&lo)[32], Weights &w)
 {
-    float x[2][16], m[2];
-    int visible[2] = {PAGE, PAGE}, e[2];
+    float x[2][16];
+    int visible[2] = {PAGE, PAGE};
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float4 four = *reinterpret_cast<const float4 *>(&s->k[16 * a + 4 * c]);
-        float s_k[4] = {four.x, four.y, four.z, four.w};
+        float s_k[4] = {four[a].x, four[a].y, four[a].z, four[a].w};
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < 4; b++) {
                 int i = 4 * (2 * a + b / 2) + 2 * r + b % 2;
-                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(t.scale[r], s_k[b]));
+                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(s_q[r], s_k[b]));
             }
     }
-    e[0] = e[1] = s->e[PAGE - 1];
+    w.e[0] = w.e[1] = s->e[PAGE - 1];
+
     if (MASKED) {
         int fill = (int)s->fill;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            visible[r] = fill ? fill : max(0, min(PAGE, t.limit[r] - (int)before));
-            e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
+            visible[r] = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
+            w.e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
 #pragma unroll
             for (int u = 0; u < 16; u++)
-                x[r][u] = 16 * (u / 4) + 4 * (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
+                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
         }
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        m[r] = fmaxf(fmaxf(x[r][0], x[r][1]), fmaxf(x[r][2], x[r][3]));
+        float m = fmaxf(fmaxf(x[r][0], x[r][1]), fmaxf(x[r][2], x[r][3]));
 #pragma unroll
         for (int u = 4; u < 16; u += 4)
-            m[r] = fmaxf(m[r], fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
-        m[r] = __fadd_rn(quad_max(m[r]), 0.0f);
+            m = fmaxf(m, fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
+        w.m[r] = __fadd_rn(quad_max(m), 0.0f);
     }
-    uint32_t sum[2] = {0, 0};
+    w.sum[0] = w.sum[1] = 0;
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float4 four = *reinterpret_cast<const float4 *>(&s->v[16 * a + 4 * c]);
-        float s_v[4] = {four.x, four.y, four.z, four.w};
-        uint2 raw = MASKED ? *reinterpret_cast<const uint2 *>(&s->raw[1][16 * a + 4 * c]) : make_uint2(0, 0);
+        float4 v = *reinterpret_cast<const float4 *>(&s->v[16 * a + c]);
+        float s_v[4] = {v.x, v.y, v.z, v.w};
+        uint2 raw = MASKED ? *reinterpret_cast<const uint2 *>(&s->raw[1][16 * a + c]) : make_uint2(0, 0);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if (MASKED) {
-                float down = __uint_as_float((uint32_t)(127 - e[r]) << 23);
+                float down = __uint_as_float((uint32_t)(127 - w.e[r]) << 23);
                 s_v[0] = __fmul_rn(low_float(raw.x), down), s_v[1] = __fmul_rn(high_float(raw.x), down);
                 s_v[2] = __fmul_rn(low_float(raw.y), down), s_v[3] = __fmul_rn(high_float(raw.y), down);
             }
-            sum[r] += weigh_four(&x[r][4 * a], m[r], s_v, p[0][a / 2][2 * (a % 2) + r],
-                                 p[1][a / 2][2 * (a % 2) + r]);
+            w.sum[r] += weigh_four(&x[r][4 * a], w.m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
+                                   w.p[1][a / 2][2 * (a % 2) + r]);
         }
     }
+}
+
+/* m and l of a page merged; the factors of O' = fma(O, keep, o·scale). */
+template <int D>
+static __device__ __forceinline__ void merge_page(const Weights &w, Span<D> &span, float (&keep)[2],
+                                                  float (&scale)[2])
+{
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        int l = (int)(sum[r] - 16u * MAGIC);
+        int l = (int)(w.sum[r] - 16u * MAGIC);
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
-        if (MASKED && visible[r] == 0) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
-            keep[r] = 1.0f;
-            scale[r] = -0.0f;
-            continue;
-        }
-        Step step = merge_step(span.m[r], m[r]);
-        keep[r] = step.keep;
-        scale[r] = __fmul_rn(step.b, pow2(e[r]));
-        span.m[r] = step.m;
-        span.l[r] = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        bool dead = w.m[r] == FP_NEG_INF;
+        Step step = merge_step(span.m[r], w.m[r]);
+        float merged = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        keep[r] = dead ? 1.0f : step.keep; /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
+        scale[r] = dead ? -0.0f : __fmul_rn(step.b, pow2(w.e[r]));
+        span.m[r] = dead ? span.m[r] : step.m;
+        span.l[r] = dead ? span.l[r] : merged;
     }
 }
 
 /* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
 template <int D, int FIRST, int N>
-static __device__ __forceinline__ void multiply_values(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N],
+static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int (&hi)[N],
                                                        int (&lo)[N])
 {
-    wgmma<true, 0>(hi, p[0][0], v + FIRST);
-    wgmma<true, 0>(lo, p[1][0], v + FIRST);
-    wgmma<true, 1>(hi, p[0][1], v + FIRST + (32 * D >> 4));
-    wgmma<true, 1>(lo, p[1][1], v + FIRST + (32 * D >> 4));
+    wgmma_begin();
+    wgmma<true, 0>(hi, w.p[0][0], v + FIRST);
+    wgmma<true, 0>(lo, w.p[1][0], v + FIRST);
+    wgmma<true, 1>(hi, w.p[0][1], v + FIRST + (32 * D >> 4));
+    wgmma<true, 1>(lo, w.p[1][1], v + FIRST + (32 * D >> 4));
     wgmma_commit();
 }
+/* Waited for, and merged. */
 template <int D, int FIRST, int N>
 static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], const float (&keep)[2],
-                                                    const float (&scale)[2], Span<D> &span)
+                                                    const float (&scale)[2], int high, Span<D> &span)
 {
+    wgmma_wait<0>();
     wgmma_results(hi);
     wgmma_results(lo);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         int r = i / 2 % 2;
         float &o = span.o[FIRST / 2 + i];
-        o = __fmaf_rn(o, keep[r], __fmul_rn(join(hi[i], lo[i]), scale[r]));
+        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(hi[i], lo[i], high), scale[r]));
     }
 }
 
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void
-page_values_from(const uint32_t (&p)[2][2][4], uint64_t v, int (&hi)[N], int (&lo)[N], int (&hi2)[N],
-                 int (&lo2)[N], const float (&keep)[2], const float (&scale)[2], Span<D> &span)
+/* m (x, y) and l (z, w) of a thread's two rows in a chunk or segment, kept in shared memory. */
+static __device__ __forceinline__ float4 no_heads()
 {
-    /* hi, lo of FIRST are under way */
-    if constexpr (FIRST + 2 * N < D) {
-        wgmma_begin();
-        multiply_values<D, FIRST + 2 * N>(p, v, hi2, lo2);
-        wgmma_wait<1>();
-        merge_values<D, FIRST>(hi, lo, keep, scale, span);
-        page_values_from<D, FIRST + 2 * N>(p, v, hi2, lo2, hi, lo, keep, scale, span);
-    } else {
-        wgmma_wait<0>();
-        merge_values<D, FIRST>(hi, lo, keep, scale, span);
-    }
+    return make_float4(FP_NEG_INF, FP_NEG_INF, 0.0f, 0.0f);
 }
-
-template <int D>
-static __device__ __forceinline__ void page_values(const uint32_t (&p)[2][2][4], uint32_t stage,
-                                                   const float (&keep)[2], const float (&scale)[2],
-                                                   Span<D> &span)
-{
-    uint64_t v = wgmma_operand(stage + Stage<D>::V, 16 * D, 128);
-#if PREFILL_VALUES == 32
-    int hi[16], lo[16], hi2[16], lo2[16];
-    wgmma_begin();
-    multiply_values<D, 0>(p, v, hi, lo);
-    page_values_from<D, 0>(p, v, hi, lo, hi2, lo2, keep, scale, span);
-#else
-    if constexpr (D >= 64) {
-        int hi[32], lo[32];
-        wgmma_begin();
-        multiply_values<D, 0>(p, v, hi, lo);
-        wgmma_wait<0>();
-        merge_values<D, 0>(hi, lo, keep, scale, span);
-        if constexpr (D == 128) {
-            wgmma_begin();
-            multiply_values<D, 64>(p, v, hi, lo);
-            wgmma_wait<0>();
-            merge_values<D, 64>(hi, lo, keep, scale, span);
-        }
-    }
-    if constexpr (D == 96) {
-        int hi[16], lo[16];
-        wgmma_begin();
-        multiply_values<D, 64>(p, v, hi, lo);
-        wgmma_wait<0>();
-        merge_values<D, 64>(hi, lo, keep, scale, span);
-    }
-#endif
-}
-
-/* m and l of the chunk and the segment; their o is in shared memory, [j][thread], in Span's order. */
-struct Level {
-    float m[2], l[2];
-    bool empty; /* nothing was written to shared memory yet: zero */
-    __device__ __forceinline__ void clear()
-    {
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-            m[r] = FP_NEG_INF, l[r] = 0.0f;
-        empty = true;
-    }
-};
 
 /* Factors of a state merged into a level; a state without a visible token leaves it as it is. */
-static __device__ __forceinline__ void merge_heads(Level &to, const float (&m)[2], const float (&l)[2],
-                                                   float (&a)[2], float (&b)[2])
+static __device__ __forceinline__ void merge_row(float &to_m, float &to_l, float m, float l, float &a,
+                                                 float &b)
 {
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        Step step = merge_step(to.m[r], m[r]);
-        bool live = m[r] != FP_NEG_INF;
-        a[r] = live ? step.keep : 1.0f;
-        b[r] = live ? step.b : -0.0f;
-        to.l[r] = live ? __fmaf_rn(to.l[r], a[r], __fmul_rn(l[r], b[r])) : to.l[r];
-        to.m[r] = live ? step.m : to.m[r];
-    }
+    Step step = merge_step(to_m, m);
+    bool live = m != FP_NEG_INF;
+    a = live ? step.keep : 1.0f;
+    b = live ? step.b : -0.0f;
+    to_l = live ? __fmaf_rn(to_l, a, __fmul_rn(l, b)) : to_l;
+    to_m = live ? step.m : to_m;
 }
 
 static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &from, const float (&a)[2],
@@ -531,138 +505,194 @@ static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &fro
     return to;
 }
 
-/* The span into the chunk; at the chunk's end, the chunk into the segment. */
+/* Where a thread keeps states of its rows: [j][thread] in Span's order, then heads. */
+struct Levels {
+    float4 *chunk_o, *chunk;
+};
+
+/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
 template <int D>
-static __device__ __forceinline__ void merge_span(Span<D> &span, Level &chunk, Level &total, float4 *chunk_o,
-                                                  float4 *total_o, bool end)
+static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &at, float4 *total_o,
+                                                  uint32_t page, bool end)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
-    float a[2], b[2], up[2], down[2];
-    merge_heads(chunk, span.m, span.l, a, b);
+    bool empty = page % CHUNK_PAGES < SPAN_PAGES, first = page < CHUNK_PAGES;
+    float a[2], b[2];
+    float4 chunk = empty ? no_heads() : *at.chunk;
+    merge_row(chunk.x, chunk.z, span.m[0], span.l[0], a[0], b[0]);
+    merge_row(chunk.y, chunk.w, span.m[1], span.l[1], a[1], b[1]);
     if (!end) {
+        *at.chunk = chunk;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            chunk_o[j * 128] = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
+            at.chunk_o[j * 128] = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
         }
-        chunk.empty = false;
     } else {
-        merge_heads(total, chunk.m, chunk.l, up, down);
+        float up[2], down[2];
+        float4 total = first ? no_heads() : total_o[D / 8 * 128];
+        merge_row(total.x, total.z, chunk.x, chunk.z, up[0], down[0]);
+        merge_row(total.y, total.w, chunk.y, chunk.w, up[1], down[1]);
+        total_o[D / 8 * 128] = total;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            o = merge_four(chunk.empty ? zero : chunk_o[j * 128], o, a, b);
-            total_o[j * 128] = merge_four(total.empty ? zero : total_o[j * 128], o, up, down);
+            o = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
+            total_o[j * 128] = merge_four(first ? zero : total_o[j * 128], o, up, down);
         }
-        total.empty = false;
-        chunk.clear();
     }
     span.clear();
 }
 
-/* Both segments' states → outputs. */
+/* Both segments' states → outputs. anchor_o, context_o: nullptr if the segment is empty. */
 template <int D>
-static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, const Tile<D> &t,
-                                                     const float (&ma)[2], const float (&la)[2],
-                                                     const float4 *anchor_o, const Level &context,
-                                                     const float4 *context_o, uint32_t c)
+static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head,
+                                                     uint32_t group, uint32_t warp, uint32_t lane,
+                                                     const float4 &anchor, const float4 *anchor_o,
+                                                     const float4 &context, const float4 *context_o)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
-    uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW);
+    uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW), c = lane % 4;
+    float ma[2] = {anchor.x, anchor.y}, la[2] = {anchor.z, anchor.w}, mc[2] = {context.x, context.y},
+          lc[2] = {context.z, context.w};
     Mix mix[2];
     float *out[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        bool on = t.at[r] != NONE;
-        uint32_t gamma = p.gamma && on ? p.gamma[(size_t)gamma_row * p.heads_q + t.at[r] % p.heads_q] : 0;
-        mix[r] = mix_shares(ma[r], la[r], context.m[r], context.l[r], mode, gamma);
-        out[r] = p.out + (size_t)(on ? t.at[r] : 0) * D + 2 * c;
-        if (p.alpha && on && c == 0)
-            p.alpha[t.at[r]] = mix[r].alpha;
+        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8 * r);
+        uint32_t gamma = p.gamma && row.on ? p.gamma[(size_t)gamma_row * p.heads_q + row.head] : 0;
+        mix[r] = mix_shares(ma[r], la[r], mc[r], lc[r], mode, gamma);
+        out[r] = row.on ? p.out + row.at * D + 2 * c : nullptr;
+        if (p.alpha && row.on && c == 0)
+            p.alpha[row.at] = mix[r].alpha;
     }
-    bool anchored = anchor_o != nullptr;
 #pragma unroll 4
     for (int j = 0; j < D / 8; j++) {
-        float4 a = anchored ? anchor_o[j * 128] : zero, x = context.empty ? zero : context_o[j * 128];
-        if (t.at[0] != NONE)
-            *reinterpret_cast<float2 *>(out[0] + 8 * j) =
-                make_float2(mix_channel(mix[0], a.x, la[0], x.x, context.l[0]),
-                            mix_channel(mix[0], a.y, la[0], x.y, context.l[0]));
-        if (t.at[1] != NONE)
-            *reinterpret_cast<float2 *>(out[1] + 8 * j) =
-                make_float2(mix_channel(mix[1], a.z, la[1], x.z, context.l[1]),
-                            mix_channel(mix[1], a.w, la[1], x.w, context.l[1]));
+        float4 a = anchor_o ? anchor_o[j * 128] : zero, x = context_o ? context_o[j * 128] : zero;
+        if (out[0])
+            *reinterpret_cast<float2 *>(out[0] + 8 * j) = make_float2(
+                mix_channel(mix[0], a.x, la[0], x.x, lc[0]), mix_channel(mix[0], a.y, la[0], x.y, lc[0]));
+        if (out[1])
+            *reinterpret_cast<float2 *>(out[1] + 8 * j) = make_float2(
+                mix_channel(mix[1], a.z, la[1], x.z, lc[1]), mix_channel(mix[1], a.w, la[1], x.w, lc[1]));
     }
 }
 
-template <int D> struct Consumer {
+template <int D, int GROUPS> struct Consumer {
     const Params &p;
     const Header &h;
     const Shared &sh;
     Place at;
     uint32_t group, warp, lane;
-    float4 *chunk_o, *total_o;
+    uint32_t q; /* shared address */
+    Levels levels;
+    float2 *scale;     /* shared memory: s_q of the thread's rows */
+    float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
 
-    __device__ __forceinline__ void segment(Tile<D> &t, uint32_t pages, Level &total)
+    /* Tokens of a segment that the thread's rows see in causal pages. */
+    __device__ __forceinline__ int limit_of(const uint32_t *item, int limit_word, uint32_t r) const
+    {
+        uint32_t row = item_word(item, FIRST_ROW) + group * 64 + warp * 16 + lane / 4 + 8 * r;
+        return (int)(item_word(item, limit_word) + row / p.group);
+    }
+    __device__ __forceinline__ const Scales *scales(uint32_t slot) const
+    {
+        return reinterpret_cast<const Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
+                                                slot * Stage<D>::BYTES + Stage<D>::SCALES);
+    }
+    /* Waits for the page at a place; returns its fill. */
+    __device__ __forceinline__ uint32_t await(const Place &place) const
+    {
+        barrier_wait(sh.full(place.slot), place.parity);
+        return scales(place.slot)->fill;
+    }
+    /* c: 4·(lane % 4). Returns the fill of the next page, if there is one. */
+    __device__ __forceinline__ uint32_t page(const uint32_t *item, const Tile &t, uint32_t before, bool whole,
+                                             int limit_word, uint32_t c, bool more, const Place &next,
+                                             Span<D> &span) const
+    {
+        const Scales *s = scales(at.slot);
+        uint32_t stage = sh.ring + at.slot * Stage<D>::BYTES, v = wgmma_operand(stage + Stage<D>::V, 16 * D),
+                 fill = 0;
+        int hi[32], lo[32];
+        Weights w;
+        float keep[2], scales_o[2];
+        float4 s_k[4];
+        multiply_keys<D>(t, stage, hi, lo);
+        float2 s_q = *scale;
+#pragma unroll
+        for (int a = 0; a < 4; a++)
+            s_k[a] = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
+        wgmma_wait<0>();
+        wgmma_results(hi);
+        wgmma_results(lo);
+        if (whole) {
+            const int none[2] = {0, 0};
+            make_weights<false>({s_q.x, s_q.y}, s, s_k, before, none, c, hi, lo, w);
+        } else {
+            const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
+            make_weights<true>({s_q.x, s_q.y}, s, s_k, before, limits, c, hi, lo, w);
+        }
+        multiply_values<D, 0>(w, v, hi, lo);
+        if (p.high) /* always so; else the compiler would move it before the product */
+            merge_page<D>(w, span, keep, scales_o);
+        if constexpr (D == 64) {
+            if (more)
+                fill = await(next);
+            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
+        } else {
+            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
+            int hi2[D / 2 - 32], lo2[D / 2 - 32];
+            multiply_values<D, 64>(w, v, hi2, lo2);
+            if (more)
+                fill = await(next);
+            merge_values<D, 64>(hi2, lo2, keep, scales_o, p.high, span);
+        }
+        return fill;
+    }
+    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
+                                            int limit_word, float4 *total_o)
     {
         Span<D> span;
-        Level chunk;
-        uint32_t c = lane % 4;
+        uint32_t c = lane % 4 * 4, fill = await(at);
+        asm volatile("" : "+r"(c)); /* is not to be worked out again and again */
         span.clear();
-        chunk.clear();
-        total.clear();
-        for (uint32_t page = 0; page < pages; page++) {
-            uint32_t before = page * PAGE, stage = sh.ring + at.slot * Stage<D>::BYTES;
-            const Scales *s = reinterpret_cast<const Scales *>(sh.base + (stage - shared_address(sh.base)) +
-                                                               Stage<D>::SCALES);
-            barrier_wait(sh.full(at.slot), at.parity);
-            uint32_t fill = s->fill;
-            bool seen = t.most >= 0 && (fill || t.most > (int)before);
+#pragma unroll 1
+        for (uint32_t page_number = 0; page_number < pages; page_number++) {
+            uint32_t before = page_number * PAGE;
+            bool seen = t.most >= 0 && (fill || t.most > (int)before), last = page_number + 1 == pages;
             bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
-            if (seen) {
-                uint32_t weights[2][2][4];
-                float keep[2], scale[2];
-                int hi[32], lo[32];
-                multiply_keys<D>(t, stage, hi, lo);
-                if (whole)
-                    make_weights<D, false>(t, s, before, c, hi, lo, weights, keep, scale, span);
-                else
-                    make_weights<D, true>(t, s, before, c, hi, lo, weights, keep, scale, span);
-                page_values<D>(weights, stage, keep, scale, span);
-            }
+            Place next = at;
+            next.next(sh.stages);
+            if (seen)
+                fill = page(item, t, before, whole, limit_word, c, !last, next, span);
+            else if (!last)
+                fill = await(next);
             __syncwarp();
             if (lane == 0)
                 barrier_arrive(sh.empty(at.slot));
-            at.next(sh.stages);
-            bool last = page + 1 == pages;
-            if (page % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, chunk, total, chunk_o, total_o,
-                              page % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+            at = next;
+            if (page_number % SPAN_PAGES == SPAN_PAGES - 1 || last)
+                merge_span<D>(span, levels, total_o, page_number,
+                              page_number % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
         }
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
-        Tile<D> t;
-        Level total;
-        float ma[2] = {FP_NEG_INF, FP_NEG_INF}, la[2] = {0.0f, 0.0f};
-        float4 *anchor_o = nullptr;
-        load_tile<D>(p, h, item, kv_head, group, warp, lane, t);
+        Tile t;
+        t.q = q;
+        load_tile<D>(p, item, kv_head, group, warp, lane, scale, t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
+        float4 *anchor_o = context_o + (D / 8 + 1) * 128;
 #pragma unroll 1
-        for (int run = anchor_pages ? 0 : 1; run < 2; run++) {
-            set_limits<D>(p, item, run ? LIMIT : ANCHOR_LIMIT, group, warp, lane, t);
-            segment(t, run ? pages : anchor_pages, total);
-            if (run == 0) {
-                anchor_o = reinterpret_cast<float4 *>(p.anchor_scratch) +
-                           ((size_t)blockIdx.x * GROUPS + group) * (D / 8 * 128) + threadIdx.x % 128;
-                for (int j = 0; j < D / 8; j++)
-                    anchor_o[j * 128] = total_o[j * 128];
-#pragma unroll
-                for (int r = 0; r < 2; r++)
-                    ma[r] = total.m[r], la[r] = total.l[r];
-            }
+        for (int run = anchor_pages ? 0 : 1; run < (pages ? 2 : 1); run++) {
+            set_limits(p, item, run ? LIMIT : ANCHOR_LIMIT, group, t);
+            segment(item, t, run ? pages : anchor_pages, run ? LIMIT : ANCHOR_LIMIT,
+                    run ? context_o : anchor_o);
         }
-        write_outputs<D>(p, item, t, ma, la, anchor_o, total, total_o, lane % 4);
+        write_outputs<D>(p, item, kv_head, group, warp, lane,
+                         anchor_pages ? anchor_o[D / 8 * 128] : no_heads(), anchor_pages ? anchor_o : nullptr,
+                         pages ? context_o[D / 8 * 128] : no_heads(), pages ? context_o : nullptr);
     }
     __device__ __forceinline__ void all()
     {
@@ -675,39 +705,59 @@ template <int D> struct Consumer {
     }
 };
 
-template <int D>
-__global__ void __launch_bounds__(THREADS, 1) attend_prefill(const __grid_constant__ Params p)
+template <int D, int GROUPS>
+__global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(const __grid_constant__ Params p)
 {
 #if FP_CUDA_WGMMA
     extern __shared__ __align__(128) uint8_t shared[];
-    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* known to be uniform */
     const Header h = *reinterpret_cast<const Header *>(p.plan);
     Shared sh;
     sh.base = shared;
     sh.barriers = shared_address(shared);
     sh.stages = p.prefill_stages;
-    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + PREFILL_LEVEL_BYTES(D);
-    sh.levels = reinterpret_cast<float4 *>(shared + PREFILL_BARRIER_BYTES);
+    sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + GROUPS * prefill_group_bytes(D);
     if (threadIdx.x < sh.stages) {
         barrier_init(sh.full(threadIdx.x), 1);
-        barrier_init(sh.empty(threadIdx.x), CONSUMERS);
+        barrier_init(sh.empty(threadIdx.x), 4 * GROUPS);
     }
     barrier_init_fence();
     __syncthreads();
-    if (warp >= CONSUMERS) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(PRODUCER_REGISTERS));
-        if (warp == CONSUMERS) {
+    if (warp >= 4 * GROUPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::PRODUCER));
+        if (warp == 4 * GROUPS) {
             Producer<D> producer = {p, h, sh, {0, 0}, {0, 0}, 0, 0, 0};
             producer.all(lane);
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(CONSUMER_REGISTERS));
-        uint32_t group = warp / 4;
-        float4 *level = sh.levels + group * 2 * (D / 8 * 128) + threadIdx.x % 128;
-        Consumer<D> consumer = {p, h, sh, {0, 0}, group, warp % 4, lane, level, level + D / 8 * 128};
+        if (GROUPS > 1)
+            asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::CONSUMER));
+        uint32_t group = warp / 4, q = PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D);
+        float4 *chunk = reinterpret_cast<float4 *>(shared + q + 128 * D) + threadIdx.x % 128;
+        float4 *context_o =
+            p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
+        Consumer<D, GROUPS> consumer = {
+            p,
+            h,
+            sh,
+            {0, 0},
+            group,
+            warp % 4,
+            lane,
+            sh.barriers + q,
+            {chunk, chunk + D / 8 * 128},
+            reinterpret_cast<float2 *>(shared + q + 128 * D + (D / 8 + 1) * 2048) + threadIdx.x % 128,
+            context_o};
         consumer.all();
     }
 #endif
+}
+
+template <int D> static Kernel prefill_kernel(uint32_t groups)
+{
+    return groups == 1   ? (Kernel)attend_prefill<D, 1>
+           : groups == 2 ? (Kernel)attend_prefill<D, 2>
+                         : (Kernel)attend_prefill<D, 3>;
 }
 
 } // namespace prefill

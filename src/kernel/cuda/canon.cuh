@@ -8,8 +8,8 @@
 
 namespace fp {
 
-/* §1. 2^x for x ≤ 126. */
-static __device__ __forceinline__ float exp2c(float x)
+/* §1. 2^x for -126 ≤ x ≤ 126. */
+static __device__ __forceinline__ float exp2c_normal(float x)
 {
     float t = __fadd_rn(x, 12582912.0f), n = __fsub_rn(t, 12582912.0f), f = __fsub_rn(x, n);
     float p = __fmaf_rn(0x1.3fa206p-13f, f, 0x1.5f0b82p-10f);
@@ -19,7 +19,13 @@ static __device__ __forceinline__ float exp2c(float x)
     p = __fmaf_rn(p, f, 0x1.62e43p-1f);
     p = __fmaf_rn(p, f, 1.0f);
     /* t holds n in its low bits: t = 1.5·2^23 + n, so t << 23 is n << 23 modulo 2^32 */
-    float r = __int_as_float(__float_as_int(p) + (__float_as_int(t) << 23));
+    return __int_as_float(__float_as_int(p) + (__float_as_int(t) << 23));
+}
+
+/* §1. 2^x for x ≤ 126. */
+static __device__ __forceinline__ float exp2c(float x)
+{
+    float r = exp2c_normal(x);
     return x < -126.0f ? 0.0f : r;
 }
 

@@ -3,6 +3,7 @@
  * all lanes of a warp. */
 #ifndef FP_KERNEL_CUDA_PIPE_CUH
 #define FP_KERNEL_CUDA_PIPE_CUH
+#include "kernel/cuda/overlap.cuh"
 #include <cuda_runtime.h>
 #include <stdint.h>
 
@@ -110,23 +111,6 @@ static __device__ __forceinline__ void fill_end(uint64_t *bar)
 {
 #if !FP_BULK
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(smem_at(bar)) : "memory");
-#endif
-}
-
-/* Programmatic dependent launch: a kernel may start while the one before it still runs. Every kernel here
- * calls launch_next first and wait_previous before it reads or writes anything that another kernel writes or
- * reads; so the order is that of a plain stream, and only weights are read ahead. Without the launch
- * attribute both do nothing. */
-static __device__ __forceinline__ void launch_next()
-{
-#if FP_BULK
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-static __device__ __forceinline__ void wait_previous()
-{
-#if FP_BULK
-    asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 

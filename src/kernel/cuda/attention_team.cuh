@@ -1,17 +1,11 @@
-/* The attention kernel: one persistent grid, three parts. Every CTA has 8 warps.
- *
- *  1. team items: up to 128 rows (prefill tiles, stacked queries of a shared anchor). The CTA's warps share a
- * ring of half slabs; warp w holds rows 16w..16w+15; span states in registers, chunk and segment states in
- * shared memory.
- *  2. single-warp items: up to 8 rows (decode). Each warp has its own ring and needs no one.
- *  3. merges: states of split work → outputs, as they become complete.
- *
- * A ring stage holds half a slab: K with both scale arrays, or V. Work is taken from a counter; results are
- * placed by index, so who did what changes no bit. Waiting (part 3) starts only when all items are taken, by
- * warps that are running: it ends. */
-#ifndef FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
-#define FP_KERNEL_CUDA_ATTENTION_KERNEL_CUH
-#include "kernel/cuda/attention_merge.cuh"
+/* Attention of many rows: up to 128 rows (prefill tiles, stacked queries) and all 8 warps of a CTA per item,
+ * one persistent grid. The warps share a ring of half slabs; warp w holds rows 16w..16w+15; span states in
+ * registers, chunk and segment states in shared memory. Items are taken from a counter; results are placed by
+ * index, so who did what changes no bit. Whole items write outputs, others states for the merge kernel. */
+#ifndef FP_KERNEL_CUDA_ATTENTION_TEAM_CUH
+#define FP_KERNEL_CUDA_ATTENTION_TEAM_CUH
+#include "kernel/cuda/attention_mix.cuh"
+#include "kernel/cuda/attention_rows.cuh"
 
 namespace fp
 {
@@ -19,7 +13,7 @@ namespace attn
 {
 
 struct Ring {
-    uint32_t data, full, empty; /* shared addresses; empty 0: a warp of its own */
+    uint32_t data, full, empty; /* shared addresses */
     uint32_t stages, bytes;
     uint32_t slot, parity;           /* consumer */
     uint32_t fill_slot, fill_parity; /* producer */
@@ -36,7 +30,7 @@ struct Ring {
     __device__ __forceinline__ void release(uint32_t lane)
     {
         __syncwarp();
-        if (empty && lane == 0)
+        if (lane == 0)
             barrier_arrive(empty + 8 * slot);
         freed++;
         if (++slot == stages)
@@ -52,11 +46,6 @@ struct Feed {
     const uint8_t *slab;
     bool open;
 };
-
-static __device__ __forceinline__ uint32_t word(uint32_t words, int i)
-{
-    return __shfl_sync(~0u, words, i);
-}
 
 /* Runs of a whole item: anchor (if any), then context (if any). */
 static __device__ __forceinline__ void feed_run(Feed &f, const Header &h, uint32_t at, uint32_t pages)
@@ -98,7 +87,7 @@ static __device__ __forceinline__ void feed_stage(Feed &f, Ring &ring, const Par
         }
         f.slab = p.kv + page * p.group_bytes + p.layer_offset + f.kv_head * (size_t)(128 * D + 256);
     }
-    if (ring.empty && ring.filled >= ring.stages)
+    if (ring.filled >= ring.stages)
         barrier_wait(ring.empty + 8 * ring.fill_slot, ring.fill_parity ^ 1);
     uint32_t to = ring.data + ring.fill_slot * ring.bytes;
     if (f.half == 0)
@@ -137,47 +126,8 @@ template <int D, int NT> struct SpanView { /* State with Level's accessors */
     }
 };
 
-/* State of the chunk or segment that spans are merged into: registers, or shared memory [float4][lane]. */
-template <int D, int NT, bool SHARED> struct Level;
-
-template <int D, int NT> struct Level<D, NT, false> {
-    State<D, NT> s;
-    __device__ __forceinline__ void clear()
-    {
-        s.clear();
-    }
-    __device__ __forceinline__ float m(int t) const
-    {
-        return s.m[t];
-    }
-    __device__ __forceinline__ float l(int t) const
-    {
-        return s.l[t];
-    }
-    __device__ __forceinline__ void get(int t, int i, float (&o)[4]) const
-    {
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            o[k] = s.o[t][4 * i + k];
-    }
-    __device__ __forceinline__ void merge(const State<D, NT> &from)
-    {
-#pragma unroll
-        for (int t = 0; t < NT; t++) {
-            if (from.m[t] == FP_NEG_INF)
-                continue;
-            float m = s.m[t] > from.m[t] ? s.m[t] : from.m[t];
-            float a = exp2c(__fsub_rn(s.m[t], m)), b = exp2c(__fsub_rn(from.m[t], m));
-            s.m[t] = m;
-            s.l[t] = __fmaf_rn(s.l[t], a, __fmul_rn(from.l[t], b));
-#pragma unroll
-            for (int i = 0; i < D / 4; i++)
-                s.o[t][i] = __fmaf_rn(s.o[t][i], a, __fmul_rn(from.o[t][i], b));
-        }
-    }
-};
-
-template <int D, int NT> struct Level<D, NT, true> {
+/* State of the chunk or segment that spans are merged into, in shared memory [float4][lane]. */
+template <int D, int NT> struct Level {
     float m_[NT], l_[NT];
     float4 *o; /* [NT·D/16][32], at this lane */
     __device__ __forceinline__ void clear()
@@ -231,62 +181,6 @@ template <int D, int NT> struct Level<D, NT, true> {
         merge_from(SpanView<D, NT>{s});
     }
 };
-
-/* Where the rows of one warp are. */
-template <int NT> struct Places {
-    uint32_t row[NT]; /* within the stream; NONE: no row */
-    uint32_t token[NT], head[NT];
-    uint32_t least, most; /* smallest and largest limit of the warp's rows */
-    bool active;
-};
-
-template <int D, int NT>
-static __device__ __forceinline__ void load_rows(const Params &p, const Header &h, uint32_t words,
-                                                 uint32_t kv_head, uint32_t first, uint32_t limit,
-                                                 uint32_t lane, Rows<D, NT> &rows, Places<NT> &at)
-{
-    uint32_t g = lane / 4, c = lane % 4, n = word(words, ROWS), flags = word(words, FLAGS),
-             from = word(words, TOKEN), first_row = word(words, FIRST_ROW);
-    uint32_t least = 0x7fffffffu, most = 0;
-    at.active = first < n;
-#pragma unroll
-    for (int t = 0; t < NT; t++) {
-        uint32_t r = first + 8 * t + g, i = (first_row + r) / p.group;
-        at.row[t] = NONE;
-        rows.scale[t] = 0.0f;
-        rows.limit[t] = 0x7fffffffu;
-#pragma unroll
-        for (int k = 0; k < D / 8; k++)
-            rows.q[t][k] = 0;
-        if (r >= n)
-            continue;
-        at.row[t] = r;
-        at.token[t] = flags & LISTED ? p.plan[h.tokens_at + from + i] : from + i;
-        at.head[t] = kv_head * p.group + (first_row + r) % p.group;
-        rows.limit[t] = limit + i;
-        least = min(least, limit + i);
-        most = max(most, limit + i);
-        size_t q = (size_t)at.token[t] * p.heads_q + at.head[t];
-        rows.scale[t] = p.q_scales[q];
-        const uint8_t *hi = reinterpret_cast<const uint8_t *>(p.q_planes) + q * 2 * D, *lo = hi + D;
-#pragma unroll
-        for (int i16 = 0; i16 < D / 64; i16++) {
-            uint4 a = *reinterpret_cast<const uint4 *>(hi + 64 * i16 + 16 * c);
-            uint4 b = *reinterpret_cast<const uint4 *>(lo + 64 * i16 + 16 * c);
-            uint32_t *q8 = rows.q[t] + 8 * i16;
-            q8[0] = a.x, q8[1] = b.x, q8[2] = a.y, q8[3] = b.y;
-            q8[4] = a.z, q8[5] = b.z, q8[6] = a.w, q8[7] = b.w;
-        }
-        if (D % 64) {
-            uint2 a = *reinterpret_cast<const uint2 *>(hi + D / 64 * 64 + 8 * c);
-            uint2 b = *reinterpret_cast<const uint2 *>(lo + D / 64 * 64 + 8 * c);
-            uint32_t *q4 = rows.q[t] + D / 64 * 8;
-            q4[0] = a.x, q4[1] = b.x, q4[2] = a.y, q4[3] = b.y;
-        }
-    }
-    at.least = __reduce_min_sync(~0u, least);
-    at.most = __reduce_max_sync(~0u, most);
-}
 
 /* Writes a state of the warp's rows as one piece. S: State or Level. */
 template <int D, int NT, typename S>
@@ -346,7 +240,7 @@ static __device__ __forceinline__ void write_outputs(const Params &p, const Plac
 }
 
 /* Takes work and keeps the ring filled, one item ahead. All lanes of a warp call everything together. */
-template <int D, bool TEAM> struct Worker {
+template <int D> struct Worker {
     const Params &p;
     const Header &h;
     Ring ring;
@@ -355,9 +249,8 @@ template <int D, bool TEAM> struct Worker {
     uint32_t lane, warp;
     uint32_t unit, next_unit; /* item·HK + KV head; NONE: no more */
     uint32_t words, next_words;
-    uint32_t units, statics, takers, list_at;
-    uint32_t *taken;
-    uint32_t *mail; /* shared [2]: the unit, for a team */
+    uint32_t units;
+    uint32_t *mail; /* shared [2]: the unit */
     uint32_t mails;
     uint32_t drawn; /* at lane 0 */
     bool asked;
@@ -367,41 +260,34 @@ template <int D, bool TEAM> struct Worker {
     }
     __device__ __forceinline__ bool leads() const
     {
-        return !TEAM || warp == 0;
+        return warp == 0;
     }
     /* Draws the next number; the answer is looked at later, in collect(). */
     __device__ __forceinline__ void request()
     {
         drawn = 0;
         if (lane == 0)
-            drawn = atomicAdd(taken, 1u);
+            drawn = atomicAdd(&p.control->team_taken, 1u);
         asked = true;
     }
-    /* Whoever drew the last number sets the counter back for the next run. */
     __device__ __forceinline__ void collect()
     {
-        uint32_t fresh = units > statics ? units - statics : 0;
-        if (lane == 0 && drawn + 1 == fresh + takers) {
-            *taken = 0;
-            if (!TEAM)
-                p.control->epoch++;
-        }
         uint32_t got = __shfl_sync(~0u, drawn, 0);
-        next_unit = got < fresh ? statics + got : NONE;
+        next_unit = got < units ? got : NONE;
         next_words = load_words(next_unit);
         asked = false;
     }
     __device__ __forceinline__ uint32_t load_words(uint32_t u) const
     {
-        return u == NONE ? 0 : __ldg(p.plan + list_at + u / p.kv_heads * ITEM_WORDS + lane);
+        return u == NONE ? 0 : __ldg(p.plan + h.team_at + u / p.kv_heads * ITEM_WORDS + lane);
     }
-    /* A team's leader stays a stage behind what is free, so that it need not wait for the slowest warp each
-     * time. */
+    /* The leader stays a stage behind what is free, so that it need not wait for the slowest warp each time.
+     */
     __device__ __forceinline__ void fill()
     {
         if (!leads())
             return;
-        while (ring.filled + (TEAM ? 1 : 0) < ring.freed + ring.stages) {
+        while (ring.filled + 1 < ring.freed + ring.stages) {
             if (!feed.open) {
                 if (ahead || next_unit == NONE)
                     return;
@@ -413,8 +299,6 @@ template <int D, bool TEAM> struct Worker {
     }
     __device__ __forceinline__ void announce()
     {
-        if (!TEAM)
-            return;
         if (threadIdx.x == 0)
             mail[mails & 1] = unit;
         __syncthreads();
@@ -423,34 +307,20 @@ template <int D, bool TEAM> struct Worker {
         if (!leads())
             words = load_words(unit);
     }
-    __device__ __forceinline__ void open_first(uint32_t first_words)
-    {
-        words = first_words;
-        feed_open(feed, h, words, unit % p.kv_heads);
-        fill();
-    }
-    /* first_words: words of the worker's static item. epoch: read before anything is drawn. */
-    __device__ __forceinline__ void begin(uint32_t worker, uint32_t first_words, uint32_t &epoch)
+    __device__ __forceinline__ void begin()
     {
         unit = next_unit = NONE;
         ahead = feed.open = asked = false;
         if (leads()) {
-            if (statics) {
-                unit = worker < units ? worker : NONE;
-                if (unit != NONE)
-                    open_first(first_words);
-                epoch = load_acquire(&p.control->epoch);
+            request();
+            collect();
+            unit = next_unit;
+            next_unit = NONE;
+            if (unit != NONE) {
+                words = next_words;
+                feed_open(feed, h, words, unit % p.kv_heads);
+                fill();
                 request();
-            } else {
-                epoch = load_acquire(&p.control->epoch);
-                request();
-                collect();
-                unit = next_unit;
-                next_unit = NONE;
-                if (unit != NONE) {
-                    open_first(next_words);
-                    request();
-                }
             }
         }
         announce();
@@ -476,10 +346,10 @@ template <int D, bool TEAM> struct Worker {
 };
 
 /* A run of pages by one warp: total (whole items) or pieces (others). */
-template <int D, int NT, bool TEAM>
-static __device__ __forceinline__ void
-run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at, uint32_t table, uint32_t first,
-          uint32_t pages, bool whole, size_t state, Level<D, NT, TEAM> &chunk, Level<D, NT, TEAM> *total)
+template <int D, int NT>
+static __device__ __forceinline__ void run_pages(Worker<D> &w, const Rows<D, NT> &rows, const Places<NT> &at,
+                                                 uint32_t table, uint32_t first, uint32_t pages, bool whole,
+                                                 size_t state, Level<D, NT> &chunk, Level<D, NT> *total)
 {
     State<D, NT> span;
     Weights<NT> weights;
@@ -498,9 +368,8 @@ run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at, uin
         }
         bool full = fill ? fill == PAGE : at.least >= before + PAGE;
         bool seen = at.active && (fill || at.most > before);
-#pragma unroll(TEAM ? 2 : 1)
-        for (int half = 0; half < 2;
-             half++) { /* one place for all that follows a half, to keep the loop's code short */
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
             w.ring.wait();
             if (seen && half == 0)
                 page_scores<D, NT>(rows, w.ring.stage(), before, fill, full, w.lane, span, weights);
@@ -521,8 +390,7 @@ run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at, uin
             chunk.merge(span);
             if (page % CHUNK_PAGES == CHUNK_PAGES - 1 || last) {
                 if (whole) {
-                    if constexpr (TEAM)
-                        total->merge_from(chunk);
+                    total->merge_from(chunk);
                 } else {
                     write_piece<D, NT>(w.p, at, state, true, w.lane, chunk);
                     state += n_rows;
@@ -536,8 +404,7 @@ run_pages(Worker<D, TEAM> &w, const Rows<D, NT> &rows, const Places<NT> &at, uin
 
 /* Both segments of a team's rows, to the outputs. */
 template <int D, int NT>
-static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT, true> &chunk,
-                                                 Level<D, NT, true> &total)
+static __device__ __forceinline__ void run_whole(Worker<D> &w, Level<D, NT> &chunk, Level<D, NT> &total)
 {
     Rows<D, NT> rows;
     Places<NT> at;
@@ -555,8 +422,8 @@ static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT
             continue;
         load_rows<D, NT>(w.p, w.h, w.words, kv_head, first, word(w.words, run ? LIMIT : ANCHOR_LIMIT), w.lane,
                          rows, at);
-        run_pages<D, NT, true>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0,
-                               chunk, &total);
+        run_pages<D, NT>(w, rows, at, word(w.words, run ? TABLE : ANCHOR_TABLE), 0, pages, true, 0, chunk,
+                         &total);
         if (run)
             continue;
 #pragma unroll
@@ -574,113 +441,49 @@ static __device__ __forceinline__ void run_whole(Worker<D, true> &w, Level<D, NT
     write_outputs<D, NT>(w.p, at, w.words, scratch, ma, la, w.lane, total);
 }
 
-template <int D, int NT, bool TEAM>
-static __device__ __forceinline__ void run_part(Worker<D, TEAM> &w, Level<D, NT, TEAM> &chunk)
+template <int D, int NT> static __device__ __forceinline__ void run_part(Worker<D> &w, Level<D, NT> &chunk)
 {
     Rows<D, NT> rows;
     Places<NT> at;
     uint32_t kv_head = w.unit % w.p.kv_heads;
     size_t state = word(w.words, STATE) + (size_t)kv_head * word(w.words, STATE_STRIDE);
-    load_rows<D, NT>(w.p, w.h, w.words, kv_head, TEAM ? w.warp * 8 * NT : 0, word(w.words, LIMIT), w.lane,
-                     rows, at);
-    run_pages<D, NT, TEAM>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES),
-                           false, state, chunk, nullptr);
-    uint32_t *done =
-        const_cast<uint32_t *>(w.p.plan) + w.h.done_at + word(w.words, DONE) * w.p.kv_heads + kv_head;
-    __syncwarp();
-    if (w.lane == 0) {
-        __threadfence();
-        atomicAdd(done, 1u);
-    }
-}
-
-template <int D, bool TEAM>
-static __device__ __forceinline__ void start_ring(Ring &r, uint32_t data, uint32_t full, uint32_t empty,
-                                                  uint32_t stages)
-{
-    r = {};
-    r.data = data;
-    r.full = full;
-    r.empty = empty;
-    r.stages = stages;
-    r.bytes = stage_bytes(D);
+    load_rows<D, NT>(w.p, w.h, w.words, kv_head, w.warp * 8 * NT, word(w.words, LIMIT), w.lane, rows, at);
+    run_pages<D, NT>(w, rows, at, word(w.words, TABLE), word(w.words, FIRST_PAGE), word(w.words, PAGES),
+                     false, state, chunk, nullptr);
 }
 
 template <int D>
-static __device__ __forceinline__ void run_team_items(const Params &p, const Header &h, uint8_t *shared)
+__global__ void __launch_bounds__(WARPS * 32, 1) attend_team(const __grid_constant__ Params p)
 {
     constexpr int NT = team_tiles(D);
+    extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint32_t mail[2];
-    Worker<D, true> w(p, h);
+    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    uint32_t base = shared_address(shared);
+    Worker<D> w(p, h);
     w.lane = threadIdx.x % 32, w.warp = threadIdx.x / 32;
-    w.units = h.team_items * p.kv_heads, w.statics = 0, w.takers = h.team_ctas;
-    w.list_at = h.team_at, w.taken = &p.control->team_taken;
+    launch_next();
+    wait_previous();
+    if (w.warp == 0)
+        barrier_init(base + w.lane * 8, w.lane < MAX_STAGES ? FILL_ARRIVALS : WARPS);
+    barrier_init_fence();
+    __syncthreads();
+    w.units = h.team_items * p.kv_heads;
     w.mail = mail, w.mails = 0;
-    uint32_t barriers = shared_address(shared) + BARRIER_BYTES / 2;
-    start_ring<D, true>(w.ring, shared_address(shared) + BARRIER_BYTES + 2 * p.level_bytes, barriers,
-                        barriers + 8 * MAX_STAGES, p.team_stages);
-    Level<D, NT, true> chunk, total;
-    chunk.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES) + w.warp * (NT * D / 16 * 32) + w.lane;
-    total.o = reinterpret_cast<float4 *>(shared + BARRIER_BYTES + p.level_bytes) +
+    w.ring = {};
+    w.ring.full = base, w.ring.empty = base + 8 * MAX_STAGES;
+    w.ring.data = base + TEAM_BARRIER_BYTES + 2 * p.level_bytes;
+    w.ring.stages = p.team_stages, w.ring.bytes = stage_bytes(D);
+    Level<D, NT> chunk, total;
+    chunk.o = reinterpret_cast<float4 *>(shared + TEAM_BARRIER_BYTES) + w.warp * (NT * D / 16 * 32) + w.lane;
+    total.o = reinterpret_cast<float4 *>(shared + TEAM_BARRIER_BYTES + p.level_bytes) +
               w.warp * (NT * D / 16 * 32) + w.lane;
-    uint32_t epoch;
-    for (w.begin(blockIdx.x, 0, epoch); w.unit != NONE; w.advance()) {
+    for (w.begin(); w.unit != NONE; w.advance()) {
         if (word(w.words, FLAGS) & WHOLE)
             run_whole<D, NT>(w, chunk, total);
         else
-            run_part<D, NT, true>(w, chunk);
+            run_part<D, NT>(w, chunk);
     }
-}
-
-template <int D>
-static __device__ __forceinline__ void run_small_items(const Params &p, const Header &h, uint8_t *shared,
-                                                       uint32_t first_words, uint32_t &epoch)
-{
-    Worker<D, false> w(p, h);
-    w.lane = threadIdx.x % 32, w.warp = threadIdx.x / 32;
-    w.units = h.small_items * p.kv_heads, w.takers = gridDim.x * WARPS;
-    w.statics = h.small_static ? w.takers : 0;
-    w.list_at = SMALL_AT, w.taken = &p.control->small_taken;
-    uint32_t base = shared_address(shared);
-    start_ring<D, false>(w.ring, base + BARRIER_BYTES + w.warp * p.small_stages * stage_bytes(D),
-                         base + w.warp * 8 * MAX_STAGES, 0, p.small_stages);
-    Level<D, 1, false> chunk;
-    /* neighbouring items go to different multiprocessors */
-    for (w.begin(w.warp * gridDim.x + blockIdx.x, first_words, epoch); w.unit != NONE; w.advance())
-        run_part<D, 1, false>(w, chunk);
-    if (w.asked)
-        w.collect();
-}
-
-template <int D> __global__ void __launch_bounds__(WARPS * 32, 1) attend(const __grid_constant__ Params p)
-{
-    extern __shared__ __align__(128) uint8_t shared[];
-    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, worker = warp * gridDim.x + blockIdx.x, epoch;
-    /* the header and this warp's first item, if it has one, in one go: the list begins at a fixed place */
-    uint32_t first_words = __ldg(p.plan + SMALL_AT + worker / p.kv_heads * ITEM_WORDS + lane);
-    const Header h = *reinterpret_cast<const Header *>(p.plan);
-    uint32_t base = shared_address(shared);
-    if (lane < MAX_STAGES)
-        barrier_init(base + (warp * MAX_STAGES + lane) * 8, FILL_ARRIVALS);
-    if (warp == 0)
-        barrier_init(base + BARRIER_BYTES / 2 + lane * 8, lane < MAX_STAGES ? FILL_ARRIVALS : WARPS);
-    barrier_init_fence();
-    __syncthreads();
-    if (h.team_items && blockIdx.x < h.team_ctas) {
-        run_team_items<D>(p, h, shared);
-#if FP_CUDA_BULK
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-        __syncthreads();
-    }
-    run_small_items<D>(p, h, shared, first_words, epoch);
-    /* all of this warp's copies have landed and been read: its ring is free */
-    uint32_t ring_bytes = p.small_stages * stage_bytes(D);
-    uint8_t *ring = shared + BARRIER_BYTES + warp * ring_bytes;
-    if (h.merge_narrow)
-        merge_rows<1>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<1>(ring, ring_bytes));
-    else
-        merge_rows<4>(p, h, D, epoch, worker, gridDim.x * WARPS, lane, make_room<4>(ring, ring_bytes));
 }
 
 } // namespace attn

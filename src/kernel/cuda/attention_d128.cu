@@ -1,7 +1,0 @@
-/* The attention kernel for heads of 128; a file each, so that they compile side by side. */
-#include "kernel/cuda/attention_kernel.cuh"
-
-fp::attn::Kernel fp::attn::kernel_128()
-{
-    return attend<128>;
-}

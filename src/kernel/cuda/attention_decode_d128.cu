@@ -1,0 +1,7 @@
+/* The decode kernel for heads of 128; a file each, so that they compile side by side. */
+#include "kernel/cuda/attention_decode.cuh"
+
+fp::attn::Kernel fp::attn::decode_kernel_128()
+{
+    return decode<128>;
+}
