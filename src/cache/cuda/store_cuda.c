@@ -116,8 +116,11 @@ static fp_status cuda_sum(fp__store *store, fp__group *const *groups, const size
     if (slab_begin > 0 || slab_end < store->slabs || n == 0)
         return FP_OK; /* the call for all slabs does it */
     FP_TRY(enter(c));
-    FP_TRY(mark_written(c));
-    FP_CUDA(cudaStreamWaitEvent(c->sums, c->written, 0), "the order of K/V");
+    if (cudaStreamQuery(c->writer) != cudaSuccess) { /* else there is nothing to wait for */
+        (void)cudaGetLastError();
+        FP_TRY(mark_written(c));
+        FP_CUDA(cudaStreamWaitEvent(c->sums, c->written, 0), "the order of K/V");
+    }
     for (size_t first = 0, count; first < n; first += count) {
         fp__cuda_slots ranges[FP__STORE_BATCH];
         uint32_t used = 0;
