@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 
 static bool is_zero(const uint8_t *p, size_t n)
 {
@@ -206,80 +205,6 @@ static void test_cancel(void **state)
     fp__hasher_destroy(hasher);
 }
 
-typedef struct paced_job {
-    fp__hash_job job;       /* first */
-    atomic_size_t ran_with; /* jobs of its run; 0: not yet */
-} paced_job;
-
-static void run_paced(fp__hash_job *const *jobs, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        atomic_store(&((paced_job *)(void *)jobs[i])->ran_with, n);
-}
-
-static void run_one_paced(fp__hash_job *job)
-{
-    const struct timespec t = {0, 1000000};
-    nanosleep(&t, NULL);
-    run_paced(&job, 1);
-}
-
-static void until_none_pends(fp__hasher *hasher, fp__hash_owner *owner)
-{
-    const struct timespec t = {0, 200000};
-    for (int i = 0; i < 25000 && fp__hasher_pending(hasher, owner) > 0; i++)
-        nanosleep(&t, NULL);
-    assert_int_equal(fp__hasher_pending(hasher, owner), 0);
-}
-
-/* A worker lets them gather after a run; who waits does not. */
-static void test_hasher_pace(void **state)
-{
-    (void)state;
-    enum { PACED = 12, SIZE = 2 };
-    fp__hasher *hasher;
-    fp__hash_pace pace = {.rest = 1000000, .enough = 4 * SIZE, .most = 6 * SIZE};
-    fp__hash_owner owner = {0}, other = {0};
-    paced_job jobs[PACED];
-    KV_OK(fp__hasher_create(1, &hasher));
-    for (size_t i = 0; i < PACED; i++)
-        jobs[i] =
-            (paced_job){.job = {.run = run_one_paced, .run_many = run_paced, .pace = &pace, .size = SIZE}};
-    fp__hasher_submit(hasher, &jobs[0].job, &owner); /* nothing was run before: at once */
-    until_none_pends(hasher, &owner);
-    assert_int_equal(atomic_load(&jobs[0].ran_with), 1);
-    for (size_t i = 1; i < 4; i++)
-        fp__hasher_submit(hasher, &jobs[i].job, &owner);
-    const struct timespec t = {0, 20000000};
-    nanosleep(&t, NULL);
-    assert_int_equal(fp__hasher_pending(hasher, &owner), 3);
-    fp__hasher_submit(hasher, &jobs[4].job, &other); /* enough */
-    until_none_pends(hasher, &owner);
-    until_none_pends(hasher, &other);
-    for (size_t i = 1; i < 5; i++)
-        assert_int_equal(atomic_load(&jobs[i].ran_with), 4);
-    fp__hasher_submit(hasher, &jobs[5].job, &other);
-    fp__hasher_submit(hasher, &jobs[6].job, &owner);
-    fp__hasher_submit(hasher, &jobs[7].job, &owner);
-    fp__hasher_wait(hasher, &owner); /* its own, together */
-    assert_int_equal(atomic_load(&jobs[5].ran_with), 0);
-    assert_int_equal(atomic_load(&jobs[6].ran_with), 2);
-    assert_int_equal(atomic_load(&jobs[7].ran_with), 2);
-    fp__hasher_cancel(hasher, &other);
-    assert_int_equal(atomic_load(&jobs[5].ran_with), 0);
-    assert_int_equal(pace.waiting, 0);
-    for (size_t i = 5; i < PACED; i++) { /* 7 are more than one run takes */
-        atomic_store(&jobs[i].ran_with, 0);
-        fp__hasher_submit(hasher, &jobs[i].job, &owner);
-    }
-    fp__hasher_wait(hasher, &owner);
-    for (size_t i = 5; i < PACED; i++) {
-        size_t with = atomic_load(&jobs[i].ran_with);
-        assert_true(with >= 1 && with <= 6);
-    }
-    fp__hasher_destroy(hasher);
-}
-
 static void *submitter(void *hasher)
 {
     for (int i = 0; i < 20; i++)
@@ -312,7 +237,6 @@ int main(void)
 #endif
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_many_submitters),
-        cmocka_unit_test(test_hasher_pace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,10 +5,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { WORKERS_MAX = 64, LOWEST_PRIORITY = 19, JOBS_MAX = 64 };
+enum { WORKERS_MAX = 64, LOWEST_PRIORITY = 19 };
 
 struct fp__hasher {
     size_t workers, started;
@@ -22,131 +21,43 @@ struct fp__hasher {
     bool stop;
 };
 
-static uint64_t now_ns(void)
+/* With the lock held, which is released while the job runs. */
+static void run_job(fp__hasher *hasher, fp__hash_job *job)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Jobs that one thread runs at once. */
-typedef struct batch {
-    fp__hash_job *job[JOBS_MAX];
-    fp__hash_owner *owner[JOBS_MAX]; /* after a job has run it may be gone */
-    size_t n;
-} batch;
-
-/* With the lock held, which is released while the jobs run. */
-static void run_batch(fp__hasher *hasher, batch *b)
-{
-    fp__hash_pace *pace = b->job[0]->pace;
-    uint64_t start = now_ns();
+    fp__hash_owner *owner = job->owner;
     pthread_mutex_unlock(&hasher->mutex);
-    if (b->n == 1)
-        b->job[0]->run(b->job[0]);
-    else
-        b->job[0]->run_many(b->job, b->n);
+    job->run(job);
     pthread_mutex_lock(&hasher->mutex);
-    if (pace) {
-        uint64_t now = now_ns();
-        pace->rest_until = now + pace->rest * (now - start);
-    }
-    for (size_t i = 0; i < b->n; i++)
-        b->owner[i]->pending--;
+    owner->pending--; /* from here on the job may be gone */
     if (hasher->waiters > 0)
         pthread_cond_broadcast(&hasher->done);
 }
 
-static void unlink_job(fp__hasher *hasher, fp__hash_job **link)
+/* Takes the first job of `owner` (NULL: of anybody) out of the queue. */
+static fp__hash_job *pop_job(fp__hasher *hasher, const fp__hash_owner *owner)
 {
+    fp__hash_job **link = &hasher->first;
+    while (*link && owner && (*link)->owner != owner)
+        link = &(*link)->next;
     fp__hash_job *job = *link;
-    *link = job->next;
-    if (hasher->last == &job->next)
-        hasher->last = link;
-    job->next = NULL;
-    if (job->pace)
-        job->pace->waiting -= job->size;
-}
-
-/* First job of `owner` (NULL: of anybody, but none whose pace has it wait: *until tells when the first of
- * those may begin, UINT64_MAX: there is none). */
-static fp__hash_job **find_job(fp__hasher *hasher, const fp__hash_owner *owner, uint64_t *until)
-{
-    uint64_t now = 0;
-    for (fp__hash_job **link = &hasher->first; *link; link = &(*link)->next) {
-        const fp__hash_pace *pace = (*link)->pace;
-        if (owner && (*link)->owner != owner)
-            continue;
-        if (owner || !pace || pace->waiting >= pace->enough)
-            return link;
-        now = now ? now : now_ns();
-        if (now >= pace->rest_until)
-            return link;
-        *until = pace->rest_until < *until ? pace->rest_until : *until;
+    if (job) {
+        *link = job->next;
+        if (hasher->last == &job->next)
+            hasher->last = link;
+        job->next = NULL;
     }
-    return NULL;
-}
-
-/* Takes the job out of the queue, and those after it that may run together with it. */
-static void take_jobs(fp__hasher *hasher, fp__hash_job **link, const fp__hash_owner *owner, batch *b)
-{
-    const fp__hash_pace *pace = (*link)->pace;
-    size_t size = 0;
-    b->n = 0;
-    while (*link && b->n < JOBS_MAX) {
-        fp__hash_job *job = *link;
-        bool fits = b->n == 0 || (pace && job->pace == pace && job->run_many == b->job[0]->run_many &&
-                                  (!owner || job->owner == owner) && size + job->size <= pace->most);
-        if (!fits) {
-            link = &job->next;
-            continue;
-        }
-        unlink_job(hasher, link);
-        size += job->size;
-        b->owner[b->n] = job->owner;
-        b->job[b->n++] = job;
-        if (!pace)
-            break;
-    }
-}
-
-/* Runs the first job of `owner`, and those that go with it; false: there is none. */
-static bool run_first(fp__hasher *hasher, const fp__hash_owner *owner)
-{
-    batch b;
-    fp__hash_job **link = find_job(hasher, owner, NULL);
-    if (!link)
-        return false;
-    take_jobs(hasher, link, owner, &b);
-    run_batch(hasher, &b);
-    return true;
-}
-
-static void wait_for_work(fp__hasher *hasher, uint64_t until)
-{
-    if (until == UINT64_MAX) {
-        pthread_cond_wait(&hasher->work, &hasher->mutex);
-        return;
-    }
-    struct timespec t = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
-    (void)pthread_cond_timedwait(&hasher->work, &hasher->mutex, &t);
+    return job;
 }
 
 static void *worker_main(void *arg)
 {
     fp__hasher *hasher = arg;
-    batch b;
     pthread_setname_np(pthread_self(), "fp-hash");
     /* Advice: the token loop goes first. Whoever waits for a hash computes it itself. */
     (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOWEST_PRIORITY);
     pthread_mutex_lock(&hasher->mutex);
     while (!hasher->stop) {
-        uint64_t until = UINT64_MAX;
-        if (!find_job(hasher, NULL, &until)) {
-            wait_for_work(hasher, until);
-            continue;
-        }
-        if (hasher->fault) {
+        if (hasher->first && hasher->fault) {
             bool (*fault)(void *) = hasher->fault;
             void *fault_arg = hasher->fault_arg;
             pthread_mutex_unlock(&hasher->mutex);
@@ -155,11 +66,11 @@ static void *worker_main(void *arg)
             if (!lives)
                 break;
         }
-        fp__hash_job **link = find_job(hasher, NULL, &until);
-        if (link) {
-            take_jobs(hasher, link, NULL, &b);
-            run_batch(hasher, &b);
-        }
+        fp__hash_job *job = pop_job(hasher, NULL);
+        if (job)
+            run_job(hasher, job);
+        else if (!hasher->stop)
+            pthread_cond_wait(&hasher->work, &hasher->mutex);
     }
     pthread_mutex_unlock(&hasher->mutex);
     return NULL;
@@ -199,11 +110,7 @@ fp_status fp__hasher_create(size_t workers, fp__hasher **out)
     hasher->handles = handles;
     hasher->last = &hasher->first;
     pthread_mutex_init(&hasher->mutex, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&hasher->work, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    pthread_cond_init(&hasher->work, NULL);
     pthread_cond_init(&hasher->done, NULL);
     fp_status status = start_workers(hasher);
     if (status != FP_OK) {
@@ -244,13 +151,10 @@ void fp__hasher_submit(fp__hasher *hasher, fp__hash_job *job, fp__hash_owner *ow
     pthread_mutex_lock(&hasher->mutex);
     owner->pending++;
     if (hasher->workers == 0) {
-        batch alone = {.job = {job}, .owner = {owner}, .n = 1};
-        run_batch(hasher, &alone);
+        run_job(hasher, job);
     } else {
         *hasher->last = job;
         hasher->last = &job->next;
-        if (job->pace)
-            job->pace->waiting += job->size;
         pthread_cond_signal(&hasher->work);
     }
     pthread_mutex_unlock(&hasher->mutex);
@@ -266,17 +170,21 @@ static void wait_done(fp__hasher *hasher)
 void fp__hasher_wait(fp__hasher *hasher, fp__hash_owner *owner)
 {
     pthread_mutex_lock(&hasher->mutex);
-    while (owner->pending > 0)
-        if (!run_first(hasher, owner))
+    while (owner->pending > 0) {
+        fp__hash_job *job = pop_job(hasher, owner);
+        if (job)
+            run_job(hasher, job);
+        else
             wait_done(hasher);
+    }
     pthread_mutex_unlock(&hasher->mutex);
 }
 
 void fp__hasher_cancel(fp__hasher *hasher, fp__hash_owner *owner)
 {
     pthread_mutex_lock(&hasher->mutex);
-    for (fp__hash_job **link; (link = find_job(hasher, owner, NULL)); owner->pending--)
-        unlink_job(hasher, link);
+    while (pop_job(hasher, owner))
+        owner->pending--;
     while (owner->pending > 0)
         wait_done(hasher);
     pthread_mutex_unlock(&hasher->mutex);

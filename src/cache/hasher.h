@@ -15,24 +15,10 @@ typedef struct fp__hash_owner {
     size_t pending; /* queued or running */
 } fp__hash_owner;
 
-/* For jobs that cost what runs beside them about the same whether they come alone or together (hashes on a
- * GPU: one launch slows its steps down for as long as one page takes, however many there are). After a run a
- * worker lets such jobs gather for `rest` times as long as it took, or until they are of size `enough`, and
- * takes all it finds. Who waits for them does not rest. Zero-initialise the last two fields. */
-typedef struct fp__hash_pace {
-    uint32_t rest;
-    size_t enough, most; /* sizes of jobs: to end a rest, in one run */
-    size_t waiting;      /* hasher's: in the queue */
-    uint64_t rest_until; /* hasher's: ns, CLOCK_MONOTONIC */
-} fp__hash_pace;
-
 /* Embedded in what it works on. Memory belongs to the submitter and must stay until the job is done or
  * cancelled; everything that run() wrote may be read after wait. */
 typedef struct fp__hash_job {
     void (*run)(struct fp__hash_job *job);
-    void (*run_many)(struct fp__hash_job *const *jobs, size_t n); /* with a pace: run() of each, at once */
-    fp__hash_pace *pace;                                          /* NULL: alone, and at once */
-    size_t size;               /* with a pace: of its `enough` and `most`, at least 1 */
     fp__hash_owner *owner;     /* set by submit */
     struct fp__hash_job *next; /* hasher's */
 } fp__hash_job;

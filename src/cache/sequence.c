@@ -224,39 +224,26 @@ static void end_seal(fp__kvseq *seq, size_t p, size_t bad_slab, bool failed)
     page_leaf(seq, p, false, group->root, page->leaf);
 }
 
-/* On a hash worker. The pages, of sequences over one store, at most a batch of them, are sealed: nobody
- * writes what is read here. */
-static void run_seals(fp__hash_job *const *jobs, size_t n_jobs)
-{
-    fp__store *store = ((page_entry *)(void *)jobs[0])->seq->store;
-    fp__group *groups[FP__STORE_BATCH] = {NULL};
-    uint8_t *leaves[FP__STORE_BATCH] = {NULL};
-    size_t bad[FP__STORE_BATCH], n = 0;
-    for (size_t j = 0; j < n_jobs; j++) {
-        const page_entry *page = (const page_entry *)(const void *)jobs[j];
-        FP_CHECK(page->run > 0 && page->run <= FP__STORE_BATCH - n);
-        for (size_t i = 0; i < page->run; i++, n++) {
-            groups[n] = page[i].group;
-            leaves[n] = groups[n]->slab_leaves;
-            bad[n] = store->slabs;
-        }
-    }
-    /* In this order: bytes that change before they are hashed fail the check, later ones the next hash. */
-    bool failed = fp__store_hash(store, groups, n, leaves) != FP_OK ||
-                  fp__store_check(store, groups, n, false, bad) != FP_OK;
-    for (size_t j = 0, k = 0; j < n_jobs; j++) {
-        const page_entry *page = (const page_entry *)(const void *)jobs[j];
-        fp__kvseq *seq = page->seq;
-        size_t run = page->run;
-        for (size_t i = 0; i < run; i++)
-            end_seal(seq, page->index + i, bad[k++], failed);
-        atomic_fetch_sub_explicit(&seq->unhashed, run, memory_order_release);
-    }
-}
-
+/* On a hash worker. The pages are sealed: nobody writes what is read here. */
 static void run_seal(fp__hash_job *job)
 {
-    run_seals(&job, 1);
+    page_entry *page = (page_entry *)(void *)job;
+    fp__kvseq *seq = page->seq;
+    fp__group *groups[FP__STORE_BATCH];
+    uint8_t *leaves[FP__STORE_BATCH];
+    size_t bad[FP__STORE_BATCH], n = page->run;
+    FP_CHECK(n > 0);
+    for (size_t i = 0; i < n; i++) {
+        groups[i] = page[i].group;
+        leaves[i] = groups[i]->slab_leaves;
+        bad[i] = seq->slabs;
+    }
+    /* In this order: bytes that change before they are hashed fail the check, later ones the next hash. */
+    bool failed = fp__store_hash(seq->store, groups, n, leaves) != FP_OK ||
+                  fp__store_check(seq->store, groups, n, false, bad) != FP_OK;
+    for (size_t i = 0; i < n; i++)
+        end_seal(seq, page->index + i, bad[i], failed);
+    atomic_fetch_sub_explicit(&seq->unhashed, n, memory_order_release);
 }
 
 /* Pages up to `end` are full, or the next anchor starts after them. */
@@ -268,9 +255,6 @@ static void seal_pages(fp__kvseq *seq, size_t end)
         FP_CHECK(seq->filled[seq->sealed] > 0);
         page->run = left < seq->store->batch ? left : seq->store->batch;
         page->job.run = run_seal;
-        page->job.run_many = run_seals;
-        page->job.pace = seq->store->pace.rest ? &seq->store->pace : NULL;
-        page->job.size = page->run;
         seq->sealed += page->run;
         atomic_fetch_add_explicit(&seq->unhashed, page->run, memory_order_relaxed);
         fp__hasher_submit(seq->hasher, &page->job, &seq->owner);

@@ -12,7 +12,6 @@
  * groups. They fail only where a device fails (FP_INTERNAL), or memory is out. */
 #ifndef FP_CACHE_STORE_H
 #define FP_CACHE_STORE_H
-#include "cache/hasher.h"
 #include "cache/page.h"
 #include <stdbool.h>
 
@@ -68,9 +67,8 @@ struct fp__store {
     fp__page_geometry geometry;
     fp__page_weights weights;
     size_t slabs, slab_bytes, group_bytes;
-    size_t max_groups;  /* SIZE_MAX: as many as there is memory for */
-    size_t batch;       /* groups that are best given to one call, 1 to FP__STORE_BATCH */
-    fp__hash_pace pace; /* of hashing pages that fill; rest 0: each at once */
+    size_t max_groups; /* SIZE_MAX: as many as there is memory for */
+    size_t batch;      /* groups that are best given to one call, 1 to FP__STORE_BATCH */
 };
 
 /* Host memory, taken from the system as extend asks for it; groups that nobody holds are poisoned under ASan.

@@ -293,30 +293,18 @@ static fp_status hash_copies(lab *l, fp__group *const *groups, size_t n, uint8_t
     return FP_OK;
 }
 
-static void run_seal_jobs(fp__hash_job *const *jobs, size_t n_jobs)
+static void run_seal_job(fp__hash_job *job)
 {
-    fp__group *groups[FP__STORE_BATCH];
-    lab *l = ((seal_job *)(void *)jobs[0])->lab;
-    size_t n = 0;
-    for (size_t k = 0; k < n_jobs; k++) {
-        const seal_job *j = (const seal_job *)(const void *)jobs[k];
-        FP_CHECK(j->n <= FP__STORE_BATCH - n);
-        memcpy(groups + n, j->groups, j->n * sizeof *groups);
-        n += j->n;
-    }
-    uint8_t *leaves = malloc(n * l->main.store->slabs * 32);
+    seal_job *j = (seal_job *)(void *)job;
+    lab *l = j->lab;
+    uint8_t *leaves = malloc(j->n * l->main.store->slabs * 32);
     fp_status status = leaves ? FP_OK : FP_NO_MEMORY;
     if (status == FP_OK)
-        status = l->o.validation == FP_BENCH_VALIDATE_ASYNC ? hash_there(l, groups, n, leaves)
-                                                            : hash_copies(l, groups, n, leaves);
+        status = l->o.validation == FP_BENCH_VALIDATE_ASYNC ? hash_there(l, j->groups, j->n, leaves)
+                                                            : hash_copies(l, j->groups, j->n, leaves);
     if (status != FP_OK) /* one worker; read after waiting for it */
         l->worker_status = status;
     free(leaves);
-}
-
-static void run_seal_job(fp__hash_job *job)
-{
-    run_seal_jobs(&job, 1);
 }
 
 static fp_status submit(lab *l, fp__group *const *groups, size_t n)
@@ -325,12 +313,7 @@ static fp_status submit(lab *l, fp__group *const *groups, size_t n)
         size_t most = l->main.store->batch, now = n - done < most ? n - done : most;
         FP_CHECK(l->used_jobs < l->n_jobs);
         seal_job *j = &l->jobs[l->used_jobs++];
-        fp__hash_pace *pace = &l->main.store->pace;
-        bool paced = pace->rest && l->o.validation == FP_BENCH_VALIDATE_ASYNC;
-        *j = (seal_job){
-            .job = {.run = run_seal_job, .run_many = run_seal_jobs, .pace = paced ? pace : NULL, .size = now},
-            .lab = l,
-            .n = now};
+        *j = (seal_job){.job = {.run = run_seal_job}, .lab = l, .n = now};
         memcpy(j->groups, groups + done, now * sizeof *groups);
         fp__hasher_submit(l->hasher, &j->job, &l->owner);
         done += now;

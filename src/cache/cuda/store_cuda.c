@@ -9,9 +9,6 @@
 
 enum { TOKENS = FP__PAGE_TOKENS, LANES = 4, SLABS_MAX = 4096 };
 #define SPARE_BYTES ((size_t)256 << 20) /* left to the driver and to others */
-/* A launch that hashes pages slows a step of decoding down for about as long as it takes, so at most every
- * 150th part of the time is given to it; a sequence alone fills its pages more slowly than that. */
-static const fp__hash_pace seal_pace = {.rest = 150, .enough = 16, .most = FP__STORE_BATCH};
 
 /* What one thread needs to look at pages: a stream of low priority, and memory for what comes back. */
 typedef struct lane {
@@ -405,7 +402,6 @@ static fp_status create(cuda_store *c, size_t max_groups)
     memcpy(c->hash.model, g->model, 32);
     c->head.max_groups = max_groups;
     c->head.batch = FP__STORE_BATCH;
-    c->head.pace = seal_pace;
     FP_CUDA(cudaStreamCreateWithFlags(&c->own, cudaStreamNonBlocking), "a stream");
     c->writer = c->own;
     FP_CUDA(cudaEventCreateWithFlags(&c->written, cudaEventDisableTiming), "an event");
