@@ -33,8 +33,8 @@ def plot(figure, result):
         places = [m + i * 0.8 / len(batches) for m in range(len(MODES))]
         left.bar(places, [100 * at[m]["tokens_per_s"] / at["none"]["tokens_per_s"] if m in at and "none" in at else 0 for m in MODES],
                  0.8 / len(batches), label="batch %d" % batch)
-        right.bar(places, [at[m]["p99_us"] if m in at else 0 for m in MODES], 0.8 / len(batches), alpha=0.5, label="p99, batch %d" % batch)
-        right.plot(places, [at[m]["p50_us"] if m in at else None for m in MODES], "k_", label="p50" if i == 0 else None)
+        right.bar(places, [at[m].get("p99_us", 0) if m in at else 0 for m in MODES], 0.8 / len(batches), alpha=0.5, label="p99, batch %d" % batch)
+        right.plot(places, [at[m].get("p50_us") if m in at else None for m in MODES], "k_", label="p50" if i == 0 else None)
     for axes in (left, right):
         axes.set_xticks(range(len(MODES)), MODES, rotation=20)
         axes.legend(fontsize=7)
