@@ -45,11 +45,13 @@ def plot(figure, result):
 def main():
     args = arguments(__doc__, model={"help": "a GGUF file (default: random weights of the 8b shape, tiny on the CPU)"},
                      model_json={"help": "what `fieldprint bench model --json` said in this very call, instead of running it"},
+                     batches={"default": "1,8"}, context={"type": int, "help": "tokens of made-up K/V before decoding (default: 4064; 480 for small models)"},
                      list_points={"action": "store_true", "help": "print the points for `bench model --points`, for use with --model-json"})
-    small = args.quick or (args.device == "cpu" and not args.model)
+    small = args.quick or args.device == "cpu"
+    batches = [int(b) for b in args.batches.split(",")]
     # 192 steps fill three pages of each sequence; from the middle of a page, so that the last hash is not left to the end of
     # the measurement, where nothing hides it
-    wanted = points((1,) if args.quick else (1, 8), 480 if small else 4064, 64 if args.quick else 192)
+    wanted = points(batches[:1] if args.quick else batches, args.context or (480 if small else 4064), 64 if args.quick else 192)
     if args.list_points:
         print(",".join(wanted))
         return 0
