@@ -344,22 +344,27 @@ static size_t count_wrong(const struct lab *c, const struct device_lab *g, const
 }
 
 static size_t words_checked, words_wrong;
-static bool brief; /* under a tool that makes everything slow: each case once */
+static uint32_t choices[FP__TUNE_COUNT]; /* those asked for, where a plan is created */
+static bool brief;                       /* under a tool that makes everything slow: each case once */
 
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
     static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
-                                                        {4, 4, 4, 1},
-                                                        {16, 16, 16, 1},
+                                                        {4, 4, 4, 1, 2},
+                                                        {16, 16, 16, 1, 2},
                                                         {0, 4, 32, 2},
                                                         {4, 16, 8, 0, 1},
                                                         {0, 0, 0, 2, 1},
-                                                        {16, 4, 0, 1, 0, 1},
+                                                        {16, 4, 0, 1, 2, 1},
                                                         {0, 0, 0, 2, 0, 0, 1},
                                                         {0, 0, 0, 2, 0, 0, 2},
                                                         {0, 0, 0, 2, 0, 0, 3},
-                                                        {0, 0, 0, 2, 0, 0, 4}};
+                                                        {0, 0, 0, 2, 0, 0, 4},
+                                                        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1},
+                                                        {4, 16, 0, 1, 2, 0, 0, 0, 0, 2, 2},
+                                                        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3},
+                                                        {4, 4, 0, 1, 1, 0, 0, 3, 0, 2, 4}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -374,6 +379,7 @@ static void check_lab(struct lab *c, const char *name)
     fp_cuda_attention_config config = {c->heads,       c->kv_heads,     c->d,           c->tokens,
                                        (uint32_t)c->n, (uint32_t)pages, (size_t)1 << 30};
     fp_cuda_attention *plan;
+    memcpy(fp__cuda_attention_tuning, choices, sizeof choices);
     OK(fp_cuda_attention_create(&config, &plan));
     fp_cuda_attention_run_args args = {g.planes,        g.s_q,   g.pool, c->group_bytes,
                                        c->layer_offset, g.gamma, g.out,  g.alpha};
@@ -895,12 +901,13 @@ int main(int argc, char **argv)
         printf("no GPU: skipped\n");
         return 77;
     }
+    for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASES or --check N, then [choice value]… */
+        int choice = atoi(argv[i]);
+        if (choice >= 0 && choice < FP__TUNE_COUNT)
+            choices[choice] = (uint32_t)atoi(argv[i + 1]);
+    }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASES [choice value]… */
-            int choice = atoi(argv[i]);
-            if (choice >= 0 && choice < FP__TUNE_COUNT)
-                fp__cuda_attention_tuning[choice] = (uint32_t)atoi(argv[i + 1]);
-        }
+        memcpy(fp__cuda_attention_tuning, choices, sizeof choices);
         return bench(argc > 2 && argv[2][0] ? argv[2] : NULL);
     }
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)

@@ -19,6 +19,9 @@ namespace
 {
 
 constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
+constexpr uint32_t DECODE_QUADS = 2;  /* of a multiprocessor */
+constexpr uint32_t TAIL = 2;          /* units of a span for each quad, in quarters */
+constexpr uint32_t AHEAD_HALVES = 1;  /* of a warp of decode behind its ring, asked into L2 when it begins */
 static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4,
               "they have their place");
 
@@ -50,8 +53,8 @@ struct Item {
 /* Query tokens that see one segment together. */
 struct List {
     const fp_cuda_attention_segment *segment;
-    uint32_t tokens, token; /* consecutive from `token`, or listed at `token` */
-    bool listed, team;
+    uint32_t tokens, token;     /* consecutive from `token`, or listed at `token` */
+    bool listed, team, stacked; /* stacked: more rows than a warp has */
     uint32_t table, block_rows, blocks, stream_at;
 };
 
@@ -71,6 +74,8 @@ struct fp_cuda_attention {
     Kernel decode, team;
     Prefill prefill[PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
     uint32_t prefill_groups;         /* of the step's tiles */
+    uint32_t tiles, quads;           /* of decode: of 4 rows a warp, of 4 warps a multiprocessor */
+    uint32_t cut;                    /* every so many chunks one is done in spans; 0: none */
     Array<uint32_t> lengths;
     float4 *prefill_scratch;
     uint32_t *device_plan, *staging;
@@ -116,20 +121,26 @@ static uint32_t min_of(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+static uint32_t tuned_or(int choice, uint32_t otherwise)
+{
+    uint32_t tuned = fp__cuda_attention_tuning[choice];
+    return tuned ? tuned : otherwise;
+}
+
 static bool find_kernels(fp_cuda_attention *plan)
 {
     switch (plan->config.d) {
     case 64:
-        plan->decode = decode_kernel_64(), plan->team = team_kernel_64();
+        plan->decode = decode_kernel_64(plan->tiles, plan->quads), plan->team = team_kernel_64();
         return true;
     case 96:
-        plan->decode = decode_kernel_96(), plan->team = team_kernel_96();
+        plan->decode = decode_kernel_96(plan->tiles, plan->quads), plan->team = team_kernel_96();
         return true;
     case 128:
-        plan->decode = decode_kernel_128(), plan->team = team_kernel_128();
+        plan->decode = decode_kernel_128(plan->tiles, plan->quads), plan->team = team_kernel_128();
         return true;
     case 256:
-        plan->decode = decode_kernel_256(), plan->team = team_kernel_256();
+        plan->decode = decode_kernel_256(plan->tiles, plan->quads), plan->team = team_kernel_256();
         return true;
     default:
         return false;
@@ -143,24 +154,30 @@ static uint32_t team_rows(uint32_t d)
 
 static fp_status choose_shape(fp_cuda_attention *plan)
 {
-    int device, sms, shared;
+    int device, sms, shared, all_shared;
     CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
     CUDA_TRY(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
              "reading the GPU's properties");
     CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
              "reading the GPU's properties");
+    CUDA_TRY(cudaDeviceGetAttribute(&all_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+             "reading the GPU's properties");
     uint32_t d = plan->config.d, stage = stage_bytes(d), room = (uint32_t)shared - 1024;
     uint32_t levels = TEAM_BARRIER_BYTES + 2 * team_rows(d) * d * 4;
     plan->grid = (uint32_t)sms;
     plan->level_bytes = team_rows(d) * d * 4;
-    plan->decode_stages = min_of((room - DECODE_FIXED_BYTES) / DECODE_WARPS / stage, MAX_STAGES);
+    plan->decode_stages = min_of((room / plan->quads - DECODE_QUAD_BYTES) / QUAD / stage,
+                                 tuned_or(FP__TUNE_STAGES, MAX_STAGES));
     plan->team_stages = room > levels ? min_of((room - levels) / stage, MAX_STAGES) : 0;
     if (plan->decode_stages == 0 || plan->team_stages < 3)
         return fp__fail(FP_UNSUPPORTED,
                         "this GPU has %d bytes of shared memory per block, too few for heads of %u", shared,
                         d);
-    plan->decode_bytes = DECODE_FIXED_BYTES + (size_t)DECODE_WARPS * plan->decode_stages * stage;
+    plan->decode_bytes = plan->quads * (DECODE_QUAD_BYTES + (size_t)QUAD * plan->decode_stages * stage);
     plan->team_bytes = levels + (size_t)plan->team_stages * stage;
+    /* what decode leaves; the system takes 1 KiB of each CTA */
+    uint32_t left = (uint32_t)all_shared - (uint32_t)plan->decode_bytes - 2048;
+    plan->merge_bytes = left < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(left, MERGE_MOST_BYTES);
     CUDA_TRY(cudaFuncSetAttribute(plan->decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)plan->decode_bytes),
              "reserving shared memory");
@@ -237,6 +254,9 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (!plan)
         return out_of_memory();
     plan->config = *config;
+    plan->group = hk ? config->heads / hk : 0;
+    plan->tiles = plan->group <= 4 ? 1 : 2;
+    plan->quads = plan->tiles == 1 && config->d <= 128 ? tuned_or(FP__TUNE_QUADS, DECODE_QUADS) : 2;
     if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 ||
         !find_kernels(plan)) {
         free(plan);
@@ -246,7 +266,6 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
             "heads of %u",
             config->heads, hk, config->d);
     }
-    plan->group = config->heads / hk;
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
         status = choose_prefill(plan);
@@ -388,7 +407,7 @@ static uint32_t count_pieces(uint32_t first, uint32_t end)
 
 static bool stacked(const List *list)
 {
-    return !list->team && list->block_rows > SPLIT_ROWS;
+    return !list->team && list->stacked;
 }
 
 /* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
@@ -396,9 +415,14 @@ static bool stacked(const List *list)
 static uint32_t item_pages(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first,
                            uint32_t step)
 {
-    uint32_t left = pages - first, pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
-    if (!list->team && !stacked(list) && step == CHUNK_PAGES && left <= 2 * SPAN_PAGES)
-        step = left <= SPAN_PAGES ? SPAN_PAGES : pair;
+    uint32_t left = pages - first, chunk = (list->table + first - first % CHUNK_PAGES) / CHUNK_PAGES,
+             pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
+    if (!list->team && !stacked(list) && step == CHUNK_PAGES) {
+        if (first % CHUNK_PAGES || (left > 2 * SPAN_PAGES && plan->cut && chunk % plan->cut == 0))
+            step = SPAN_PAGES; /* a chunk that is cut */
+        else if (left <= 2 * SPAN_PAGES)
+            step = left <= SPAN_PAGES ? SPAN_PAGES : pair;
+    }
     return min_of(step, left);
 }
 
@@ -474,8 +498,8 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->token = token;
     list->listed = listed;
     list->team = team;
-    list->block_rows =
-        team ? team_rows(plan->config.d) : (uint32_t)(rows > SPLIT_ROWS ? STACKED_ROWS : SPLIT_ROWS);
+    list->stacked = !team && rows > 4 * plan->tiles;
+    list->block_rows = team ? team_rows(plan->config.d) : 4 * plan->tiles * (list->stacked ? QUAD : 1);
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }
@@ -504,19 +528,24 @@ static bool add_anchor_list(fp_cuda_attention *plan, const fp_cuda_attention_seq
     return add_list(plan, &sequences[i].anchor, tokens, consecutive ? first : at, !consecutive, team);
 }
 
-static void find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+/* Returns whether anchors are shared. */
+static bool find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                         bool share)
 {
+    bool shared = false;
     for (size_t i = 0; i < n; i++) {
         plan->leader.at[i] = NONE;
         if (sequences[i].anchor.n_pages == 0)
             continue;
         plan->leader.at[i] = (uint32_t)i;
-        for (size_t k = 0; k < i && !fp__cuda_attention_tuning[FP__TUNE_UNSHARED]; k++)
+        for (size_t k = 0; k < i && share; k++)
             if (plan->leader.at[k] == k && same_segment(&sequences[k].anchor, &sequences[i].anchor)) {
                 plan->leader.at[i] = (uint32_t)k;
+                shared = true;
                 break;
             }
     }
+    return shared;
 }
 
 static void add_merge_segment(const fp_cuda_attention *plan, const List *list, uint32_t index,
@@ -700,14 +729,29 @@ static uint64_t count_units(const fp_cuda_attention *plan, ListKind kind, uint32
     return units;
 }
 
-/* Pages of items by kind of list: fine where there is little work, so that all take part. A quad needs about
- * 3 µs for a split unit of a span, of which a third is not its page, and 9 µs for a chunk. */
+/* Time of split lists in steps of `step` pages. A quad needs about 3 µs for a unit of a span, of which a
+ * third is not its page, and 9 µs for a chunk or a pair of two spans. */
+static uint64_t split_time(const fp_cuda_attention *plan, uint32_t step)
+{
+    uint64_t quads = (uint64_t)plan->quads * plan->grid, spans = 0, others = 0;
+    uint32_t heads = plan->config.kv_heads;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        const List *list = &plan->lists.at[i];
+        for (uint32_t b = 0; kind_of(list) == SPLIT_LIST && b < list->blocks; b++)
+            for (uint32_t pages = block_pages(plan, list, b), first = 0, n; first < pages; first += n) {
+                n = item_pages(plan, list, pages, first, step);
+                bool pair = n > SPAN_PAGES && n <= 2 * SPAN_PAGES && heads % 2 == 0;
+                (n <= SPAN_PAGES ? spans : others) += pair ? heads / 2 : heads;
+            }
+    }
+    return 3 * ((spans + quads - 1) / quads) + 9 * ((others + quads - 1) / quads);
+}
+
+/* Pages of items by kind of list: fine where there is little work, so that all take part. */
 static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
 {
-    uint64_t quads = (uint64_t)QUADS * plan->grid, spans = count_units(plan, SPLIT_LIST, SPAN_PAGES),
-             chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES),
-             team = count_units(plan, TEAM_LIST, SPAN_PAGES);
-    bool fine = 3 * ((spans + quads - 1) / quads) < 9 * ((chunks + quads - 1) / quads);
+    uint64_t quads = (uint64_t)plan->quads * plan->grid, team = count_units(plan, TEAM_LIST, SPAN_PAGES);
+    bool fine = split_time(plan, SPAN_PAGES) < split_time(plan, CHUNK_PAGES);
     step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
     step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
     step[TEAM_LIST] = SPAN_PAGES;
@@ -722,6 +766,41 @@ static void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
         step[TEAM_LIST] = tuned[FP__TUNE_TEAM_PAGES];
 }
 
+/* Where quads take many chunks, some are cut into spans, about one for each quad: taken last, they let all
+ * end at about the same time. */
+static void choose_cut(fp_cuda_attention *plan, uint32_t step)
+{
+    uint64_t quads = (uint64_t)plan->quads * plan->grid, chunks = count_units(plan, SPLIT_LIST, CHUNK_PAGES),
+             wanted = (tuned_or(FP__TUNE_TAIL, 1 + TAIL) - 1) * quads / 4;
+    if (step == CHUNK_PAGES && chunks >= 2 * quads && wanted)
+        plan->cut = (uint32_t)(chunks * (CHUNK_PAGES / SPAN_PAGES) / wanted);
+    else if (fp__cuda_attention_tuning[FP__TUNE_TAIL])
+        plan->cut = 2;
+}
+
+/* About how long decode takes of its lists, in 0.1 µs: a quad needs 1.2 µs for a unit, and as much for each
+ * page of a warp; 0.8 for each page of a stacked unit. */
+static uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[3])
+{
+    uint64_t all = 0, longest = 0;
+    uint32_t heads = plan->config.kv_heads;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        const List *list = &plan->lists.at[i];
+        for (uint32_t b = 0; !list->team && b < list->blocks; b++)
+            for (uint32_t pages = block_pages(plan, list, b), first = 0, n; first < pages; first += n) {
+                n = item_pages(plan, list, pages, first, step[kind_of(list)]);
+                bool pair = !stacked(list) && n > SPAN_PAGES && n <= 2 * SPAN_PAGES && heads % 2 == 0;
+                uint64_t time = stacked(list)     ? 8 + 8 * n
+                                : n <= SPAN_PAGES ? 24
+                                : pair            ? 60
+                                                  : 12 + 12 * ceil_div(n, 4);
+                longest = time > longest ? time : longest;
+                all += time * (pair ? heads / 2 : heads);
+            }
+    }
+    return longest + all / ((uint64_t)plan->quads * plan->grid);
+}
+
 static bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3])
 {
     for (size_t i = 0; i < plan->lists.n; i++) {
@@ -734,27 +813,50 @@ static bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3])
     return true;
 }
 
-static int decode_rank(const uint32_t *w)
+enum DecodeKind { STACKED_LONG, STACKED_SHORT, CHUNK, SPAN, PAIR, DECODE_KINDS };
+static DecodeKind decode_kind(const uint32_t *w)
 {
     bool longs = w[PAGES] > SPAN_PAGES;
-    return w[FLAGS] & PAIRED ? 4 : w[FLAGS] & STACKED ? !longs : 3 - longs;
+    return w[FLAGS] & PAIRED    ? PAIR
+           : w[FLAGS] & STACKED ? (longs ? STACKED_LONG : STACKED_SHORT)
+           : longs              ? CHUNK
+                                : SPAN;
 }
 
-/* Most work first, paired items last. Stable: items of neighbouring pages stay together. */
+/* The first quad of each multiprocessor takes units from the front of the list, the second from its end.
+ * Stacked units, which compute, are in front, and those which read at the end, so that both are done side by
+ * side; the shortest are where the two will meet. Paired ones must be last. Stable: items of neighbouring
+ * pages stay together. */
 static bool order_decode(fp_cuda_attention *plan)
 {
+    static const DecodeKind kinds[] = {STACKED_LONG, STACKED_SHORT, CHUNK, SPAN, CHUNK, PAIR};
     Array<Item> *items = &plan->decode_items;
-    size_t n = items->n, at = 0;
+    size_t n = items->n, at = 0, count[DECODE_KINDS] = {};
     Item *copy = items->add(n); /* room behind the items */
     items->n = n;
     if (n && !copy)
         return false;
-    for (int rank = 0; rank < 5; rank++) {
-        plan->decode_singles = (uint32_t)at; /* at last: before the paired ones */
-        for (size_t i = 0; i < n; i++)
-            if (decode_rank(items->at[i].word) == rank)
+    for (size_t i = 0; i < n; i++)
+        count[decode_kind(items->at[i].word)]++;
+    /* in thirds of a chunk's time; a pair is done for two KV heads at once */
+    size_t front = 10 * count[STACKED_LONG] + 3 * count[STACKED_SHORT], end = 3 * count[PAIR] / 2,
+           chunks = 3 * count[CHUNK], before = 0;
+    if (end + chunks > front * (plan->quads - 1)) /* chunks that are before the spans */
+        before = (end + chunks - front * (plan->quads - 1)) / (3 * plan->quads);
+    if (before > count[CHUNK])
+        before = count[CHUNK];
+    for (int pass = 0; pass < 6; pass++) {
+        size_t seen = 0;
+        for (size_t i = 0; i < n; i++) {
+            DecodeKind kind = decode_kind(items->at[i].word);
+            if (kind != kinds[pass])
+                continue;
+            seen++;
+            if (kind != CHUNK || (pass == 2) == (seen <= before))
                 copy[at++] = items->at[i];
+        }
     }
+    plan->decode_singles = (uint32_t)(n - count[PAIR]);
     if (n)
         memcpy((void *)items->at, (void *)copy, n * sizeof(Item));
     return true;
@@ -808,16 +910,25 @@ template <typename T> static uint32_t place(fp_cuda_attention *plan, size_t *wor
     return (uint32_t)at;
 }
 
-/* Shared memory in which a merging warp has all pieces of most rows at once. */
-static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
+/* Who merges: a CTA a row where all have one, else a warp, of as few channels as keeps to one round. */
+static void choose_merge(fp_cuda_attention *plan, Header *h)
 {
-    uint32_t pieces = 0, o = narrow ? 128 : 512, bytes;
-    for (size_t i = 0; i < plan->streams.n; i++)
-        pieces = plan->streams.at[i].pieces > pieces ? plan->streams.at[i].pieces : pieces;
-    pieces *= 2; /* two segments */
-    bytes = pieces < 32 ? 32 * MERGE_FACTOR_BYTES + pieces * o
-                        : ceil_div(pieces, 32) * 32 * (MERGE_FACTOR_BYTES + o);
-    return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
+    static const struct {
+        MergeForm form;
+        uint32_t channels, crews; /* crews of a CTA */
+    } forms[] = {
+        {MERGE_CTA, 32, 1}, {MERGE_WARP_32, 32, 4}, {MERGE_WARP_64, 64, 4}, {MERGE_WARP_128, 128, 4}};
+    uint64_t rows = (uint64_t)plan->merges.n * plan->config.heads;
+    for (size_t i = 0; i < 4; i++) {
+        uint64_t tasks = rows * ceil_div(plan->config.d, forms[i].channels),
+                 ctas = (tasks + forms[i].crews - 1) / forms[i].crews;
+        bool last = i == 3 || (i && forms[i].channels >= plan->config.d);
+        if (tuned_or(FP__TUNE_MERGE, 0) ? tuned_or(FP__TUNE_MERGE, 0) != i + 1 : ctas > plan->grid && !last)
+            continue;
+        h->merge_form = forms[i].form;
+        plan->merge_ctas = (uint32_t)(ctas == 0 ? 1 : ctas < plan->grid ? ctas : plan->grid);
+        return;
+    }
 }
 
 static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
@@ -836,12 +947,7 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.decode_singles = plan->decode_singles;
     h.merge_tokens = (uint32_t)plan->merges.n;
     h.prefill_items = (uint32_t)plan->prefills.n;
-    uint64_t rows = (uint64_t)plan->merges.n * plan->config.heads;
-    h.merge_narrow = rows * (plan->config.d / 32) <= (uint64_t)plan->grid * WARPS;
-    uint64_t tasks = rows * ceil_div(plan->config.d, h.merge_narrow ? 32 : 128),
-             most = (uint64_t)plan->grid * 16;
-    plan->merge_ctas = (uint32_t)(tasks == 0 ? 1 : tasks < most ? tasks : most);
-    plan->merge_bytes = merge_room(plan, h.merge_narrow);
+    choose_merge(plan, &h);
     h.team_at = place(plan, &word, plan->team_items);
     h.prefill_at = place(plan, &word, plan->prefills);
     h.merge_at = place(plan, &word, plan->merges);
@@ -862,25 +968,39 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     return FP_OK;
 }
 
+/* Lists of the step's work, and in what steps they are cut. */
+static fp_status make_work(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                           bool share, bool *shared, bool *whole, uint32_t (&step)[3])
+{
+    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n =
+        plan->lists.n = plan->prefills.n = 0;
+    plan->cut = 0;
+    if (n && !plan->leader.add(n))
+        return out_of_memory();
+    *shared = find_leaders(plan, sequences, n, share);
+    if (!prefer_whole(plan, sequences, n, whole) || !make_lists(plan, sequences, n, *whole))
+        return out_of_memory();
+    choose_steps(plan, step);
+    return FP_OK;
+}
+
 fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
                                  size_t n, void *stream)
 {
     FP_TRY(check_step(plan, sequences, n));
     if (plan->planned)
         CUDA_TRY(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
-    plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n =
-        plan->lists.n = 0;
-    plan->prefills.n = 0;
-    if (n && !plan->leader.add(n))
-        return out_of_memory();
-    find_leaders(plan, sequences, n);
-    bool whole;
-    if (!prefer_whole(plan, sequences, n, &whole))
-        return out_of_memory();
-    if (!make_lists(plan, sequences, n, whole))
-        return out_of_memory();
-    uint32_t step[3];
-    choose_steps(plan, step);
+    /* few and short units are done sooner side by side than stacked */
+    bool whole, shared;
+    uint32_t step[3], tuned = fp__cuda_attention_tuning[FP__TUNE_UNSHARED];
+    FP_TRY(make_work(plan, sequences, n, tuned != 1, &shared, &whole, step));
+    if (shared && !tuned) {
+        uint64_t time = decode_time(plan, step);
+        FP_TRY(make_work(plan, sequences, n, false, &shared, &whole, step));
+        if (decode_time(plan, step) >= time)
+            FP_TRY(make_work(plan, sequences, n, true, &shared, &whole, step));
+    }
+    choose_cut(plan, step[SPLIT_LIST]);
     size_t whole_items = plan->team_items.n;
     for (;;) {
         plan->team_items.n = whole_items;
@@ -927,6 +1047,8 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.decode_stages = plan->decode_stages;
     p.level_bytes = plan->level_bytes;
     p.merge_bytes = plan->merge_bytes;
+    p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, plan->decode_stages);
+    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
@@ -937,13 +1059,13 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
         CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
     }
     if (plan->decode_items.n)
-        CUDA_TRY(launch(plan->decode, plan->grid, DECODE_WARPS * 32, plan->decode_bytes, s, p),
+        CUDA_TRY(launch(plan->decode, plan->grid, plan->quads * QUAD * 32, plan->decode_bytes, s, p),
                  "starting attention");
     if (plan->team_items.n)
         CUDA_TRY(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
     if (plan->decode_items.n == 0 && plan->team_items.n == 0)
         return FP_OK;
-    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, plan->merge_bytes, s, p),
+    CUDA_TRY(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, p.merge_bytes, s, p),
              "starting the merge of attention");
     return FP_OK;
 }
