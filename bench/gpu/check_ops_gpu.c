@@ -469,7 +469,8 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
     uint32_t *error = device_alloc(tokens * 4);
     uint8_t *act = device_alloc(fp__device_act_bytes(tokens, cols));
     CUDA(cudaMemset(error, 0xff, tokens * 4));
-    fp__cuda_input in = {dx, stride, norm ? dw : NULL, 1e-5f, (uint32_t)cols, act, error, 20};
+    fp__cuda_input in = {dx, stride, norm ? dw : NULL, 1e-5f, (uint32_t)cols, act, error, 20,
+                         {{m.w.data, act}, {(uint32_t)m.plan.bytes, 2560}}};
     CUDA(fp__cuda_linear_from(&in, &m.w, (uint32_t)tokens, NULL, dy, dy, rows, 0));
     compare(norm ? "norm and linear" : "quantise and linear", &m, &a, want, dy, count);
     CUDA(cudaMemcpy(error_got, error, tokens * 4, cudaMemcpyDeviceToHost));
@@ -494,6 +495,8 @@ static void check_from_all(int quick)
             if (quick)
                 continue;
             check_from(block_types[i], 2500, 512, 1, norm, 0);
+            check_from(block_types[i], 70, 768, 1, norm, 1);
+            check_from(block_types[i], 40, 14336, 1, norm, 0);
             check_from(block_types[i], 33, 4096, 4, norm, 0);
             check_from(block_types[i], 16, 14336, 2, norm, 1);
             if (block_types[i] < FP__Q4_K || block_types[i] == FP__BF16) {

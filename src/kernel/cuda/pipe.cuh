@@ -107,6 +107,15 @@ static __device__ __forceinline__ void fill_copy(void *to, const void *from, uin
                      : "memory");
 #endif
 }
+/* Asks for memory to be brought into the L2 cache; one thread. bytes: as fill_copy. */
+static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
+{
+#if FP_BULK
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#else
+    (void)from, (void)bytes;
+#endif
+}
 static __device__ __forceinline__ void fill_end(uint64_t *bar)
 {
 #if !FP_BULK
