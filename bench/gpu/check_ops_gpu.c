@@ -467,10 +467,11 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
     }
     float *dy = device_copy(y, count * 4);
     uint32_t *error = device_alloc(tokens * 4);
+    uint32_t *taken = device_alloc(4);
     uint8_t *act = device_alloc(fp__device_act_bytes(tokens, cols));
     CUDA(cudaMemset(error, 0xff, tokens * 4));
-    fp__cuda_input in = {dx, stride, norm ? dw : NULL, 1e-5f, (uint32_t)cols, act, error, 20,
-                         {{m.w.data, act}, {(uint32_t)m.plan.bytes, 2560}}};
+    CUDA(cudaMemset(taken, 0, 4));
+    fp__cuda_input in = {dx, stride, norm ? dw : NULL, 1e-5f, (uint32_t)cols, act, error, 20, taken};
     CUDA(fp__cuda_linear_from(&in, &m.w, (uint32_t)tokens, NULL, dy, dy, rows, 0));
     compare(norm ? "norm and linear" : "quantise and linear", &m, &a, want, dy, count);
     CUDA(cudaMemcpy(error_got, error, tokens * 4, cudaMemcpyDeviceToHost));
@@ -482,6 +483,7 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
     CUDA(cudaFree(dy));
     CUDA(cudaFree(error));
     CUDA(cudaFree(act));
+    CUDA(cudaFree(taken));
     free(x), free(w), free(y), free(errors), free(error_got), free(a.x), free(a.blocks), free(want);
     matrix_free(&m);
 }
@@ -496,6 +498,7 @@ static void check_from_all(int quick)
                 continue;
             check_from(block_types[i], 2500, 512, 1, norm, 0);
             check_from(block_types[i], 70, 768, 1, norm, 1);
+            check_from(block_types[i], 7000, 4096, 1, norm, 0);
             check_from(block_types[i], 40, 14336, 1, norm, 0);
             check_from(block_types[i], 33, 4096, 4, norm, 0);
             check_from(block_types[i], 16, 14336, 2, norm, 1);

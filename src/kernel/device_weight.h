@@ -78,20 +78,6 @@ fp_status fp__device_weight_pack(const fp__device_weight *w, uint8_t *data, cons
                                  fp__device_rows place, size_t first, size_t begin,
                                  size_t end) FP_WARN_UNUSED;
 
-/* Bytes of a unit; 0: no such type. */
-static inline size_t fp__device_unit_bytes(int type)
-{
-    switch (type) {
-#define FP__UNIT_BYTES(name, number, low, high, scale)                                                       \
-    case number:                                                                                             \
-        return (low) + (high) + (scale);
-        FP__DEVICE_TYPES(FP__UNIT_BYTES)
-#undef FP__UNIT_BYTES
-    default:
-        return 0;
-    }
-}
-
 /* Bytes of activations of T tokens of width cols. */
 static inline size_t fp__device_act_bytes(size_t tokens, size_t cols)
 {

@@ -44,15 +44,6 @@ cudaError_t fp__cuda_ops_init(int device);
 cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                             const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
-/* Weights that kernels after this one will read: brought into the L2 cache at the pace at which the product
- * reads its own, so that the memory has work while what lies between products is done. Pieces one behind the
- * other, multiples of 16 bytes; 0 bytes: no more. */
-enum { FP__CUDA_AHEAD = 3 };
-typedef struct fp__cuda_ahead {
-    const uint8_t *data[FP__CUDA_AHEAD];
-    uint32_t bytes[FP__CUDA_AHEAD];
-} fp__cuda_ahead;
-
 /* The same from floats: norm (if it is not NULL), quantiser and product; the two functions below, then the
  * one above, or one kernel for all where there is one token (`act` is not written then). y is not x. */
 typedef struct fp__cuda_input {
@@ -64,7 +55,8 @@ typedef struct fp__cuda_input {
     uint8_t *act;    // fp__device_act_bytes(T, width), scratch
     uint32_t *error; // [T]
     uint32_t code;   /* of the norm; the quantiser has code + 1, or code where there is no norm */
-    fp__cuda_ahead ahead;
+    uint32_t *taken; /* NULL, or a word of device memory for products with this matrix alone, zero before the
+                        first: who takes which rows of it is then decided as they go */
 } fp__cuda_input;
 cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens,
                                  const float *bias, const float *residual, float *y, size_t y_stride,
@@ -124,9 +116,8 @@ typedef struct fp__cuda_tuning {
     uint32_t always_prefill;
     uint32_t carveout; /* percent of shared memory; above 100: the driver's choice */
     uint32_t no_attention;
-    uint32_t separate;    /* 1: norm, quantiser and product are kernels of their own for one token too */
-    uint32_t late_launch; /* 1: the next kernel may start when the last weights have been asked for */
-    uint32_t ahead_bytes; /* 1: none */
+    uint32_t separate; /* 1: norm, quantiser and product are kernels of their own for one token too */
+    uint32_t no_taking, no_rehearsal;
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;
 #ifdef __cplusplus

@@ -33,6 +33,8 @@ typedef struct slot {
     cudaEvent_t end;
 } slot;
 
+enum { LAYER_PRODUCTS = 6 }; /* at most: q, k, v, o, gate and up, down */
+
 struct fp__cuda_forward {
     const fp__cuda_model *m;
     fp__cuda_pool pool;
@@ -47,15 +49,13 @@ struct fp__cuda_forward {
     slot slots[2];
     size_t step, n_logits; /* n_logits of the last step */
     bool want_mass;        /* the step in progress */
-    const fp__cuda_weight **order; // [n_order] the matrices that a step reads, in order
-    size_t n_order, at;            /* at: of the next product that is enqueued */
-    uint32_t ahead_bytes;
+    size_t product;        /* of the step, that is enqueued next */
     uint64_t **mass_out;   // [S]
     size_t mass_spans;     /* of the step in progress, 0: none */
 
     /* device */
     fp__cuda_token *token; // [T]
-    uint32_t *rows, *ids, *error;
+    uint32_t *rows, *ids, *error, *taken; /* taken: of each product */
     float *x, *qkv, *attn, *hidden, *up, *q_scales, *alpha, *logits;
     int8_t *q_planes;
     uint8_t *act;
@@ -88,6 +88,7 @@ static void layout(fp__cuda_forward *f)
     f->rows = carve(d, &o, R * 4);
     f->ids = carve(d, &o, max_size(T, R) * 4);
     f->error = carve(d, &o, T * 4);
+    f->taken = carve(d, &o, (hp->layers * LAYER_PRODUCTS + 1) * 4);
     f->x = carve(d, &o, T * hp->width * 4);
     f->qkv = carve(d, &o, T * (Q + 2 * K) * 4);
     f->attn = carve(d, &o, T * Q * 4);
@@ -146,59 +147,6 @@ static fp_status allocate(fp__cuda_forward *f)
     return fp_cuda_attention_create(&config, &f->attention);
 }
 
-/* The L2 cache has room for what is asked for ahead beside what is in use. */
-enum { AHEAD_BYTES = 16 << 20 };
-
-static fp_status list_matrices(fp__cuda_forward *f)
-{
-    const fp__cuda_model *m = f->m;
-    int device, l2 = 0;
-    f->order = calloc(m->hp.layers * 6 + 1, sizeof *f->order);
-    if (!f->order)
-        return fp__fail(FP_NO_MEMORY, "forward pass on the GPU: no memory");
-    for (size_t i = 0; i < m->hp.layers; i++) {
-        const fp__cuda_layer *l = &m->layers[i];
-        for (size_t k = 0; k < l->n_qkv; k++)
-            f->order[f->n_order++] = &l->qkv[k];
-        f->order[f->n_order++] = &l->wo;
-        f->order[f->n_order++] = &l->gate_up;
-        if (!l->gate_up.gated)
-            f->order[f->n_order++] = &l->up;
-        f->order[f->n_order++] = &l->down;
-    }
-    f->order[f->n_order++] = &m->output;
-    FP_CUDA(cudaGetDevice(&device), "the GPU");
-    FP_CUDA(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, device), "the GPU's cache");
-    f->ahead_bytes = fp__cuda_tune.ahead_bytes ? fp__cuda_tune.ahead_bytes : l2 / 3 < AHEAD_BYTES ? 0 : AHEAD_BYTES;
-    return FP_OK;
-}
-
-static size_t matrix_bytes(const fp__cuda_weight *w)
-{
-    return (size_t)w->tiles * w->segments * fp__device_unit_bytes(w->type);
-}
-
-/* As many bytes as matrix n has, from ahead_bytes behind its start on, in the order of reading; the step
- * after this one begins anew. */
-static fp__cuda_ahead look_ahead(const fp__cuda_forward *f, size_t n)
-{
-    fp__cuda_ahead ahead = {0};
-    size_t want = matrix_bytes(f->order[n]), skip = f->ahead_bytes, pieces = 0;
-    for (size_t k = 0; k < f->n_order && want > 0 && pieces < FP__CUDA_AHEAD; k++) {
-        const fp__cuda_weight *w = f->order[(n + k) % f->n_order];
-        size_t bytes = matrix_bytes(w), from = skip < bytes ? skip : bytes, size = bytes - from;
-        skip -= from;
-        size = size < want ? size : want;
-        size = size < 0xfffffff0u ? size : 0xfffffff0u;
-        if (skip > 0 || size == 0)
-            continue;
-        ahead.data[pieces] = w->data + from;
-        ahead.bytes[pieces++] = (uint32_t)size;
-        want -= size;
-    }
-    return ahead;
-}
-
 fp_status fp__cuda_forward_create(const fp__cuda_model *m, const fp__cuda_pool *pool,
                                   fp__cuda_forward_limits limits, fp__cuda_forward **out)
 {
@@ -215,8 +163,6 @@ fp_status fp__cuda_forward_create(const fp__cuda_model *m, const fp__cuda_pool *
     f->pool = *pool;
     f->limits = limits;
     fp_status status = allocate(f);
-    if (status == FP_OK)
-        status = list_matrices(f);
     if (status != FP_OK) {
         fp__cuda_forward_destroy(f);
         return status;
@@ -248,15 +194,14 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
     free(f->sequences);
     free(f->mass_out);
     free(f->graphs);
-    free(f->order);
     free(f);
 }
 
 /* ---- the kernels of a step ----------------------------------------------------------------------------- */
 
-/* The input of the next product: that many rows of `width`. */
+/* The input of the next product. */
 static fp__cuda_input input_of(fp__cuda_forward *f, const float *rows, size_t width, const float *norm,
-                               uint32_t code, uint32_t T)
+                               uint32_t code)
 {
     fp__cuda_input in = {.x = rows,
                          .stride = width,
@@ -265,10 +210,8 @@ static fp__cuda_input input_of(fp__cuda_forward *f, const float *rows, size_t wi
                          .width = (uint32_t)width,
                          .act = f->act,
                          .error = f->error,
-                         .code = code};
-    if (T == 1 && f->ahead_bytes > 1)
-        in.ahead = look_ahead(f, f->at);
-    f->at++;
+                         .code = code,
+                         .taken = f->taken + f->product++};
     return in;
 }
 
@@ -276,7 +219,7 @@ static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t 
                                const fp__cuda_weight *w, uint32_t T, const float *bias, float *y,
                                size_t stride)
 {
-    fp__cuda_input in = input_of(f, f->x, f->m->hp.width, norm, code, T);
+    fp__cuda_input in = input_of(f, f->x, f->m->hp.width, norm, code);
     return fp__cuda_linear_from(&in, w, T, bias, NULL, y, stride, f->stream);
 }
 
@@ -284,7 +227,7 @@ static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t 
 static cudaError_t residual_linear(fp__cuda_forward *f, const float *rows, size_t width, uint32_t code,
                                    const fp__cuda_weight *w, uint32_t T)
 {
-    fp__cuda_input in = input_of(f, rows, width, NULL, code, T);
+    fp__cuda_input in = input_of(f, rows, width, NULL, code);
     return fp__cuda_linear_from(&in, w, T, NULL, f->x, f->x, f->m->hp.width, f->stream);
 }
 
@@ -362,7 +305,6 @@ static fp_status ffn_half(fp__cuda_forward *f, size_t i, uint32_t T)
                               f->stream),
             "the FFN");
     FP_CUDA(fp__cuda_linear(&l->down, f->act, T, NULL, f->x, f->x, f->m->hp.width, f->stream), "the FFN");
-    f->at++;
     return FP_OK;
 }
 
@@ -374,7 +316,7 @@ static fp_status output(fp__cuda_forward *f, uint32_t n_rows, bool each)
     uint32_t code = (uint32_t)(hp->layers * PLACES), C = (uint32_t)hp->width, V = (uint32_t)hp->vocabulary;
     if (n_rows == 0)
         return FP_OK;
-    f->at = f->n_order - 1;
+    f->product = f->m->hp.layers * LAYER_PRODUCTS;
     if (each) {
         FP_CUDA(norm_linear(f, f->m->output_norm, code + AT_OUTPUT_NORM, &f->m->output, n_rows, NULL,
                             f->logits, V),
@@ -394,7 +336,7 @@ static fp_status output(fp__cuda_forward *f, uint32_t n_rows, bool each)
 
 static fp_status enqueue(fp__cuda_forward *f, uint32_t T, uint32_t n_rows, bool each)
 {
-    f->at = 0;
+    f->product = 0;
     FP_CUDA(fp__cuda_embed(&f->m->embedding, f->ids, T, (uint32_t)f->m->hp.width, f->x, f->error, f->stream),
             "the embedding");
     for (size_t i = 0; i < f->m->hp.layers; i++) {
