@@ -730,21 +730,18 @@ static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool
     } parts[] = {
         {"as it is", {0}},
         {"separate kernels", {.separate = 1}},
-        {"rows dealt out before", {.no_taking = 1}},
-        {"no rehearsal", {.no_rehearsal = 1}},
-        {"ring of 150 KiB", {.decode_stage_bytes = 150 << 10}},
-        {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
-        {"carve-out 100", {.carveout = 100}},
-        {"carve-out 100, no rehearsal", {.carveout = 100, .no_rehearsal = 1}},
-        {"carve-out 100, ring of 190 KiB", {.carveout = 100, .decode_stage_bytes = 190 << 10}},
-        {"driver's carve-out", {.carveout = 101}},
         {"without attention", {.no_attention = 1}},
         {"without attention, separate kernels", {.no_attention = 1, .separate = 1}},
-        {"as it is", {0}},
+        {"rows dealt out before", {.no_taking = 1}},
+        {"ring of 80 KiB", {.decode_stage_bytes = 80 << 10}},
+        {"ring of 150 KiB", {.decode_stage_bytes = 150 << 10}},
+        {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
+        {"carve-out 60", {.carveout = 60}},
+        {"carve-out 100", {.carveout = 100}},
     };
-    static const size_t contexts[] = {4096, 32768};
+    static const size_t contexts[] = {4096, 32768, 102400};
     for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++)
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        for (size_t i = 0; i < (c == 0 ? sizeof parts / sizeof *parts : 2); i++) {
             decoding d;
             double least, median;
             fp__cuda_tune = parts[i].tune;
@@ -814,6 +811,7 @@ static void bench(uint32_t type, const char *name, bool parts)
     printf("{\"device\": \"%s\", \"copy_GBps\": %.0f, \"type\": \"%s\", \"pool_pages\": %u, "
            "\"page_group_bytes\": %zu}\n",
            properties.name, rate * 1e-9, name, pool.pages, group);
+    fflush(stdout);
     fill_pool(&pool, 128);
     for (size_t i = 0; i < sizeof batches / sizeof *batches && !parts; i++) {
         bench_decode(m, name, &pool, batches[i], contexts[i], rate, "");

@@ -11,8 +11,7 @@
  *    four lanes of a row have the same sums: two of them work on row g, two on row g + 8.
  *  - the adder adds the segments of a row in order and writes outputs.
  *
- * The ring is filled, and the code run once on nothing, while the kernel before still runs: instructions come
- * from memory too, and each kernel finds the caches full of the others' code. */
+ * The ring is filled while the kernel before still runs, since weights depend on nothing. */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/quantise.cuh"
@@ -37,7 +36,7 @@ struct token_args {
     float *y;
     uint32_t *error, *taken;
     float eps;
-    uint32_t code, width, rows, tiles, segments, gated, cold;
+    uint32_t code, width, rows, tiles, segments, gated;
     uint32_t stages;
     uint32_t group_tiles, groups; /* a group: tiles that are taken together */
     uint32_t fixed;               /* groups of a block that are not taken from the counter */
@@ -70,28 +69,27 @@ static __device__ __forceinline__ bool put_quad(uint8_t *act, uint32_t i, float4
     return ok;
 }
 
-/* real: no rehearsal. */
-static __device__ __forceinline__ float4 load_quad(const token_args &a, uint32_t i, bool real)
+static __device__ __forceinline__ float4 load_quad(const token_args &a, uint32_t i)
 {
-    float rehearsal = i < a.width ? 1.0f : 0.0f;
-    if (real && i < a.width)
-        return __ldcg((const float4 *)(a.x + i)); /* another kernel's: not by the way for constants */
-    return make_float4(rehearsal, rehearsal, rehearsal, rehearsal);
+    if (i >= a.width)
+        return make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    return __ldcg((const float4 *)(a.x + i)); /* another kernel's: not by the way for constants */
 }
 
 static constexpr uint32_t STEP = WORKERS * 32 * 4; /* inputs that the workers take at once */
 
-static __device__ __forceinline__ void quantise_input(const token_args &a, uint8_t *act, bool real)
+static __device__ __forceinline__ void quantise_input(const token_args &a, uint8_t *act)
 {
     constexpr uint32_t BATCH = 4;
     uint32_t n = a.segments * 256;
     bool ok = true;
+    wait_previous();
 #pragma unroll 1
     for (uint32_t first = 4 * threadIdx.x; first < n; first += BATCH * STEP) {
         float4 v[BATCH];
 #pragma unroll
         for (uint32_t k = 0; k < BATCH; k++)
-            v[k] = load_quad(a, first + k * STEP, real);
+            v[k] = load_quad(a, first + k * STEP);
 #pragma unroll
         for (uint32_t k = 0; k < BATCH; k++)
             if (first + k * STEP < n) /* whole warps */
@@ -125,8 +123,7 @@ static __device__ __forceinline__ float sum_squares(const float *row, uint32_t w
 }
 
 /* row: [width] in shared memory. Workers only. */
-static __device__ __forceinline__ void norm_input(const token_args &a, uint8_t *act, float *row, float *given,
-                                                  bool real)
+static __device__ __forceinline__ void norm_input(const token_args &a, uint8_t *act, float *row, float *given)
 {
     constexpr uint32_t READY = 2; /* quads of the norm's weights that a thread has before it waits */
     uint32_t n = a.segments * 256;
@@ -135,11 +132,10 @@ static __device__ __forceinline__ void norm_input(const token_args &a, uint8_t *
     for (uint32_t k = 0; k < READY; k++)
         if (4 * threadIdx.x + k * STEP < a.width)
             ready[k] = *(const float4 *)(a.norm + 4 * threadIdx.x + k * STEP);
-    if (real)
-        wait_previous();
+    wait_previous();
 #pragma unroll 2
     for (uint32_t i = 4 * threadIdx.x; i < a.width; i += STEP)
-        *(float4 *)(row + i) = load_quad(a, i, real);
+        *(float4 *)(row + i) = load_quad(a, i);
     asm volatile("bar.sync 1, %0;" ::"n"(WORKERS * 32) : "memory");
     if (threadIdx.x < 32) {
         float r, sum = fold(sum_squares(row, a.width));
@@ -272,7 +268,7 @@ static __device__ __forceinline__ void fetch_all(const token_args &a, shared_sta
 /* A worker: its unit of every slab. */
 template <int TYPE>
 static __device__ __forceinline__ void work(const token_args &a, shared_state &s, const uint8_t *ring,
-                                            const uint8_t *act, float *sums, uint32_t warp, int lane, bool real)
+                                            const uint8_t *act, float *sums, uint32_t warp, int lane)
 {
     constexpr uint32_t BYTES = wtile<TYPE>::BYTES;
     ring_place place = {0, 0}, buffer = {0, 1};
@@ -283,9 +279,8 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
         while (segment >= a.segments)
             segment -= a.segments;
         for (uint32_t unit = warp, first = 0; first < units; first += WORKERS, unit += WORKERS) {
-            if (real)
-                barrier_wait(&s.full[place.at][warp / (WORKERS / PARTS)], place.parity);
-            if (real && first == 0) {
+            barrier_wait(&s.full[place.at][warp / (WORKERS / PARTS)], place.parity);
+            if (first == 0) {
                 uint32_t group = s.name[i % NAMES];
                 if (group == NONE) {
                     arrive_warp(&s.summed[buffer.at], lane);
@@ -301,8 +296,6 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
                     out[unit * 16] = sum;
                 segment += WORKERS; /* more slabs than one: of one tile */
             }
-            if (!real)
-                return;
             arrive_warp(&s.empty[place.at], lane);
             place.step(a.stages);
         }
@@ -372,27 +365,22 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
             barrier_init(&s.added[lane], WARP_ARRIVALS);
         }
         barrier_init_done();
-    }
-    __syncthreads();
-    if (warp == FETCHER) {
+        __syncwarp();
+        asm volatile("bar.arrive 0, %0;" ::"n"(WARPS * 32) : "memory"); /* the others need the barriers now */
         fetch_all<TYPE>(a, s, ring, lane);
-    } else if (warp == ADDER) {
+        return;
+    }
+    asm volatile("bar.sync 0, %0;" ::"n"(WARPS * 32) : "memory");
+    if (warp == ADDER) {
         wait_previous();
         add_all(a, s, sums, lane);
     } else {
-#pragma unroll 1
-        for (uint32_t pass = a.cold; pass < 2; pass++) {
-            bool real = pass > 0;
-            if (a.norm) {
-                norm_input(a, act, row, s.given, real);
-            } else {
-                if (real)
-                    wait_previous();
-                quantise_input(a, act, real);
-            }
-            asm volatile("bar.sync 1, %0;" ::"n"(WORKERS * 32) : "memory");
-            work<TYPE>(a, s, ring, act, sums, warp, lane, real);
-        }
+        if (a.norm)
+            norm_input(a, act, row, s.given);
+        else
+            quantise_input(a, act);
+        asm volatile("bar.sync 1, %0;" ::"n"(WORKERS * 32) : "memory");
+        work<TYPE>(a, s, ring, act, sums, warp, lane);
     }
 }
 
@@ -425,7 +413,9 @@ static cudaError_t run_token(token_args a, bool *done, cudaStream_t stream)
     a.fixed = (a.stages + slabs - 1) / slabs;
     if (!a.taken || a.groups <= a.fixed * ctas)
         a.fixed = NONE;
-    return launch(token_kernel<TYPE>, dim3(ctas), dim3(32 * WARPS), shared, stream, a);
+    /* no use for an L1 cache, and attention's kernels have all memory shared too */
+    return launch_split(fp__cuda_tune.carveout ? fp__cuda_tune.carveout : 100, token_kernel<TYPE>, dim3(ctas),
+                        dim3(32 * WARPS), shared, stream, a);
 }
 
 cudaError_t linear_token(const fp__cuda_input *in, const fp__cuda_weight *w, const float *bias,
@@ -436,7 +426,6 @@ cudaError_t linear_token(const fp__cuda_input *in, const fp__cuda_weight *w, con
     a.error = in->error, a.eps = in->eps, a.code = in->code, a.width = in->width;
     a.taken = fp__cuda_tune.no_taking ? NULL : in->taken;
     a.rows = w->rows, a.tiles = w->tiles, a.segments = w->segments, a.gated = (uint32_t)w->gated;
-    a.cold = fp__cuda_tune.no_rehearsal;
     a.group_tiles = w->segments < WORKERS ? WORKERS / w->segments : 1;
     a.groups = (w->tiles + a.group_tiles - 1) / a.group_tiles;
     switch (w->type) {
