@@ -4,6 +4,7 @@
 #include "exact/rope.h"
 #include "merkle/tree.h"
 #include "ops_gpu.h"
+#include <math.h>
 
 int wtile_unpack_host(int type, const uint8_t *unit, int p, int lane, uint32_t a[2][4], float dw[2][2][2],
                       float mw[2][2], int *shift);
@@ -103,8 +104,23 @@ static void check_unpacking(int type, size_t rows, size_t cols, blocks_paint pai
     matrix_free(&m);
 }
 
+/* quantise.cuh divides amax by 127 in three operations: every mantissa, at exponents from end to end. */
+static void check_over_127(void)
+{
+    static const uint32_t exponents[] = {63, 64, 127, 128, 174};
+    const float r = 1.0f / 127.0f;
+    size_t differ = 0;
+    for (size_t e = 0; e < sizeof exponents / sizeof *exponents; e++)
+        for (uint32_t m = 0; m < 1u << 23; m++) {
+            float a = fp__bits_float(exponents[e] << 23 | m), q = a * r;
+            differ += fmaf(fmaf(-127.0f, q, a), r, q) != a / 127.0f;
+        }
+    CHECK(differ == 0, "the quotient by 127 of %zu numbers", differ);
+}
+
 int check_layout(void)
 {
+    check_over_127();
     for (size_t i = 0; i < BLOCK_TYPES; i++)
         for (int paint = 0; paint < BLOCKS_PAINTS; paint++) {
             check_unpacking(block_types[i], 33, 512, (blocks_paint)paint);

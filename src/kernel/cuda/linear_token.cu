@@ -282,12 +282,12 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
             barrier_wait(&s.full[place.at][warp / (WORKERS / PARTS)], place.parity);
             if (first == 0) {
                 uint32_t group = s.name[i % NAMES];
+                barrier_wait(&s.added[buffer.at], buffer.parity); /* at the end too: one phase at a time */
                 if (group == NONE) {
                     arrive_warp(&s.summed[buffer.at], lane);
                     return;
                 }
                 units = group_units(a, group);
-                barrier_wait(&s.added[buffer.at], buffer.parity);
             }
             if (unit < units) {
                 float sum = unit_sum<TYPE>(ring + (place.at * WORKERS + warp) * BYTES,
