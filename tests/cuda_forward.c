@@ -730,24 +730,17 @@ static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool
     } parts[] = {
         {"as it is", {0}},
         {"separate kernels", {.separate = 1}},
-        {"24 MiB ahead", {.ahead_bytes = 24 << 20}},
-        {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
-        {"without attention", {.no_attention = 1}},
-        {"without attention, ring of 190 KiB", {.no_attention = 1, .decode_stage_bytes = 190 << 10}},
         {"rows dealt out before", {.no_taking = 1}},
-        {"rows dealt out before, ring of 190 KiB", {.no_taking = 1, .decode_stage_bytes = 190 << 10}},
         {"ring of 80 KiB", {.decode_stage_bytes = 80 << 10}},
-        {"9 MiB ahead", {.ahead_bytes = 9437184}},
-        {"16 MiB ahead", {.ahead_bytes = 16 << 20}},
-        {"weights stay in the L2 cache", {.keep = 1}},
-        {"weights stay in the L2 cache, 24 MiB ahead", {.keep = 1, .ahead_bytes = 24 << 20}},
-        {"ring of 190 KiB, 24 MiB ahead", {.decode_stage_bytes = 190 << 10, .ahead_bytes = 24 << 20}},
-        {"without attention, separate kernels", {.no_attention = 1, .separate = 1}},
+        {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
         {"carve-out 60", {.carveout = 60}},
+        {"without attention", {.no_attention = 1}},
+        {"separate kernels, without attention", {.separate = 1, .no_attention = 1}},
+        {"no launch overlap", {.no_overlap = 1}},
     };
     static const size_t contexts[] = {4096, 32768, 102400};
     for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++)
-        for (size_t i = 0; i < (c == 0 ? sizeof parts / sizeof *parts : 4); i++) {
+        for (size_t i = 0; i < (c == 0 ? sizeof parts / sizeof *parts : 2); i++) {
             decoding d;
             double least, median;
             fp__cuda_tune = parts[i].tune;

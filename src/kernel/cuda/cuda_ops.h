@@ -44,12 +44,6 @@ cudaError_t fp__cuda_ops_init(int device);
 cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                             const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
-/* Memory that is wanted soon. */
-typedef struct fp__cuda_ahead {
-    const uint8_t *data;
-    uint32_t bytes;
-} fp__cuda_ahead;
-
 /* The same from floats: norm (if it is not NULL), quantiser and product; the two functions below, then the
  * one above, or one kernel for all where there is one token (`act` is not written then). y is not x. */
 typedef struct fp__cuda_input {
@@ -63,7 +57,6 @@ typedef struct fp__cuda_input {
     uint32_t code;   /* of the norm; the quantiser has code + 1, or code where there is no norm */
     uint32_t *taken; /* NULL, or a word of device memory for products with this matrix alone, zero before the
                         first: who takes which rows of it is then decided as they go */
-    fp__cuda_ahead ahead[2]; /* with one token: brought into the L2 cache behind the weights */
 } fp__cuda_input;
 cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens,
                                  const float *bias, const float *residual, float *y, size_t y_stride,
@@ -124,7 +117,6 @@ typedef struct fp__cuda_tuning {
     uint32_t carveout; /* percent of shared memory; above 100: the driver's choice */
     uint32_t no_attention;
     uint32_t separate; /* 1: norm, quantiser and product are kernels of their own for one token too */
-    uint32_t ahead_bytes, keep;
     uint32_t no_taking; /* 1: rows are dealt out before, with one token too */
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;

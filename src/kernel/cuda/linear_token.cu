@@ -40,8 +40,6 @@ struct token_args {
     uint32_t stages;
     uint32_t group_tiles, groups; /* a group: tiles that are taken together */
     uint32_t fixed;               /* groups of a block that are not taken from the counter */
-    fp__cuda_ahead ahead[2];
-    uint32_t keep;
 };
 
 struct alignas(16) shared_state {
@@ -230,24 +228,12 @@ static __device__ __forceinline__ uint32_t take_group(const token_args &a, uint3
     return group < a.groups ? group : NONE;
 }
 
-/* This block's share of what comes after. */
-static __device__ __forceinline__ void ask_ahead(const token_args &a, int lane)
-{
-#pragma unroll
-    for (int k = 0; k < 2; k++) {
-        uint32_t share = a.ahead[k].bytes / gridDim.x / 32 / 16 * 16;
-        if (share)
-            prefetch_l2(a.ahead[k].data + (size_t)(blockIdx.x * 32 + lane) * share, share);
-    }
-}
-
 /* The whole fetcher: all slabs of all groups of this block, then the end. */
 template <int TYPE>
 static __device__ __forceinline__ void fetch_all(const token_args &a, shared_state &s, uint8_t *ring, int lane)
 {
     constexpr uint32_t BYTES = wtile<TYPE>::BYTES, EACH = WORKERS / PARTS;
     ring_place place = {0, 1};
-    uint64_t policy = read_once();
     for (uint32_t i = 0, group = take_group(a, 0, lane);; i++) {
         uint32_t units = group == NONE ? 1 : group_units(a, group);
         const uint8_t *from = a.weights + (size_t)group * a.group_tiles * a.segments * BYTES;
@@ -259,7 +245,6 @@ static __device__ __forceinline__ void fetch_all(const token_args &a, shared_sta
             if (group == NONE) {
                 if (lane < (int)PARTS)
                     barrier_arrive(&s.full[place.at][lane]);
-                ask_ahead(a, lane);
                 return;
             }
             if (lane < (int)PARTS) {
@@ -269,12 +254,8 @@ static __device__ __forceinline__ void fetch_all(const token_args &a, shared_sta
                     barrier_arrive(bar);
                 } else {
                     barrier_expect(bar, here * BYTES);
-                    if (a.keep)
-                        bulk_copy(ring + (place.at * WORKERS + lane * EACH) * BYTES,
-                                  from + (size_t)begin * BYTES, here * BYTES, bar);
-                    else
-                        bulk_copy_once(ring + (place.at * WORKERS + lane * EACH) * BYTES,
-                                       from + (size_t)begin * BYTES, here * BYTES, bar, policy);
+                    bulk_copy(ring + (place.at * WORKERS + lane * EACH) * BYTES, from + (size_t)begin * BYTES,
+                              here * BYTES, bar);
                 }
             }
             __syncwarp();
@@ -445,8 +426,6 @@ cudaError_t linear_token(const fp__cuda_input *in, const fp__cuda_weight *w, con
     a.error = in->error, a.eps = in->eps, a.code = in->code, a.width = in->width;
     a.taken = fp__cuda_tune.no_taking ? NULL : in->taken;
     a.rows = w->rows, a.tiles = w->tiles, a.segments = w->segments, a.gated = (uint32_t)w->gated;
-    a.keep = fp__cuda_tune.keep;
-    a.ahead[0] = in->ahead[0], a.ahead[1] = in->ahead[1];
     a.group_tiles = w->segments < WORKERS ? WORKERS / w->segments : 1;
     a.groups = (w->tiles + a.group_tiles - 1) / a.group_tiles;
     switch (w->type) {

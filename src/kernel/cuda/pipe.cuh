@@ -87,32 +87,6 @@ static __device__ __forceinline__ void barrier_expect(uint64_t *bar, uint32_t by
                  : "memory");
 #endif
 }
-/* Bytes that are read once: they make room first in the L2 cache. */
-static __device__ __forceinline__ uint64_t read_once()
-{
-    uint64_t policy = 0;
-#if FP_BULK
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-#endif
-    return policy;
-}
-static __device__ __forceinline__ void bulk_copy_once(void *to, const void *from, uint32_t bytes, uint64_t *bar,
-                                                      uint64_t policy)
-{
-#if FP_BULK
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, "
-                 "[%3], %4;" ::"r"(smem_at(to)),
-                 "l"(from), "r"(bytes), "r"(smem_at(bar)), "l"(policy)
-                 : "memory");
-#endif
-}
-/* Asks for memory to be brought into the L2 cache. */
-static __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
-{
-#if FP_BULK
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-#endif
-}
 static __device__ __forceinline__ void bulk_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar)
 {
 #if FP_BULK

@@ -50,7 +50,6 @@ struct fp__cuda_forward {
     size_t step, n_logits; /* n_logits of the last step */
     bool want_mass;        /* the step in progress */
     size_t product;        /* of the step, that is enqueued next */
-    const fp__cuda_layer *next_layer;
     uint64_t **mass_out;   // [S]
     size_t mass_spans;     /* of the step in progress, 0: none */
 
@@ -216,26 +215,11 @@ static fp__cuda_input input_of(fp__cuda_forward *f, const float *rows, size_t wi
     return in;
 }
 
-/* While attention waits for its pages, memory can bring what comes after it. */
-static void look_ahead(const fp__cuda_layer *l, uint32_t want, fp__cuda_ahead ahead[2])
-{
-    static const uint32_t unit[16] = {4608, 0, 2304, 2560, 0, 0, 2816, 3072, 4352, 0, 0, 0, 2368, 2880, 3360, 0};
-    const fp__cuda_weight *w[2] = {&l->wo, &l->gate_up};
-    for (size_t k = 0; k < 2; k++) {
-        size_t bytes = (size_t)w[k]->tiles * w[k]->segments * unit[w[k]->type];
-        bytes = bytes < want ? bytes : want;
-        ahead[k] = (fp__cuda_ahead){w[k]->data, (uint32_t)bytes};
-        want -= (uint32_t)bytes;
-    }
-}
-
 static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t code,
                                const fp__cuda_weight *w, uint32_t T, const float *bias, float *y,
                                size_t stride)
 {
     fp__cuda_input in = input_of(f, f->x, f->m->hp.width, norm, code);
-    if (T == 1 && f->next_layer)
-        look_ahead(f->next_layer, fp__cuda_tune.ahead_bytes, in.ahead);
     return fp__cuda_linear_from(&in, w, T, bias, NULL, y, stride, f->stream);
 }
 
@@ -276,12 +260,10 @@ static fp_status attention_half(fp__cuda_forward *f, size_t i, uint32_t T)
     const fp__cuda_layer *l = &f->m->layers[i];
     size_t H = hp->heads, HK = hp->kv_heads, d = hp->head_dim, stride = (H + 2 * HK) * d, at = 0;
     uint32_t code = (uint32_t)(i * PLACES);
-    f->next_layer = l;
     for (size_t k = 0; k < l->n_qkv; at += l->qkv[k++].rows)
         FP_CUDA(norm_linear(f, l->attn_norm, code + AT_ATTN_NORM, &l->qkv[k], T,
                             l->qkv_bias ? l->qkv_bias + at : NULL, f->qkv + at, stride),
                 "the product with Q, K and V");
-    f->next_layer = NULL;
     size_t layer_offset = i * HK * fp__slab_bytes(d);
     fp__cuda_heads heads = {.qkv = f->qkv,
                             .heads = (uint32_t)H,
