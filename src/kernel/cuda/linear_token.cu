@@ -21,9 +21,9 @@ namespace fp
 {
 
 static constexpr uint32_t WORKERS = 16, FETCHER = WORKERS, ADDER = WORKERS + 1, WARPS = WORKERS + 2;
-static constexpr uint32_t PARTS = 4;   /* of a slab, each with a barrier of its own */
-static constexpr uint32_t NAMES = 16;  /* groups whose names are kept: more than are under way */
-static constexpr uint32_t STAGES = 8;  /* most slabs of a ring */
+static constexpr uint32_t PARTS = 4;  /* of a slab, each with a barrier of its own */
+static constexpr uint32_t NAMES = 16; /* groups whose names are kept: more than are under way */
+static constexpr uint32_t STAGES = 8; /* most slabs of a ring */
 static constexpr uint32_t NONE = ~0u;
 
 /* Activations in shared memory, of a segment: q [pair 4][c 4][block 2]{ inputs 4c..4c+3, 16+4c..16+4c+3 },
@@ -197,6 +197,14 @@ static __device__ __forceinline__ float unit_sum(const uint8_t *unit, const uint
     return sum;
 }
 
+/* The arrival of a warp, after all its lanes' reads and writes: one lane's, as it is made for every unit. */
+static __device__ __forceinline__ void arrive_one(uint64_t *bar, int lane)
+{
+    __syncwarp();
+    if (lane == 0)
+        barrier_arrive(bar);
+}
+
 /* A place in a ring and the parity of its round. */
 struct ring_place {
     uint32_t at, parity;
@@ -230,7 +238,8 @@ static __device__ __forceinline__ uint32_t take_group(const token_args &a, uint3
 
 /* The whole fetcher: all slabs of all groups of this block, then the end. */
 template <int TYPE>
-static __device__ __forceinline__ void fetch_all(const token_args &a, shared_state &s, uint8_t *ring, int lane)
+static __device__ __forceinline__ void fetch_all(const token_args &a, shared_state &s, uint8_t *ring,
+                                                 int lane)
 {
     constexpr uint32_t BYTES = wtile<TYPE>::BYTES, EACH = WORKERS / PARTS;
     ring_place place = {0, 1};
@@ -284,7 +293,7 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
                 uint32_t group = s.name[i % NAMES];
                 barrier_wait(&s.added[buffer.at], buffer.parity); /* at the end too: one phase at a time */
                 if (group == NONE) {
-                    arrive_warp(&s.summed[buffer.at], lane);
+                    arrive_one(&s.summed[buffer.at], lane);
                     return;
                 }
                 units = group_units(a, group);
@@ -296,16 +305,17 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
                     out[unit * 16] = sum;
                 segment += WORKERS; /* more slabs than one: of one tile */
             }
-            arrive_warp(&s.empty[place.at], lane);
+            arrive_one(&s.empty[place.at], lane);
             place.step(a.stages);
         }
-        arrive_warp(&s.summed[buffer.at], lane);
+        arrive_one(&s.summed[buffer.at], lane);
         buffer.step(2);
     }
 }
 
 /* The adder: outputs of group after group. */
-static __device__ __forceinline__ void add_all(const token_args &a, shared_state &s, const float *sums, int lane)
+static __device__ __forceinline__ void add_all(const token_args &a, shared_state &s, const float *sums,
+                                               int lane)
 {
     ring_place buffer = {0, 0};
     uint32_t buffer_floats = 16 * a.segments * a.group_tiles;
@@ -323,7 +333,8 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
                 bias = a.bias[row];
             if (mine && a.residual)
                 residual = __ldcg(a.residual + row);
-            const float *from = sums + buffer.at * buffer_floats + (k < tiles ? k : 0) * a.segments * 16 + lane % 16;
+            const float *from =
+                sums + buffer.at * buffer_floats + (k < tiles ? k : 0) * a.segments * 16 + lane % 16;
 #pragma unroll 8
             for (uint32_t j = 0; j < a.segments; j++)
                 y = __fadd_rn(y, from[j * 16]);
@@ -339,7 +350,7 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
                 a.y[row] = y;
             }
         }
-        arrive_warp(&s.added[buffer.at], lane);
+        arrive_one(&s.added[buffer.at], lane);
         buffer.step(2);
     }
 }
@@ -358,11 +369,11 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
         if ((uint32_t)lane < STAGES) {
             for (uint32_t k = 0; k < PARTS; k++)
                 barrier_init(&s.full[lane][k], 1);
-            barrier_init(&s.empty[lane], WORKERS * WARP_ARRIVALS);
+            barrier_init(&s.empty[lane], WORKERS);
         }
         if (lane < 2) {
-            barrier_init(&s.summed[lane], WORKERS * WARP_ARRIVALS);
-            barrier_init(&s.added[lane], WARP_ARRIVALS);
+            barrier_init(&s.summed[lane], WORKERS);
+            barrier_init(&s.added[lane], 1);
         }
         barrier_init_done();
         __syncwarp();
@@ -389,8 +400,8 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
 static size_t plan_stages(token_args *a, uint32_t unit_bytes)
 {
     size_t most = (size_t)sizes().shared_bytes, slab = (size_t)WORKERS * unit_bytes;
-    size_t fixed = a->segments * ACT_BYTES + sizeof(shared_state) + (size_t)a->group_tiles * a->segments * 128 +
-                   (a->norm ? (size_t)a->width * 4 : 0);
+    size_t fixed = a->segments * ACT_BYTES + sizeof(shared_state) +
+                   (size_t)a->group_tiles * a->segments * 128 + (a->norm ? (size_t)a->width * 4 : 0);
     size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 112 * 1024;
     size_t stages = want / slab;
     stages = stages < 2 ? 2 : stages > STAGES ? STAGES : stages;
@@ -401,14 +412,14 @@ static size_t plan_stages(token_args *a, uint32_t unit_bytes)
     return bytes > most / 2 + 1024 ? bytes : most / 2 + 1024;
 }
 
-template <int TYPE>
-static cudaError_t run_token(token_args a, bool *done, cudaStream_t stream)
+template <int TYPE> static cudaError_t run_token(token_args a, bool *done, cudaStream_t stream)
 {
     size_t shared = plan_stages(&a, wtile<TYPE>::BYTES);
     *done = a.stages > 0 && sizes().major >= 9;
     if (!*done)
         return cudaSuccess;
-    uint32_t ctas = (uint32_t)sizes().multiprocessors, slabs = (a.group_tiles * a.segments + WORKERS - 1) / WORKERS;
+    uint32_t ctas = (uint32_t)sizes().multiprocessors,
+             slabs = (a.group_tiles * a.segments + WORKERS - 1) / WORKERS;
     ctas = a.groups < ctas ? a.groups : ctas;
     a.fixed = (a.stages + slabs - 1) / slabs;
     if (!a.taken || a.groups <= a.fixed * ctas)

@@ -30,8 +30,8 @@ struct quad_quants {
     float d, ds;
 };
 /* a / 127, correctly rounded: the quotient by the rounded reciprocal is off by a unit in the last place at
- * most, its remainder is exact, and the sum rounds correctly (Markstein); the host compares all mantissas with
- * the division. amax is far from where any of this underflows. */
+ * most, its remainder is exact, and the sum rounds correctly (Markstein); the host compares all mantissas
+ * with the division. amax is far from where any of this underflows. */
 static __device__ __forceinline__ float over_127(float a)
 {
     float q = __fmul_rn(a, 1.0f / 127.0f);

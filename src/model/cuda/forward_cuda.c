@@ -54,7 +54,7 @@ struct fp__cuda_forward {
     size_t mass_spans;     /* of the step in progress, 0: none */
 
     /* device */
-    fp__cuda_token *token; // [T]
+    fp__cuda_token *token;                // [T]
     uint32_t *rows, *ids, *error, *taken; /* taken: of each product */
     float *x, *qkv, *attn, *hidden, *up, *q_scales, *alpha, *logits;
     int8_t *q_planes;
