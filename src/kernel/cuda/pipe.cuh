@@ -70,8 +70,8 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t pari
     } while (!done);
 }
 
-/* One thread's arrival at a barrier that then waits for `bytes` of copies too; and such a copy. Only where the
- * hardware has bulk copies. bytes: a multiple of 16, both ends aligned. */
+/* One thread's arrival at a barrier that then waits for `bytes` of copies too; and such a copy. Only where
+ * the hardware has bulk copies. bytes: a multiple of 16, both ends aligned. */
 static __device__ __forceinline__ void barrier_expect(uint64_t *bar, uint32_t bytes)
 {
 #if FP_BULK
