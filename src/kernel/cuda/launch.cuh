@@ -13,9 +13,14 @@ struct device_sizes {
 };
 const device_sizes &sizes();
 cudaError_t linear_decode_init();
+cudaError_t linear_token_init();
 cudaError_t linear_prefill_init();
 cudaError_t linear_decode(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                           const float *residual, float *y, size_t y_stride, cudaStream_t stream);
+/* One token, from floats; *done false: its width has no room on a multiprocessor, or that has no bulk copies,
+ * and nothing was launched. */
+cudaError_t linear_token(const fp__cuda_input *in, const fp__cuda_weight *w, const float *bias,
+                         const float *residual, float *y, bool *done, cudaStream_t stream);
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
