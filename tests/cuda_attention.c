@@ -630,6 +630,7 @@ struct shape {
     uint32_t anchor, context;                       /* tokens; context counts the query tokens */
     bool shared;
     uint32_t mode;
+    uint32_t decodes; /* sequences of one query token beside them */
 };
 
 static uint8_t *pool;
@@ -665,17 +666,18 @@ static void bench_segment(fp_cuda_attention_segment *s, uint32_t *next, uint32_t
 /* Time of one layer: a graph of several layers, each with its own pages, so that no cache helps. */
 static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
 {
-    uint32_t heads = c->kv_heads * c->group, T = c->sequences * c->tokens, next = 0;
-    fp_cuda_attention_sequence *s = allocate(c->sequences * sizeof *s);
-    for (uint32_t i = 0; i < c->sequences; i++) {
-        s[i].first_token = i * c->tokens;
-        s[i].tokens = c->tokens;
+    uint32_t heads = c->kv_heads * c->group, n = c->sequences + c->decodes, T = 0, next = 0;
+    fp_cuda_attention_sequence *s = allocate(n * sizeof *s);
+    for (uint32_t i = 0; i < n; i++) {
+        s[i].first_token = T;
+        s[i].tokens = i < c->sequences ? c->tokens : 1;
+        T += s[i].tokens;
         s[i].mode = c->mode;
         if (c->shared && i)
             s[i].anchor = s[0].anchor;
         else
             bench_segment(&s[i].anchor, &next, c->anchor, 0);
-        bench_segment(&s[i].context, &next, c->context, c->tokens);
+        bench_segment(&s[i].context, &next, c->context, s[i].tokens);
     }
     size_t slab = fp__slab_bytes(c->d), layer_bytes = next * c->kv_heads * slab,
            layers = pool_bytes / layer_bytes;
@@ -692,7 +694,7 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     uint32_t *gamma, *g = allocate(heads * 4);
     int8_t *planes;
     for (size_t i = 0; i < rows * c->d; i++)
-        host[i] = random_float(2.0f);
+        host[i] = i < 1 << 22 ? random_float(2.0f) : host[i - (1 << 22)];
     for (uint32_t i = 0; i < heads; i++)
         g[i] = 6554;
     q = device_copy(host, rows * c->d * 4), s_q = device_copy(host, rows * 4),
@@ -700,12 +702,12 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     CUDA(cudaMalloc((void **)&out, rows * c->d * 4));
     CUDA(cudaMalloc((void **)&alpha, rows * 4));
     CUDA(cudaMalloc((void **)&planes, rows * c->d * 2));
-    fp_cuda_attention_config config = {heads, c->kv_heads, c->d, T, c->sequences, 0, 0};
-    for (uint32_t i = 0; i < c->sequences; i++)
+    fp_cuda_attention_config config = {heads, c->kv_heads, c->d, T, n, 0, 0};
+    for (uint32_t i = 0; i < n; i++)
         config.max_pages += s[i].anchor.n_pages + s[i].context.n_pages;
     fp_cuda_attention *plan;
     OK(fp_cuda_attention_create(&config, &plan));
-    OK(fp_cuda_attention_plan(plan, s, c->sequences, stream));
+    OK(fp_cuda_attention_plan(plan, s, n, stream));
     double us[3]; /* as in a step, with the queries' preparation, and without overlap of kernels */
     uint32_t no_overlap = fp__cuda_attention_tuning[FP__TUNE_NO_OVERLAP];
     for (int kind = 0; kind < 3; kind++) {
@@ -743,13 +745,14 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     if (c->tokens > 8) { /* causal prefill: 4·d operations per visible (row, token) */
         double pairs =
             (double)c->sequences * heads *
-            ((double)c->tokens * (c->context - c->tokens + c->anchor) + 0.5 * c->tokens * (c->tokens + 1.0));
+            ((double)c->tokens * (c->context - c->tokens + c->anchor) + 0.5 * c->tokens * (c->tokens + 1.0)) +
+            (double)c->decodes * heads * (c->context + c->anchor);
         printf(", \"tflops_equivalent\": %.1f", pairs * 4 * c->d / us[0] / 1e6);
     }
     printf("}\n");
     fflush(stdout);
     fp_cuda_attention_destroy(plan);
-    for (uint32_t i = 0; i < c->sequences; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         if (i == 0 || !c->shared)
             free((void *)s[i].anchor.pages);
         free((void *)s[i].context.pages);
@@ -818,7 +821,24 @@ static int bench(const char *only)
         {"decode G16 8x32k", 128, 4, 16, 8, 1, 0, 32768, false, 0},
         {"prefill 8k", 128, 8, 4, 1, 8192, 0, 8192, false, 0},
         {"prefill 32k", 128, 8, 4, 1, 32768, 0, 32768, false, 0},
+        {"prefill 32 at 8k", 128, 8, 4, 1, 32, 0, 8192, false, 0},
+        {"prefill 64 at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0},
+        {"prefill 128 at 8k", 128, 8, 4, 1, 128, 0, 8192, false, 0},
+        {"prefill 256 at 8k", 128, 8, 4, 1, 256, 0, 8192, false, 0},
+        {"prefill 512 at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0},
+        {"prefill 1024 at 8k", 128, 8, 4, 1, 1024, 0, 8192, false, 0},
+        {"prefill 32 at 32k", 128, 8, 4, 1, 32, 0, 32768, false, 0},
+        {"prefill 64 at 32k", 128, 8, 4, 1, 64, 0, 32768, false, 0},
+        {"prefill 128 at 32k", 128, 8, 4, 1, 128, 0, 32768, false, 0},
+        {"prefill 256 at 32k", 128, 8, 4, 1, 256, 0, 32768, false, 0},
         {"prefill 512 at 32k", 128, 8, 4, 1, 512, 0, 32768, false, 0},
+        {"prefill 1024 at 32k", 128, 8, 4, 1, 1024, 0, 32768, false, 0},
+        {"prefill 8x512", 128, 8, 4, 8, 512, 0, 512, false, 0},
+        {"prefill 4x2k", 128, 8, 4, 4, 2048, 0, 2048, false, 0},
+        {"prefill 2k", 128, 8, 4, 1, 2048, 0, 2048, false, 0},
+        {"prefill 512", 128, 8, 4, 1, 512, 0, 512, false, 0},
+        {"prefill 512 and 16 decodes at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0, 16},
+        {"prefill 64 and 16 decodes at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0, 16},
     };
     cudaStream_t stream;
     struct cudaDeviceProp prop;

@@ -933,6 +933,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     if (plan->prefills.n) {
         const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
         p.prefill_stages = prefill->stages;
+        p.prefill_order = fp__cuda_attention_tuning[FP__TUNE_ORDER];
         prefill->kernel<<<plan->grid, prefill_threads(plan->prefill_groups), prefill->shared_bytes, s>>>(p);
         CUDA_TRY(cudaGetLastError(), "starting attention of prefills");
     }

@@ -65,9 +65,18 @@ struct Place {
     }
 };
 
+/* Something at a shared address: so the compiler has 32 bits to carry. */
+template <typename T> static __device__ __forceinline__ T *at_shared(uint32_t address)
+{
+    return reinterpret_cast<T *>(__cvta_shared_to_generic(address));
+}
+
 struct Shared {
     uint32_t barriers, ring, stages; /* full[stages], empty[stages] */
-    uint8_t *base;
+    __device__ __forceinline__ uint32_t stage(uint32_t slot, uint32_t bytes) const
+    {
+        return ring + slot * bytes;
+    }
     __device__ __forceinline__ uint32_t full(uint32_t slot) const
     {
         return barriers + 8 * slot;
@@ -159,8 +168,7 @@ template <int D> struct Producer {
     {
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncwarp();
-        Scales *s = reinterpret_cast<Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
-                                               out.slot * Stage<D>::BYTES + Stage<D>::SCALES);
+        Scales *s = at_shared<Scales>(sh.stage(out.slot, Stage<D>::BYTES) + Stage<D>::SCALES);
         prepare_scales(s, fills >> 8 * (started - published - 1) & 255, lane);
         __syncwarp();
         if (lane == 0)
@@ -184,7 +192,7 @@ template <int D> struct Producer {
             const uint8_t *slab = base + __shfl_sync(~0u, page_window, (int)(i % 32)) * p.group_bytes;
             uint32_t fill = __shfl_sync(~0u, fill_window, (int)(i % 32));
             barrier_wait(sh.empty(in.slot), in.parity ^ 1);
-            copy_slab<D>(sh.ring + in.slot * Stage<D>::BYTES, slab, lane);
+            copy_slab<D>(sh.stage(in.slot, Stage<D>::BYTES), slab, lane);
             asm volatile("cp.async.commit_group;" ::: "memory");
             in.next(sh.stages);
             fills = fills << 8 | fill;
@@ -251,12 +259,12 @@ struct Tile {
  */
 template <int D>
 static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 *scale,
+                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 &scale,
                                                  Tile &t)
 {
     Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
         second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
-    *scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
+    scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
     group_barrier(group);
 #pragma unroll 1
     for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
@@ -287,12 +295,9 @@ static __device__ __forceinline__ void set_limits(const Params &p, const uint32_
 }
 
 template <int D> struct Span {
-    float m[2], l[2], o[D / 2]; /* o: channels 8j + 2c + e of row r at [4j + 2r + e] */
+    float o[D / 2]; /* channels 8j + 2c + e of row r at [4j + 2r + e] */
     __device__ __forceinline__ void clear()
     {
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-            m[r] = FP_NEG_INF, l[r] = 0.0f;
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             o[i] = 0.0f;
@@ -325,20 +330,29 @@ static __device__ __forceinline__ float join_by(int hi, int lo, int high)
     return __int2float_rn(s);
 }
 
-/* Four tokens of one row: x - m → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC. */
+/* a·b + c between 0 and 1. */
+static __device__ __forceinline__ float fma_saturated(float a, float b, float c)
+{
+    float r;
+    asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(r) : "f"(a), "f"(b), "f"(c));
+    return r;
+}
+
+/* Four tokens of one row: x and m/32 → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC.
+ */
 static __device__ __forceinline__ uint32_t weigh_four(const float *x, float m, const float (&s_v)[4],
                                                       uint32_t &hi, uint32_t &lo)
 {
     uint32_t w[4], u[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        float d = fmaxf(__fsub_rn(x[i], m), -20.0f);
-        float t = __fadd_rn(d, 12582912.0f), f = __fsub_rn(d, __fsub_rn(t, 12582912.0f));
-        float y = __fmaf_rn(0x1.3fa206p-13f, f, 0x1.5f0b82p-10f);
-        y = __fmaf_rn(y, f, 0x1.3b30ap-7f);
-        y = __fmaf_rn(y, f, 0x1.c6af76p-5f);
-        y = __fmaf_rn(y, f, 0x1.ebfbd8p-3f);
-        y = __fmaf_rn(y, f, 0x1.62e43p-1f);
+        float d = fma_saturated(x[i], -0x1p-5f, m);
+        float t = __fsub_rn(393216.0f, d), f = __fsub_rn(__fsub_rn(393216.0f, t), d);
+        float y = __fmaf_rn(0x1.3fa206p17f, f, 0x1.5f0b82p15f);
+        y = __fmaf_rn(y, f, 0x1.3b30ap13f);
+        y = __fmaf_rn(y, f, 0x1.c6af76p10f);
+        y = __fmaf_rn(y, f, 0x1.ebfbd8p7f);
+        y = __fmaf_rn(y, f, 0x1.62e43p4f);
         y = __fmaf_rn(y, f, 1.0f);
         float power = __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
         u[i] = __float_as_uint(__fmaf_rn(__fmul_rn(y, 65535.0f), power, 12582912.0f));
@@ -410,6 +424,9 @@ make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], ui
             m = fmaxf(m, fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
         w.m[r] = __fadd_rn(quad_max(m), 0.0f);
     }
+    /* no visible token: all weights are 0 */
+    const float m[2] = {MASKED && w.m[0] == FP_NEG_INF ? 0.0f : __fmul_rn(w.m[0], 0x1p-5f),
+                        MASKED && w.m[1] == FP_NEG_INF ? 0.0f : __fmul_rn(w.m[1], 0x1p-5f)};
     w.sum[0] = w.sum[1] = 0;
 #pragma unroll
     for (int a = 0; a < 4; a++) {
@@ -423,30 +440,32 @@ make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], ui
                 s_v[0] = __fmul_rn(low_float(raw.x), down), s_v[1] = __fmul_rn(high_float(raw.x), down);
                 s_v[2] = __fmul_rn(low_float(raw.y), down), s_v[3] = __fmul_rn(high_float(raw.y), down);
             }
-            w.sum[r] += weigh_four(&x[r][4 * a], w.m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
+            w.sum[r] += weigh_four(&x[r][4 * a], m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
                                    w.p[1][a / 2][2 * (a % 2) + r]);
         }
     }
 }
 
 /* m and l of a page merged; the factors of O' = fma(O, keep, o·scale). */
-template <int D>
-static __device__ __forceinline__ void merge_page(const Weights &w, Span<D> &span, float (&keep)[2],
+static __device__ __forceinline__ void merge_page(const Weights &w, float4 &heads, float (&keep)[2],
                                                   float (&scale)[2])
 {
+    float4 before = heads;
+    float m[2] = {before.x, before.y}, sum[2] = {before.z, before.w};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int l = (int)(w.sum[r] - 16u * MAGIC);
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
         bool dead = w.m[r] == FP_NEG_INF;
-        Step step = merge_step(span.m[r], w.m[r]);
-        float merged = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        Step step = merge_step(m[r], w.m[r]);
+        float merged = __fmaf_rn(sum[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
         keep[r] = dead ? 1.0f : step.keep; /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
         scale[r] = dead ? -0.0f : __fmul_rn(step.b, pow2(w.e[r]));
-        span.m[r] = dead ? span.m[r] : step.m;
-        span.l[r] = dead ? span.l[r] : merged;
+        m[r] = dead ? m[r] : step.m;
+        sum[r] = dead ? sum[r] : merged;
     }
+    heads = make_float4(m[0], m[1], sum[0], sum[1]);
 }
 
 /* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
@@ -477,7 +496,7 @@ static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], 
     }
 }
 
-/* m (x, y) and l (z, w) of a thread's two rows in a chunk or segment, kept in shared memory. */
+/* m (x, y) and l (z, w) of a thread's two rows in a span, chunk or segment. */
 static __device__ __forceinline__ float4 no_heads()
 {
     return make_float4(FP_NEG_INF, FP_NEG_INF, 0.0f, 0.0f);
@@ -505,28 +524,46 @@ static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &fro
     return to;
 }
 
-/* Where a thread keeps states of its rows: [j][thread] in Span's order, then heads. */
-struct Levels {
-    float4 *chunk_o, *chunk;
+/* What a thread keeps in shared memory: 16 bytes of each column; and what the four threads of its rows keep
+ * together, all of them writing the same. */
+template <int D> struct Mine {
+    uint32_t at, rows; /* the chunk's o in Span's order; the span's heads */
+    __device__ __forceinline__ float4 &o(int j) const
+    {
+        return *at_shared<float4>(at + j * 128 * 16);
+    }
+    __device__ __forceinline__ float4 &span() const /* m (x, y) and l (z, w) */
+    {
+        return *at_shared<float4>(rows);
+    }
+    __device__ __forceinline__ float4 &chunk() const
+    {
+        return *at_shared<float4>(rows + 32 * 16);
+    }
+    __device__ __forceinline__ float2 &scale() const /* s_q of both rows */
+    {
+        return *at_shared<float2>(rows + 2 * 32 * 16);
+    }
 };
 
 /* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
 template <int D>
-static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &at, float4 *total_o,
+static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &mine, float4 *total_o,
                                                   uint32_t page, bool end)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
     bool empty = page % CHUNK_PAGES < SPAN_PAGES, first = page < CHUNK_PAGES;
     float a[2], b[2];
-    float4 chunk = empty ? no_heads() : *at.chunk;
-    merge_row(chunk.x, chunk.z, span.m[0], span.l[0], a[0], b[0]);
-    merge_row(chunk.y, chunk.w, span.m[1], span.l[1], a[1], b[1]);
+    float4 chunk = empty ? no_heads() : mine.chunk();
+    const float4 heads = mine.span();
+    merge_row(chunk.x, chunk.z, heads.x, heads.z, a[0], b[0]);
+    merge_row(chunk.y, chunk.w, heads.y, heads.w, a[1], b[1]);
     if (!end) {
-        *at.chunk = chunk;
+        mine.chunk() = chunk;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            at.chunk_o[j * 128] = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
+            mine.o(j) = merge_four(empty ? zero : mine.o(j), o, a, b);
         }
     } else {
         float up[2], down[2];
@@ -537,11 +574,12 @@ static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &a
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            o = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
+            o = merge_four(empty ? zero : mine.o(j), o, a, b);
             total_o[j * 128] = merge_four(first ? zero : total_o[j * 128], o, up, down);
         }
     }
     span.clear();
+    mine.span() = no_heads();
 }
 
 /* Both segments' states → outputs. anchor_o, context_o: nullptr if the segment is empty. */
@@ -585,8 +623,7 @@ template <int D, int GROUPS> struct Consumer {
     Place at;
     uint32_t group, warp, lane;
     uint32_t q; /* shared address */
-    Levels levels;
-    float2 *scale;     /* shared memory: s_q of the thread's rows */
+    Mine<D> mine;
     float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
 
     /* Tokens of a segment that the thread's rows see in causal pages. */
@@ -597,8 +634,18 @@ template <int D, int GROUPS> struct Consumer {
     }
     __device__ __forceinline__ const Scales *scales(uint32_t slot) const
     {
-        return reinterpret_cast<const Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
-                                                slot * Stage<D>::BYTES + Stage<D>::SCALES);
+        return at_shared<const Scales>(sh.stage(slot, Stage<D>::BYTES) + Stage<D>::SCALES);
+    }
+    __device__ __forceinline__ void take_turn() const
+    {
+        if (GROUPS > 1 && p.prefill_order)
+            asm volatile("bar.sync %0, 256;" ::"r"(group + 1 + GROUPS) : "memory");
+    }
+    __device__ __forceinline__ void pass_turn() const
+    {
+        if (GROUPS > 1 && p.prefill_order)
+            asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 + GROUPS : group + 2 + GROUPS)
+                         : "memory");
     }
     /* Waits for the page at a place; returns its fill. */
     __device__ __forceinline__ uint32_t await(const Place &place) const
@@ -612,20 +659,21 @@ template <int D, int GROUPS> struct Consumer {
                                              Span<D> &span) const
     {
         const Scales *s = scales(at.slot);
-        uint32_t stage = sh.ring + at.slot * Stage<D>::BYTES, v = wgmma_operand(stage + Stage<D>::V, 16 * D),
+        uint32_t stage = sh.stage(at.slot, Stage<D>::BYTES), v = wgmma_operand(stage + Stage<D>::V, 16 * D),
                  fill = 0;
         int hi[32], lo[32];
         Weights w;
         float keep[2], scales_o[2];
         float4 s_k[4];
         multiply_keys<D>(t, stage, hi, lo);
-        float2 s_q = *scale;
+        float2 s_q = mine.scale();
 #pragma unroll
         for (int a = 0; a < 4; a++)
             s_k[a] = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
         wgmma_wait<0>();
         wgmma_results(hi);
         wgmma_results(lo);
+        pass_turn();
         if (whole) {
             const int none[2] = {0, 0};
             make_weights<false>({s_q.x, s_q.y}, s, s_k, before, none, c, hi, lo, w);
@@ -633,9 +681,10 @@ template <int D, int GROUPS> struct Consumer {
             const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
             make_weights<true>({s_q.x, s_q.y}, s, s_k, before, limits, c, hi, lo, w);
         }
+        take_turn();
         multiply_values<D, 0>(w, v, hi, lo);
         if (p.high) /* always so; else the compiler would move it before the product */
-            merge_page<D>(w, span, keep, scales_o);
+            merge_page(w, mine.span(), keep, scales_o);
         if constexpr (D == 64) {
             if (more)
                 fill = await(next);
@@ -657,6 +706,8 @@ template <int D, int GROUPS> struct Consumer {
         uint32_t c = lane % 4 * 4, fill = await(at);
         asm volatile("" : "+r"(c)); /* is not to be worked out again and again */
         span.clear();
+        mine.span() = no_heads();
+        take_turn();
 #pragma unroll 1
         for (uint32_t page_number = 0; page_number < pages; page_number++) {
             uint32_t before = page_number * PAGE;
@@ -673,15 +724,16 @@ template <int D, int GROUPS> struct Consumer {
                 barrier_arrive(sh.empty(at.slot));
             at = next;
             if (page_number % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, levels, total_o, page_number,
+                merge_span<D>(span, mine, total_o, page_number,
                               page_number % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
         }
+        pass_turn();
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
         Tile t;
         t.q = q;
-        load_tile<D>(p, item, kv_head, group, warp, lane, scale, t);
+        load_tile<D>(p, item, kv_head, group, warp, lane, mine.scale(), t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
         float4 *anchor_o = context_o + (D / 8 + 1) * 128;
 #pragma unroll 1
@@ -697,6 +749,8 @@ template <int D, int GROUPS> struct Consumer {
     __device__ __forceinline__ void all()
     {
         uint32_t units = h.prefill_items * p.kv_heads;
+        if (group + 1 == GROUPS)
+            pass_turn();
         for (uint32_t k = 0; k * gridDim.x < units; k++) {
             uint32_t u = unit_at(k);
             if (u < units)
@@ -713,8 +767,8 @@ __global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(con
     uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* known to be uniform */
     const Header h = *reinterpret_cast<const Header *>(p.plan);
     Shared sh;
-    sh.base = shared;
     sh.barriers = shared_address(shared);
+    asm volatile("" : "+r"(sh.barriers)); /* is not to be worked out again and again */
     sh.stages = p.prefill_stages;
     sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + GROUPS * prefill_group_bytes(D);
     if (threadIdx.x < sh.stages) {
@@ -732,22 +786,13 @@ __global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(con
     } else {
         if (GROUPS > 1)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::CONSUMER));
-        uint32_t group = warp / 4, q = PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D);
-        float4 *chunk = reinterpret_cast<float4 *>(shared + q + 128 * D) + threadIdx.x % 128;
+        uint32_t group = warp / 4, q = sh.barriers + PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D),
+                 mine = q + 128 * D + threadIdx.x % 128 * 16,
+                 rows = q + 384 * D + threadIdx.x % 128 / 4 * 16;
+        asm volatile("" : "+r"(mine), "+r"(rows), "+r"(lane));
         float4 *context_o =
             p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
-        Consumer<D, GROUPS> consumer = {
-            p,
-            h,
-            sh,
-            {0, 0},
-            group,
-            warp % 4,
-            lane,
-            sh.barriers + q,
-            {chunk, chunk + D / 8 * 128},
-            reinterpret_cast<float2 *>(shared + q + 128 * D + (D / 8 + 1) * 2048) + threadIdx.x % 128,
-            context_o};
+        Consumer<D, GROUPS> consumer = {p, h, sh, {0, 0}, group, warp % 4, lane, q, {mine, rows}, context_o};
         consumer.all();
     }
 #endif
