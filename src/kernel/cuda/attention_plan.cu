@@ -617,7 +617,7 @@ static bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequen
 {
     /* a page takes so long (in 100 cycles) with 1, 2, 3 groups, and with a team if all CTAs have the same
      * work */
-    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 42, 58}, team_cost = 95;
+    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 40, 56}, team_cost = 95;
     uint32_t forced = fp__cuda_attention_tuning[FP__TUNE_WHOLE],
              tiles = fp__cuda_attention_tuning[FP__TUNE_PREFILL], best_groups = 0;
     uint64_t best = 0, sum;

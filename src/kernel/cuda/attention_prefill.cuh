@@ -338,7 +338,8 @@ static __device__ __forceinline__ float fma_saturated(float a, float b, float c)
     return r;
 }
 
-/* Four tokens of one row: x and m/32 → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC.
+/* Four tokens of one row: x and m/32 → P bytes of both planes; returns the sum of their rint(65535·p) +
+ * MAGIC.
  */
 static __device__ __forceinline__ uint32_t weigh_four(const float *x, float m, const float (&s_v)[4],
                                                       uint32_t &hi, uint32_t &lo)
@@ -384,36 +385,44 @@ struct Weights {
     int e[2];
 };
 
-/* Scores → weights. `four`: s_k of the thread's tokens. MASKED: rows see a part of the page. */
-template <bool MASKED>
-static __device__ __forceinline__ void
-make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], uint32_t before,
-             const int (&limits)[2], uint32_t c, const int (&hi)[32], const int (&lo)[32], Weights &w)
-{
+/* Scores of a thread's two rows, tokens 16a + c..+3 at [4a]. */
+struct Scores {
     float x[2][16];
-    int visible[2] = {PAGE, PAGE};
+};
+static __device__ __forceinline__ void find_scores(const float2 &s_q, const Scales *s, uint32_t c,
+                                                   const int (&hi)[32], const int (&lo)[32], Scores &scores)
+{
+    const float q[2] = {s_q.x, s_q.y};
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float s_k[4] = {four[a].x, four[a].y, four[a].z, four[a].w};
+        float4 four = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
+        const float s_k[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < 4; b++) {
                 int i = 4 * (2 * a + b / 2) + 2 * r + b % 2;
-                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(s_q[r], s_k[b]));
+                scores.x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(q[r], s_k[b]));
             }
     }
-    w.e[0] = w.e[1] = s->e[PAGE - 1];
+}
 
+/* Scores → weights. MASKED: rows see a part of the page. */
+template <bool MASKED>
+static __device__ __forceinline__ void make_weights(const Scales *s, uint32_t before, const int (&limits)[2],
+                                                    uint32_t c, Scores &scores, Weights &w)
+{
+    float(&x)[2][16] = scores.x;
+    w.e[0] = w.e[1] = s->e[PAGE - 1];
     if (MASKED) {
         int fill = (int)s->fill;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            visible[r] = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
-            w.e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
+            int visible = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
+            w.e[r] = visible ? s->e[visible - 1] : 0;
 #pragma unroll
             for (int u = 0; u < 16; u++)
-                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
+                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible ? x[r][u] : FP_NEG_INF;
         }
     }
 #pragma unroll
@@ -465,34 +474,36 @@ static __device__ __forceinline__ void merge_page(const Weights &w, float4 &head
         m[r] = dead ? m[r] : step.m;
         sum[r] = dead ? sum[r] : merged;
     }
+    __syncwarp(); /* all four have read them */
     heads = make_float4(m[0], m[1], sum[0], sum[1]);
 }
 
-/* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int (&hi)[N],
-                                                       int (&lo)[N])
+/* P·V of 32 channels from `first` on, both planes, begun. */
+struct Values {
+    int hi[16], lo[16];
+};
+template <int D>
+static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int first, Values &o)
 {
     wgmma_begin();
-    wgmma<true, 0>(hi, w.p[0][0], v + FIRST);
-    wgmma<true, 0>(lo, w.p[1][0], v + FIRST);
-    wgmma<true, 1>(hi, w.p[0][1], v + FIRST + (32 * D >> 4));
-    wgmma<true, 1>(lo, w.p[1][1], v + FIRST + (32 * D >> 4));
+    wgmma<true, 0>(o.hi, w.p[0][0], v + first);
+    wgmma<true, 0>(o.lo, w.p[1][0], v + first);
+    wgmma<true, 1>(o.hi, w.p[0][1], v + first + (32 * D >> 4));
+    wgmma<true, 1>(o.lo, w.p[1][1], v + first + (32 * D >> 4));
     wgmma_commit();
 }
-/* Waited for, and merged. */
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], const float (&keep)[2],
-                                                    const float (&scale)[2], int high, Span<D> &span)
+/* Merged, when they are there. */
+template <int D>
+static __device__ __forceinline__ void
+merge_values(Values &v, const float (&keep)[2], const float (&scale)[2], int high, int first, Span<D> &span)
 {
-    wgmma_wait<0>();
-    wgmma_results(hi);
-    wgmma_results(lo);
+    wgmma_results(v.hi);
+    wgmma_results(v.lo);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < 16; i++) {
         int r = i / 2 % 2;
-        float &o = span.o[FIRST / 2 + i];
-        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(hi[i], lo[i], high), scale[r]));
+        float &o = span.o[first / 2 + i];
+        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(v.hi[i], v.lo[i], high), scale[r]));
     }
 }
 
@@ -546,10 +557,11 @@ template <int D> struct Mine {
     }
 };
 
-/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
+/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. `complete`:
+ * the segment is, and no other follows; its state stays where the chunk's was. */
 template <int D>
 static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &mine, float4 *total_o,
-                                                  uint32_t page, bool end)
+                                                  uint32_t page, bool end, bool complete)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
     bool empty = page % CHUNK_PAGES < SPAN_PAGES, first = page < CHUNK_PAGES;
@@ -558,6 +570,7 @@ static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &
     const float4 heads = mine.span();
     merge_row(chunk.x, chunk.z, heads.x, heads.z, a[0], b[0]);
     merge_row(chunk.y, chunk.w, heads.y, heads.w, a[1], b[1]);
+    __syncwarp(); /* all four threads of a row have read what is theirs together */
     if (!end) {
         mine.chunk() = chunk;
 #pragma unroll
@@ -570,27 +583,36 @@ static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &
         float4 total = first ? no_heads() : total_o[D / 8 * 128];
         merge_row(total.x, total.z, chunk.x, chunk.z, up[0], down[0]);
         merge_row(total.y, total.w, chunk.y, chunk.w, up[1], down[1]);
-        total_o[D / 8 * 128] = total;
+        if (complete)
+            mine.chunk() = total;
+        else
+            total_o[D / 8 * 128] = total;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
             o = merge_four(empty ? zero : mine.o(j), o, a, b);
-            total_o[j * 128] = merge_four(first ? zero : total_o[j * 128], o, up, down);
+            o = merge_four(first ? zero : total_o[j * 128], o, up, down);
+            if (complete)
+                mine.o(j) = o;
+            else
+                total_o[j * 128] = o;
         }
     }
     span.clear();
     mine.span() = no_heads();
 }
 
-/* Both segments' states → outputs. anchor_o, context_o: nullptr if the segment is empty. */
+/* Both segments' states → outputs. The last one's is in shared memory: the context's, or, where there is
+ * none, the anchor's. other_o: the anchor before a context, or nullptr. */
 template <int D>
-static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                     uint32_t group, uint32_t warp, uint32_t lane,
-                                                     const float4 &anchor, const float4 *anchor_o,
-                                                     const float4 &context, const float4 *context_o)
+static __device__ __forceinline__ void
+write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head, uint32_t group, uint32_t warp,
+              uint32_t lane, const Mine<D> &mine, bool is_context, const float4 *other_o)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
     uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW), c = lane % 4;
+    float4 other = other_o ? other_o[D / 8 * 128] : no_heads(), anchor = is_context ? other : mine.chunk(),
+           context = is_context ? mine.chunk() : no_heads();
     float ma[2] = {anchor.x, anchor.y}, la[2] = {anchor.z, anchor.w}, mc[2] = {context.x, context.y},
           lc[2] = {context.z, context.w};
     Mix mix[2];
@@ -606,7 +628,8 @@ static __device__ __forceinline__ void write_outputs(const Params &p, const uint
     }
 #pragma unroll 4
     for (int j = 0; j < D / 8; j++) {
-        float4 a = anchor_o ? anchor_o[j * 128] : zero, x = context_o ? context_o[j * 128] : zero;
+        float4 last = mine.o(j), a = is_context ? (other_o ? other_o[j * 128] : zero) : last,
+               x = is_context ? last : zero;
         if (out[0])
             *reinterpret_cast<float2 *>(out[0] + 8 * j) = make_float2(
                 mix_channel(mix[0], a.x, la[0], x.x, lc[0]), mix_channel(mix[0], a.y, la[0], x.y, lc[0]));
@@ -625,6 +648,7 @@ template <int D, int GROUPS> struct Consumer {
     uint32_t q; /* shared address */
     Mine<D> mine;
     float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
+    static constexpr bool AHEAD = GROUPS < 3;
 
     /* Tokens of a segment that the thread's rows see in causal pages. */
     __device__ __forceinline__ int limit_of(const uint32_t *item, int limit_word, uint32_t r) const
@@ -636,98 +660,92 @@ template <int D, int GROUPS> struct Consumer {
     {
         return at_shared<const Scales>(sh.stage(slot, Stage<D>::BYTES) + Stage<D>::SCALES);
     }
-    __device__ __forceinline__ void take_turn() const
-    {
-        if (GROUPS > 1 && p.prefill_order)
-            asm volatile("bar.sync %0, 256;" ::"r"(group + 1 + GROUPS) : "memory");
-    }
-    __device__ __forceinline__ void pass_turn() const
-    {
-        if (GROUPS > 1 && p.prefill_order)
-            asm volatile("bar.arrive %0, 256;" ::"r"(group + 1 == GROUPS ? 1 + GROUPS : group + 2 + GROUPS)
-                         : "memory");
-    }
     /* Waits for the page at a place; returns its fill. */
     __device__ __forceinline__ uint32_t await(const Place &place) const
     {
         barrier_wait(sh.full(place.slot), place.parity);
         return scales(place.slot)->fill;
     }
-    /* c: 4·(lane % 4). Returns the fill of the next page, if there is one. */
-    __device__ __forceinline__ uint32_t page(const uint32_t *item, const Tile &t, uint32_t before, bool whole,
-                                             int limit_word, uint32_t c, bool more, const Place &next,
-                                             Span<D> &span) const
+    /* O of a page: two parts of 32 channels are under way at a time. */
+    __device__ __forceinline__ void values(const Weights &w, uint32_t stage, Span<D> &span) const
     {
-        const Scales *s = scales(at.slot);
-        uint32_t stage = sh.stage(at.slot, Stage<D>::BYTES), v = wgmma_operand(stage + Stage<D>::V, 16 * D),
-                 fill = 0;
-        int hi[32], lo[32];
-        Weights w;
-        float keep[2], scales_o[2];
-        float4 s_k[4];
-        multiply_keys<D>(t, stage, hi, lo);
-        float2 s_q = mine.scale();
+        uint32_t v = wgmma_operand(stage + Stage<D>::V, 16 * D);
+        float keep[2], scale[2];
+        Values part[2];
+        multiply_values<D>(w, v, 0, part[0]);
+        multiply_values<D>(w, v, 32, part[1]);
+        merge_page(w, mine.span(), keep, scale);
 #pragma unroll
-        for (int a = 0; a < 4; a++)
-            s_k[a] = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
-        wgmma_wait<0>();
-        wgmma_results(hi);
-        wgmma_results(lo);
-        pass_turn();
-        if (whole) {
-            const int none[2] = {0, 0};
-            make_weights<false>({s_q.x, s_q.y}, s, s_k, before, none, c, hi, lo, w);
-        } else {
-            const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
-            make_weights<true>({s_q.x, s_q.y}, s, s_k, before, limits, c, hi, lo, w);
+        for (int i = 0; i < D / 32; i++) {
+            if (i + 1 < D / 32)
+                wgmma_wait<1>();
+            else
+                wgmma_wait<0>();
+            merge_values<D>(part[i % 2], keep, scale, p.high, 32 * i, span);
+            if (i + 2 < D / 32)
+                multiply_values<D>(w, v, 32 * (i + 2), part[i % 2]);
         }
-        take_turn();
-        multiply_values<D, 0>(w, v, hi, lo);
-        if (p.high) /* always so; else the compiler would move it before the product */
-            merge_page(w, mine.span(), keep, scales_o);
-        if constexpr (D == 64) {
-            if (more)
-                fill = await(next);
-            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
-        } else {
-            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
-            int hi2[D / 2 - 32], lo2[D / 2 - 32];
-            multiply_values<D, 64>(w, v, hi2, lo2);
-            if (more)
-                fill = await(next);
-            merge_values<D, 64>(hi2, lo2, keep, scales_o, p.high, span);
-        }
-        return fill;
     }
-    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
-                                            int limit_word, float4 *total_o)
+    __device__ __forceinline__ void release() const
     {
-        Span<D> span;
-        uint32_t c = lane % 4 * 4, fill = await(at);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(sh.empty(at.slot));
+    }
+    /* While the weights of a page are worked out, the next page is multiplied with Q, if there are registers
+     * for it: three groups hide each other's products. */
+    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
+                                            int limit_word, float4 *total_o, bool complete)
+    {
+        uint32_t c = lane % 4 * 4, fill = await(at),
+                 seen = t.most < 0 ? 0 : min(pages, ((uint32_t)t.most + PAGE - 1) / PAGE);
         asm volatile("" : "+r"(c)); /* is not to be worked out again and again */
+        Span<D> span;
         span.clear();
         mine.span() = no_heads();
-        take_turn();
+        int hi[32], lo[32];
+        if (AHEAD && seen)
+            multiply_keys<D>(t, sh.stage(at.slot, Stage<D>::BYTES), hi, lo);
 #pragma unroll 1
-        for (uint32_t page_number = 0; page_number < pages; page_number++) {
-            uint32_t before = page_number * PAGE;
-            bool seen = t.most >= 0 && (fill || t.most > (int)before), last = page_number + 1 == pages;
-            bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
+        for (uint32_t number = 0; number < seen; number++) {
+            uint32_t before = number * PAGE, stage = sh.stage(at.slot, Stage<D>::BYTES);
+            bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE), last = number + 1 == pages;
+            const Scales *s = scales(at.slot);
             Place next = at;
             next.next(sh.stages);
-            if (seen)
-                fill = page(item, t, before, whole, limit_word, c, !last, next, span);
-            else if (!last)
+            Scores scores;
+            Weights w;
+            if (!AHEAD)
+                multiply_keys<D>(t, stage, hi, lo);
+            wgmma_wait<0>();
+            wgmma_results(hi);
+            wgmma_results(lo);
+            find_scores(mine.scale(), s, c, hi, lo, scores);
+            if (!last)
                 fill = await(next);
-            __syncwarp();
-            if (lane == 0)
-                barrier_arrive(sh.empty(at.slot));
+            if (AHEAD) /* after the last page it is multiplied again, for nothing */
+                multiply_keys<D>(t, sh.stage(last ? at.slot : next.slot, Stage<D>::BYTES), hi, lo);
+            if (whole) {
+                const int none[2] = {0, 0};
+                make_weights<false>(s, before, none, c, scores, w);
+            } else {
+                const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
+                make_weights<true>(s, before, limits, c, scores, w);
+            }
+            values(w, stage, span);
+            release();
             at = next;
-            if (page_number % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, mine, total_o, page_number,
-                              page_number % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+            if (number % SPAN_PAGES == SPAN_PAGES - 1 || number + 1 == seen)
+                merge_span<D>(span, mine, total_o, number,
+                              number % CHUNK_PAGES == CHUNK_PAGES - 1 || number + 1 == seen,
+                              complete && number + 1 == seen);
         }
-        pass_turn();
+        wgmma_wait<0>();
+        for (uint32_t number = seen; number < pages; number++) {
+            await(at);
+            release();
+            at.next(sh.stages);
+        }
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
@@ -740,17 +758,15 @@ template <int D, int GROUPS> struct Consumer {
         for (int run = anchor_pages ? 0 : 1; run < (pages ? 2 : 1); run++) {
             set_limits(p, item, run ? LIMIT : ANCHOR_LIMIT, group, t);
             segment(item, t, run ? pages : anchor_pages, run ? LIMIT : ANCHOR_LIMIT,
-                    run ? context_o : anchor_o);
+                    run ? context_o : anchor_o, run || pages == 0);
         }
-        write_outputs<D>(p, item, kv_head, group, warp, lane,
-                         anchor_pages ? anchor_o[D / 8 * 128] : no_heads(), anchor_pages ? anchor_o : nullptr,
-                         pages ? context_o[D / 8 * 128] : no_heads(), pages ? context_o : nullptr);
+        if (t.most >= 0) /* some of its rows are there */
+            write_outputs<D>(p, item, kv_head, group, warp, lane, mine, pages != 0,
+                             anchor_pages && pages ? anchor_o : nullptr);
     }
     __device__ __forceinline__ void all()
     {
         uint32_t units = h.prefill_items * p.kv_heads;
-        if (group + 1 == GROUPS)
-            pass_turn();
         for (uint32_t k = 0; k * gridDim.x < units; k++) {
             uint32_t u = unit_at(k);
             if (u < units)
@@ -787,8 +803,7 @@ __global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(con
         if (GROUPS > 1)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::CONSUMER));
         uint32_t group = warp / 4, q = sh.barriers + PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D),
-                 mine = q + 128 * D + threadIdx.x % 128 * 16,
-                 rows = q + 384 * D + threadIdx.x % 128 / 4 * 16;
+                 mine = q + 128 * D + threadIdx.x % 128 * 16, rows = q + 384 * D + threadIdx.x % 128 / 4 * 16;
         asm volatile("" : "+r"(mine), "+r"(rows), "+r"(lane));
         float4 *context_o =
             p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
