@@ -115,7 +115,6 @@ struct Params {
     uint32_t team_stages, decode_stages; /* ring stages of a team; of a warp of decode */
     uint32_t level_bytes;                /* shared memory of one level of team states */
     uint32_t prefill_stages;             /* ring stages of the prefill kernel */
-    uint32_t prefill_order;
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
     int high;                            /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments

@@ -264,21 +264,28 @@ static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t
 {
     Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
         second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
-    scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
-    group_barrier(group);
-#pragma unroll 1
-    for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
-        uint32_t place = warp * 16 + half * 8 + lane % 8;
-        Row row = find_row(p, item, kv_head, group * 64 + place);
-        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
-        uint32_t to = t.q + lane / 8 * 1024 + place * 16;
+    const float2 both =
+        make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
+    /* 8 rows by 4 columns of 16 bytes at a time; all of them are under way before the tile is free */
+    uint4 x[2][2 * D / 64];
 #pragma unroll
-        for (int j = 0; j < 2 * D / 64; j++) {
-            uint4 x = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
-            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x.x), "r"(x.y),
-                         "r"(x.z), "r"(x.w)
+    for (uint32_t half = 0; half < 2; half++) {
+        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + half * 8 + lane % 8);
+        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++)
+            x[half][j] = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
+    }
+    group_barrier(group);
+    scale = both;
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) {
+        uint32_t to = t.q + lane / 8 * 1024 + (warp * 16 + half * 8 + lane % 8) * 16;
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++)
+            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x[half][j].x),
+                         "r"(x[half][j].y), "r"(x[half][j].z), "r"(x[half][j].w)
                          : "memory");
-        }
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     group_barrier(group);
@@ -602,6 +609,59 @@ static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &
     mine.span() = no_heads();
 }
 
+/* Divides many numbers by one, 2^10 ≤ it ≤ 2^60, correctly rounded: the steps of __fdiv_rn, of which those
+ * that depend on the divisor alone are done once. */
+struct Divisor {
+    float l, inverse;
+    __device__ __forceinline__ explicit Divisor(float by) : l(by)
+    {
+        float r;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(by));
+        inverse = __fmaf_rn(r, __fmaf_rn(-by, r, 1.0f), r);
+    }
+    __device__ __forceinline__ float divide(float o) const
+    {
+        float q = __fmul_rn(o, inverse);
+        return __fmaf_rn(inverse, __fmaf_rn(-l, q, o), q);
+    }
+};
+
+/* A segment that is alone: its state, 4 columns at a time, divided by l. */
+template <int D>
+static __device__ __forceinline__ void write_quotients(const Mine<D> &mine, const float (&l)[2],
+                                                       float *const (&out)[2])
+{
+    constexpr int N = 4;
+    /* a row that is not there has l = 0 */
+    const Divisor by[2] = {Divisor(l[0] > 0.0f ? l[0] : 65535.0f), Divisor(l[1] > 0.0f ? l[1] : 65535.0f)};
+#pragma unroll 1
+    for (int j = 0; j < D / 8; j += N) {
+        float4 o[N];
+        float least = 1.0f, most = 1.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            o[i] = mine.o(j + i);
+            least =
+                fminf(least, fminf(fminf(fabsf(o[i].x), fabsf(o[i].y)), fminf(fabsf(o[i].z), fabsf(o[i].w))));
+            most =
+                fmaxf(most, fmaxf(fmaxf(fabsf(o[i].x), fabsf(o[i].y)), fmaxf(fabsf(o[i].z), fabsf(o[i].w))));
+        }
+        bool plain = least > 0x1p-60f && most < 0x1p90f; /* else steps of the division leave the range */
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float4 q = make_float4(by[0].divide(o[i].x), by[0].divide(o[i].y), by[1].divide(o[i].z),
+                                   by[1].divide(o[i].w));
+            if (!plain)
+                q = make_float4(__fdiv_rn(o[i].x, l[0]), __fdiv_rn(o[i].y, l[0]), __fdiv_rn(o[i].z, l[1]),
+                                __fdiv_rn(o[i].w, l[1]));
+            if (out[0])
+                *reinterpret_cast<float2 *>(out[0] + 8 * (j + i)) = make_float2(q.x, q.y);
+            if (out[1])
+                *reinterpret_cast<float2 *>(out[1] + 8 * (j + i)) = make_float2(q.z, q.w);
+        }
+    }
+}
+
 /* Both segments' states → outputs. The last one's is in shared memory: the context's, or, where there is
  * none, the anchor's. other_o: the anchor before a context, or nullptr. */
 template <int D>
@@ -609,7 +669,6 @@ static __device__ __forceinline__ void
 write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head, uint32_t group, uint32_t warp,
               uint32_t lane, const Mine<D> &mine, bool is_context, const float4 *other_o)
 {
-    const float4 zero = make_float4(0, 0, 0, 0);
     uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW), c = lane % 4;
     float4 other = other_o ? other_o[D / 8 * 128] : no_heads(), anchor = is_context ? other : mine.chunk(),
            context = is_context ? mine.chunk() : no_heads();
@@ -626,10 +685,14 @@ write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head, uint32_t 
         if (p.alpha && row.on && c == 0)
             p.alpha[row.at] = mix[r].alpha;
     }
+    if (!other_o) {
+        const float l[2] = {is_context ? lc[0] : la[0], is_context ? lc[1] : la[1]};
+        write_quotients<D>(mine, l, out);
+        return;
+    }
 #pragma unroll 4
     for (int j = 0; j < D / 8; j++) {
-        float4 last = mine.o(j), a = is_context ? (other_o ? other_o[j * 128] : zero) : last,
-               x = is_context ? last : zero;
+        float4 a = other_o[j * 128], x = mine.o(j);
         if (out[0])
             *reinterpret_cast<float2 *>(out[0] + 8 * j) = make_float2(
                 mix_channel(mix[0], a.x, la[0], x.x, lc[0]), mix_channel(mix[0], a.y, la[0], x.y, lc[0]));

@@ -14,7 +14,6 @@ enum {
     FP__TUNE_UNSHARED,      /* 1: anchors are not shared */
     FP__TUNE_NO_OVERLAP,    /* 1: each kernel begins when the one before has ended */
     FP__TUNE_PREFILL, /* groups of 64 rows in a tile of the prefill kernel, 4: whole segments are for teams */
-    FP__TUNE_ORDER,
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
