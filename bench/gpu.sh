@@ -6,9 +6,9 @@
 # with everything, machine and commit in it, and the JSON and plots of the experiments. A program that is not there is left
 # out, one that fails or takes too long loses nothing of the others; the exit code tells whether a check failed.
 #   FIELDPRINT_GPU_SECONDS  time for all of it (default 900); what is not begun by then is skipped
-#   FIELDPRINT_BRIEF        1: the most telling ones only, three to four minutes
+#   FIELDPRINT_BRIEF        1: the most telling ones only, four to five minutes
 #   FIELDPRINT_PEERS        a folder with Python packages of peers (FlashInfer), put on PYTHONPATH
-#   FIELDPRINT_STEPS        only these steps, by name (default: all)
+#   FIELDPRINT_STEPS        only these steps, by name (default: all); the results of the others in FOLDER stay
 set -uo pipefail
 programs=$(realpath "${1:?usage: bench/gpu.sh PROGRAMS [FOLDER]}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,7 +16,7 @@ folder=${2:-$here/results}
 mkdir -p "$folder"
 folder=$(realpath "$folder")
 raw=$folder/raw
-rm -rf "$raw"
+[ -n "${FIELDPRINT_STEPS:-}" ] || rm -rf "$raw"
 mkdir -p "$raw"
 total=${FIELDPRINT_GPU_SECONDS:-900}
 FIELDPRINT_COMMIT=${FIELDPRINT_COMMIT:-$(cat "$programs/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)}
@@ -67,7 +67,7 @@ model() { # TYPE LIMIT ARGUMENT...
     step "model_$type" "$limit" "$fieldprint" bench model --device cuda --type "$type" --runs 2 --seconds $((limit - 14)) --json "$@"
 }
 
-if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # three to four minutes
+if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # four to five minutes
     step check_attention 20 "$programs/cuda_attention" --check 8
     step check_engine 10 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation async --json
     step torch_peers 24 python3 "$here/torch_sdpa.py"
@@ -81,6 +81,7 @@ if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # three to four minutes
     experiment e2 25 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
     experiment e3 20 e3_scaling.py --brief --model-json "$raw/model_q4_0.jsonl"
     step check_forward 30 "$programs/cuda_forward" check
+    SANITIZE_ONLY='attention|forward|page|Q4_0|Q8_0|Q6_K|elementwise|hash|fieldprint' SANITIZE_SECONDS=80 step check_sanitize 90 "$here/gpu/sanitize.sh" "$programs" "$raw/sanitize"
 else
     step check_attention 60 "$programs/cuda_attention" --check 40
     step check_ops 60 "$programs/ops_gpu" check
@@ -103,38 +104,6 @@ else
     step forward_q8_0 45 "$programs/cuda_forward" bench Q8_0
     step bench_ops 40 "$programs/ops_gpu" bench "$raw/ops.json"
 fi
-python3 "$here/gpu/bars.py" "$raw" >"$raw/bars.jsonl"
-tail -n 1 "$raw/bars.jsonl"
-
-python3 - "$raw" "$folder" <<'END'
-import glob, json, os, sys
-raw, folder = sys.argv[1:]
-def lines(path):
-    out = []
-    for line in open(path, errors="replace"):
-        try:
-            out.append(json.loads(line))
-        except ValueError:
-            pass
-    return out
-smi = open(raw + "/nvidia-smi.txt").read().splitlines()
-result = {"machine": dict(zip((k.strip() for k in smi[0].split(",")), (v.strip() for v in smi[1].split(",")))) if len(smi) > 1 else smi,
-          "commit": os.environ["FIELDPRINT_COMMIT"], "steps": lines(raw + "/steps.jsonl")}
-for path in sorted(glob.glob(raw + "/*.jsonl")):
-    name = os.path.basename(path)[:-6]
-    if name != "steps" and not name.startswith("e"):
-        result[name] = lines(path)
-if os.path.exists(raw + "/ops.json"):
-    try:
-        result["ops"] = json.load(open(raw + "/ops.json"))
-    except ValueError:
-        result["ops"] = lines(raw + "/ops.json")
-for path in sorted(glob.glob(raw + "/e?_cuda.json")):
-    result[os.path.basename(path)[:2]] = json.load(open(path))
-with open(folder + "/gpu_all.json", "w") as file:
-    json.dump(result, file, indent=1)
-    file.write("\n")
-print("wrote", folder + "/gpu_all.json")
-END
+python3 "$here/gpu/collect.py" "$raw" "$folder"
 cp "$raw"/e?_cuda.json "$raw"/e?_cuda.svg "$folder" 2>/dev/null
 exit $failed

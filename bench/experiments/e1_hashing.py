@@ -16,9 +16,13 @@ MODES = ("none", "async", "async-cpu", "sync-page", "sync-token")
 
 
 def points(batches, context, steps):
-    """The list for `bench model --points`; the first only warms up."""
-    order = [mode for m in MODES[1:] for mode in ("none", m)] + ["none"]
-    return ["%dx%d:none@8" % (batches[0], context)] + ["%dx%d:%s@%d" % (b, context, m, steps) for b in batches for m in order]
+    """The list for `bench model --points`; the first only warms up. Token by token is told for the smallest batch alone: a
+    larger one would take most of the time."""
+    out = ["%dx%d:none@8" % (batches[0], context)]
+    for i, batch in enumerate(batches):
+        order = [mode for m in MODES[1:] for mode in ("none", m) if i == 0 or m != "sync-token"] + ["none"]
+        out += ["%dx%d:%s@%d" % (batch, context, mode, steps) for mode in order]
+    return out
 
 
 def plot(figure, result):
@@ -29,8 +33,8 @@ def plot(figure, result):
         places = [m + i * 0.8 / len(batches) for m in range(len(MODES))]
         left.bar(places, [100 * at[m]["tokens_per_s"] / at["none"]["tokens_per_s"] if m in at and "none" in at else 0 for m in MODES],
                  0.8 / len(batches), label="batch %d" % batch)
-        right.bar(places, [at[m]["p99_us"] if m in at else 0 for m in MODES], 0.8 / len(batches), alpha=0.5, label="p99, batch %d" % batch)
-        right.plot(places, [at[m]["p50_us"] if m in at else None for m in MODES], "k_", label="p50" if i == 0 else None)
+        right.bar(places, [at[m].get("p99_us", 0) if m in at else 0 for m in MODES], 0.8 / len(batches), alpha=0.5, label="p99, batch %d" % batch)
+        right.plot(places, [at[m].get("p50_us") if m in at else None for m in MODES], "k_", label="p50" if i == 0 else None)
     for axes in (left, right):
         axes.set_xticks(range(len(MODES)), MODES, rotation=20)
         axes.legend(fontsize=7)
@@ -41,10 +45,13 @@ def plot(figure, result):
 def main():
     args = arguments(__doc__, model={"help": "a GGUF file (default: random weights of the 8b shape, tiny on the CPU)"},
                      model_json={"help": "what `fieldprint bench model --json` said in this very call, instead of running it"},
+                     batches={"default": "1,8"}, context={"type": int, "help": "tokens of made-up K/V before decoding (default: 4064; 480 for small models)"},
                      list_points={"action": "store_true", "help": "print the points for `bench model --points`, for use with --model-json"})
-    small = args.quick or (args.device == "cpu" and not args.model)
-    # 192 steps fill three pages of each sequence
-    wanted = points((1,) if args.quick else (1, 8), 512 if small else 4096, 64 if args.quick else 192)
+    small = args.quick or args.device == "cpu"
+    batches = [int(b) for b in args.batches.split(",")]
+    # 192 steps fill three pages of each sequence; from the middle of a page, so that the last hash is not left to the end of
+    # the measurement, where nothing hides it
+    wanted = points(batches[:1] if args.quick else batches, args.context or (480 if small else 4064), 64 if args.quick else 192)
     if args.list_points:
         print(",".join(wanted))
         return 0

@@ -49,12 +49,14 @@ tiny=$scratch/tiny.gguf
 for tool in racecheck memcheck; do
     run $tool "forward pass, small models" "$programs/cuda_forward" check few
     run $tool "attention" "$programs/cuda_attention" --brief
-    run $tool "page store" "$programs/cuda_store" small "$scratch"
+    mkdir "$scratch/$tool"
+    run $tool "page store" "$programs/cuda_store" small "$scratch/$tool"
     for part in Q4_0 Q8_0 Q4_K Q6_K F16 Q4_1 Q5_0 Q5_1 Q5_K BF16 F32 elementwise hash; do
         run $tool "ops, $part" "$programs/ops_gpu" quick $part
     done
 done
-run initcheck "page store" "$programs/cuda_store" small "$scratch"
+mkdir "$scratch/initcheck"
+run initcheck "page store" "$programs/cuda_store" small "$scratch/initcheck"
 run memcheck "fieldprint run" "$programs/fieldprint" run -m "$tiny" -p "hello there" -n 70 --ignore-eog --no-receipt --device cuda --validate scrub -t 2
 run memcheck "fieldprint run, replay" "$programs/fieldprint" run -m "$tiny" -p "hello there" -n 70 --ignore-eog --no-receipt --device cuda --validate replay --release gated -t 2
 wait
