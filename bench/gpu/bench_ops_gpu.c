@@ -222,26 +222,22 @@ static void bench_prefill(void)
 {
     static const int types[] = {FP__Q4_0, FP__Q8_0, FP__Q4_1, FP__Q5_0, FP__Q5_1,
                                 FP__Q4_K, FP__Q5_K, FP__Q6_K, FP__F32};
-    static const uint32_t tokens[] = {96, 128, 256, 512, 2048};
+    static const uint32_t tokens[] = {64, 128, 512, 2048, 8192};
     for (size_t k = 0; k < sizeof types / sizeof *types; k++)
-        for (int s = 0; s < (k < 2 ? 4 : 1); s++) {
+        for (int s = 0; s < (k < 2 ? 3 : 1); s++) {
             linear_work l = s == 0   ? linear_make(types[k], 14336, 4096, 1, 1)
                             : s == 1 ? linear_make(types[k], 4096, 14336, 0, 1)
-                            : s == 2 ? linear_make(types[k], 4096, 4096, 0, 1)
-                                     : linear_make(types[k], 6144, 4096, 0, 1);
-            for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++) {
-                if (k >= 2 && t < 3)
+                                     : linear_make(types[k], 4096, 4096, 0, 1);
+            for (size_t t = 0; t < 5; t++) {
+                if (k >= 2 && t != 2 && t != 3)
                     continue;
                 linear_inputs(&l, tokens[t]);
-                for (uint32_t older = 0; older < 2; older++) {
-                    fp__cuda_tune = (fp__cuda_tuning){.no_wgmma = older, .always_prefill = 1};
-                    double us = time_graph(do_linear, &l, 3, 5);
-                    entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, "
-                          "\"note\": \"%s\", \"us\": %.1f, \"TOPS\": %.1f",
-                          fp__wtype_name(l.type), l.cols, l.w.rows, tokens[t], older ? "mma" : "", us,
-                          2.0 * (double)l.cols * l.w.rows * tokens[t] / us * 1e-6);
-                }
-                fp__cuda_tune = (fp__cuda_tuning){0};
+                double us = time_graph(do_linear, &l, 3, 5);
+                entry("\"op\": \"prefill\", \"type\": \"%s\", \"in\": %zu, \"out\": %u, \"tokens\": %u, "
+                      "\"us\": %.1f, "
+                      "\"TOPS\": %.1f",
+                      fp__wtype_name(l.type), l.cols, l.w.rows, tokens[t], us,
+                      2.0 * (double)l.cols * l.w.rows * tokens[t] / us * 1e-6);
                 linear_inputs_free(&l);
             }
             linear_free(&l);
@@ -452,8 +448,6 @@ int main(int argc, char **argv)
         do_linear(&a, 0, 0);
         do_linear(&a, 1, 0);
         linear_inputs(&b, 2048);
-        do_linear(&b, 0, 0);
-        fp__cuda_tune.no_wgmma = 1;
         do_linear(&b, 0, 0);
         CUDA(cudaDeviceSynchronize());
         return 0;

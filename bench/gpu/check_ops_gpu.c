@@ -324,9 +324,7 @@ static void check_product(int type, size_t rows, size_t cols, size_t tokens, int
     check(&m, &a, "decode or prefill");
     fp__cuda_tune.always_prefill = 1;
     check(&m, &a, "prefill");
-    fp__cuda_tune.no_wgmma = 1;
-    check(&m, &a, "prefill by mma");
-    fp__cuda_tune.always_prefill = fp__cuda_tune.no_wgmma = 0;
+    fp__cuda_tune.always_prefill = 0;
     matrix_free(&m);
     acts_free(&a);
 }

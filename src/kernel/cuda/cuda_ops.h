@@ -112,7 +112,6 @@ cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, const uint8_t 
 typedef struct fp__cuda_tuning {
     uint32_t decode_warps, decode_stage_bytes, decode_ctas, no_overlap;
     uint32_t always_prefill;
-    uint32_t no_wgmma; /* prefill by the instructions of older GPUs */
     uint32_t carveout; /* percent of shared memory; above 100: the driver's choice */
     uint32_t no_attention;
 } fp__cuda_tuning;

@@ -8,7 +8,6 @@
  * segment later than it was used, when all warps are likely past it. */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
-#include "kernel/cuda/linear_wgmma.h"
 #include "kernel/cuda/wtile.cuh"
 
 namespace fp
@@ -214,8 +213,6 @@ template <int TYPE, int WM, int WN> static cudaError_t run_prefill(const prefill
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream)
 {
-    if (linear_wgmma_built() && !fp__cuda_tune.no_wgmma)
-        return linear_wgmma(w, act, tokens, bias, residual, y, y_stride, stream);
     prefill_args a = {w->data,  act,         bias,   residual,          y, y_stride, w->rows,
                       w->tiles, w->segments, tokens, (uint32_t)w->gated};
     switch (w->type) {
@@ -237,7 +234,7 @@ cudaError_t linear_prefill_init()
                              prefill_shape<type, 4, 2>::STAGES *prefill_shape<type, 4, 2>::STAGE_BYTES));
     FP_EACH_TYPE(RAISE)
 #undef RAISE
-    return linear_wgmma_init();
+    return cudaSuccess;
 }
 
 } // namespace fp

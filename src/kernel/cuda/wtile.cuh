@@ -11,7 +11,6 @@
 #include "kernel/device_weight.h"
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-#include <string.h>
 
 namespace fp
 {
@@ -56,16 +55,6 @@ static __host__ __device__ __forceinline__ float half_bits_float(uint32_t h)
 {
     return __half2float(__half(__half_raw{(unsigned short)h}));
 }
-static __host__ __device__ __forceinline__ float bits_float(uint32_t u)
-{
-#ifdef __CUDA_ARCH__
-    return __uint_as_float(u);
-#else
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-#endif
-}
 /* Byte k of w as a float. */
 static __host__ __device__ __forceinline__ float byte_float(uint32_t w, int k)
 {
@@ -84,42 +73,19 @@ static __host__ __device__ __forceinline__ float mul_exact(float a, float b)
 #endif
 }
 
-/* What a lane reads of a pair's quants, and of its scales. */
-template <int TYPE> struct packed_pair {
-    uint4 low[wtile<TYPE>::LOW / 2048];
-    uint2 high;
-    uint4 scale;
-    uint2 super;
-};
-
 template <int TYPE>
-static __host__ __device__ __forceinline__ void read_quants(const uint8_t *unit, int p, int lane,
-                                                            packed_pair<TYPE> &o)
+static __host__ __device__ __forceinline__ void load_quants(const uint8_t *unit, int p, int lane,
+                                                            uint32_t (&a)[2][4])
 {
     using W = wtile<TYPE>;
     if constexpr (W::LOW == 4096) {
 #pragma unroll
-        for (int b = 0; b < 2; b++)
-            o.low[b] = *(const uint4 *)(unit + (2 * p + b) * 512 + lane * 16);
+        for (int b = 0; b < 2; b++) {
+            uint4 v = *(const uint4 *)(unit + (2 * p + b) * 512 + lane * 16);
+            a[b][0] = v.x, a[b][1] = v.y, a[b][2] = v.z, a[b][3] = v.w;
+        }
     } else {
-        o.low[0] = *(const uint4 *)(unit + p * 512 + lane * 16);
-        if constexpr (W::HIGH == 512)
-            o.high.x = *(const uint32_t *)(unit + W::LOW + p * 128 + lane * 4);
-        else if constexpr (W::HIGH == 1024)
-            o.high = *(const uint2 *)(unit + W::LOW + p * 256 + lane * 8);
-    }
-}
-
-template <int TYPE>
-static __host__ __device__ __forceinline__ void unpack_quants(const packed_pair<TYPE> &o, uint32_t (&a)[2][4])
-{
-    using W = wtile<TYPE>;
-    if constexpr (W::LOW == 4096) {
-#pragma unroll
-        for (int b = 0; b < 2; b++)
-            a[b][0] = o.low[b].x, a[b][1] = o.low[b].y, a[b][2] = o.low[b].z, a[b][3] = o.low[b].w;
-    } else {
-        uint4 v = o.low[0];
+        uint4 v = *(const uint4 *)(unit + p * 512 + lane * 16);
         uint32_t w[2][2] = {{v.x, v.y}, {v.z, v.w}};
 #pragma unroll
         for (int b = 0; b < 2; b++)
@@ -130,57 +96,39 @@ static __host__ __device__ __forceinline__ void unpack_quants(const packed_pair<
                 a[b][r + 2] = (W::SHIFT == 4 ? w[b][r] : w[b][r] >> (4 - W::SHIFT)) & MASK;
             }
         if constexpr (W::HIGH == 512) {
+            uint32_t h = *(const uint32_t *)(unit + W::LOW + p * 128 + lane * 4);
             constexpr int TO = 4 + W::SHIFT; /* the bit's place in a byte */
 #pragma unroll
             for (int b = 0; b < 2; b++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
                     int from = 4 * b + i;
-                    uint32_t bits = from < TO ? o.high.x << (TO - from) : o.high.x >> (from - TO);
+                    uint32_t bits = from < TO ? h << (TO - from) : h >> (from - TO);
                     a[b][i] |= bits & (0x01010101u << TO);
                 }
         } else if constexpr (W::HIGH == 1024) {
+            uint2 h = *(const uint2 *)(unit + W::LOW + p * 256 + lane * 8);
 #pragma unroll
             for (int b = 0; b < 2; b++)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
-                    a[b][i] |= (b ? o.high.y : o.high.x) << (6 - 2 * i) & 0xc0c0c0c0u;
+                    a[b][i] |= (b ? h.y : h.x) << (6 - 2 * i) & 0xc0c0c0c0u;
         }
     }
 }
 
 template <int TYPE>
-static __host__ __device__ __forceinline__ void read_scales(const uint8_t *unit, int p, int lane,
-                                                            packed_pair<TYPE> &o)
+static __host__ __device__ __forceinline__ void load_scales(const uint8_t *unit, int p, int lane,
+                                                            typename wtile<TYPE>::pair &o)
 {
     using W = wtile<TYPE>;
     const uint8_t *scale = unit + W::LOW + W::HIGH;
     int g = lane / 4, at = p * 8 + g;
-    if constexpr (TYPE == T_F32 || TYPE == T_Q4_1 || TYPE == T_Q5_1) {
-        o.scale = *(const uint4 *)(scale + at * 16);
-    } else {
-        uint2 v = *(const uint2 *)(scale + at * 8);
-        o.scale.x = v.x, o.scale.y = v.y;
-        if constexpr (TYPE == T_Q4_K || TYPE == T_Q5_K)
-            o.super = *(const uint2 *)(scale + 256 + g * 8);
-        else if constexpr (TYPE == T_Q6_K)
-            o.super.x = *(const uint32_t *)(scale + 256 + g * 4);
-    }
-}
-
-template <int TYPE>
-static __host__ __device__ __forceinline__ void unpack_scales(const packed_pair<TYPE> &s,
-                                                              typename wtile<TYPE>::pair &o)
-{
     if constexpr (TYPE == T_F32) {
-        const uint32_t v[4] = {s.scale.x, s.scale.y, s.scale.z, s.scale.w};
-#pragma unroll
-        for (int b = 0; b < 2; b++)
-#pragma unroll
-            for (int r = 0; r < 2; r++)
-                o.dw[b][r][0] = bits_float(v[2 * b + r]);
+        float4 v = *(const float4 *)(scale + at * 16);
+        o.dw[0][0][0] = v.x, o.dw[0][1][0] = v.y, o.dw[1][0][0] = v.z, o.dw[1][1][0] = v.w;
     } else if constexpr (TYPE == T_Q4_1 || TYPE == T_Q5_1) {
-        uint4 v = s.scale;
+        uint4 v = *(const uint4 *)(scale + at * 16);
         uint32_t w[2][2] = {{v.x, v.y}, {v.z, v.w}};
 #pragma unroll
         for (int b = 0; b < 2; b++)
@@ -190,16 +138,18 @@ static __host__ __device__ __forceinline__ void unpack_scales(const packed_pair<
                 o.mw[b][r] = half_bits_float(w[b][r] >> 16);
             }
     } else if constexpr (TYPE == T_Q4_K || TYPE == T_Q5_K) {
+        uint2 v = *(const uint2 *)(scale + at * 8), d = *(const uint2 *)(scale + 256 + g * 8);
 #pragma unroll
         for (int b = 0; b < 2; b++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                uint32_t w = b ? s.scale.y : s.scale.x, f = r ? s.super.y : s.super.x;
+                uint32_t w = b ? v.y : v.x, f = r ? d.y : d.x;
                 o.dw[b][r][0] = mul_exact(half_bits_float(f & 0xffffu), byte_float(w, 2 * r));
                 o.mw[b][r] = -mul_exact(half_bits_float(f >> 16), byte_float(w, 2 * r + 1));
             }
     } else if constexpr (TYPE == T_Q6_K) {
-        uint32_t d = s.super.x;
+        uint2 v = *(const uint2 *)(scale + at * 8);
+        uint32_t d = *(const uint32_t *)(scale + 256 + g * 4);
 #pragma unroll
         for (int b = 0; b < 2; b++)
 #pragma unroll
@@ -207,13 +157,14 @@ static __host__ __device__ __forceinline__ void unpack_scales(const packed_pair<
 #pragma unroll
                 for (int r = 0; r < 2; r++)
                     o.dw[b][r][h] = mul_exact(half_bits_float(r ? d >> 16 : d & 0xffffu),
-                                              byte_float(b ? s.scale.y : s.scale.x, 2 * h + r) - 128.0f);
+                                              byte_float(b ? v.y : v.x, 2 * h + r) - 128.0f);
     } else {
+        uint2 v = *(const uint2 *)(scale + at * 8);
 #pragma unroll
         for (int b = 0; b < 2; b++)
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                uint32_t w = b ? s.scale.y : s.scale.x;
+                uint32_t w = b ? v.y : v.x;
                 o.dw[b][r][0] = half_bits_float(r ? w >> 16 : w & 0xffffu);
             }
     }
@@ -223,11 +174,8 @@ template <int TYPE>
 static __host__ __device__ __forceinline__ void load_pair(const uint8_t *unit, int p, int lane,
                                                           typename wtile<TYPE>::pair &o)
 {
-    packed_pair<TYPE> packed;
-    read_quants<TYPE>(unit, p, lane, packed);
-    read_scales<TYPE>(unit, p, lane, packed);
-    unpack_quants<TYPE>(packed, o.a);
-    unpack_scales<TYPE>(packed, o);
+    load_quants<TYPE>(unit, p, lane, o.a);
+    load_scales<TYPE>(unit, p, lane, o);
 }
 
 /* c = magic + A·B: a0 = (row g, inputs 4c..), b0 = (token g, inputs 4c..), c0, c1 = (row g, tokens 2c, 2c +
