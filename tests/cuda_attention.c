@@ -743,10 +743,10 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
            c->name, c->d, c->kv_heads, c->group, c->sequences, c->tokens, c->anchor, c->context,
            c->shared ? "true" : "false", c->mode, layers, us[0], us[1], us[2], bytes, rate, rate / copy);
     if (c->tokens > 8) { /* causal prefill: 4·d operations per visible (row, token) */
-        double pairs =
-            (double)c->sequences * heads *
-            ((double)c->tokens * (c->context - c->tokens + c->anchor) + 0.5 * c->tokens * (c->tokens + 1.0)) +
-            (double)c->decodes * heads * (c->context + c->anchor);
+        double pairs = (double)c->sequences * heads *
+                           ((double)c->tokens * (c->context - c->tokens + c->anchor) +
+                            0.5 * c->tokens * (c->tokens + 1.0)) +
+                       (double)c->decodes * heads * (c->context + c->anchor);
         printf(", \"tflops_equivalent\": %.1f", pairs * 4 * c->d / us[0] / 1e6);
     }
     printf("}\n");
@@ -759,6 +759,21 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     }
     cudaFree(q), cudaFree(s_q), cudaFree(gamma), cudaFree(out), cudaFree(alpha), cudaFree(planes);
     free(s), free(host), free(g);
+}
+
+/* Whether a name contains one of the parts of a list, a|b|c; no list wants all. */
+static bool wanted(const char *list, const char *name)
+{
+    char part[128];
+    if (!list)
+        return true;
+    for (const char *at = list, *end; *at; at = *end ? end + 1 : end) {
+        end = at + strcspn(at, "|");
+        snprintf(part, sizeof part, "%.*s", (int)(end - at), at);
+        if (strstr(name, part))
+            return true;
+    }
+    return false;
 }
 
 static int bench(const char *only)
@@ -851,7 +866,7 @@ static int bench(const char *only)
     CUDA(cudaMalloc((void **)&pool, pool_bytes));
     uint32_t filled = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (only && !strstr(shapes[i].name, only))
+        if (!wanted(only, shapes[i].name))
             continue;
         if (filled != shapes[i].d)
             fill_pool(filled = shapes[i].d);
@@ -868,7 +883,7 @@ int main(int argc, char **argv)
         return 77;
     }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASE [choice value]… */
+        for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASES [choice value]… */
             int choice = atoi(argv[i]);
             if (choice >= 0 && choice < FP__TUNE_COUNT)
                 fp__cuda_attention_tuning[choice] = (uint32_t)atoi(argv[i + 1]);
