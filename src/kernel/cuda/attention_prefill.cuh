@@ -5,18 +5,21 @@
  * A CTA is a warpgroup for each 64 rows, and a producer warp. The producer copies pages into a ring of shared
  * memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for all
  * rows. A group multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers) and
- * multiplies it with V; while one group waits for its products, the weights of the others are computed.
+ * multiplies it with V. One or two groups multiply the next page with Q while they work out the weights of a
+ * page; three have no registers for that: while one waits for its products, the others work out weights.
  *
  *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
  * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
- *  - span states are in registers, those of the chunk in shared memory, of the segment in device memory (L2).
- *  - what does not wait for a product is done while one is under way: the heads of a page's merge, and
- * looking for the next page.
+ *  - o of a span is in registers, states of the chunk are in shared memory, of the segment in device memory
+ * (L2), the complete one in shared memory again.
  *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
  *
- * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
- * never put together: with p = y·2^n (y the polynomial), the products p·65535 and p·s_v·65535 are those of y,
- * scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is exp2c(0) = 1. */
+ * Rewrites of §6, all exact: (m - x)/32 is one saturating fma, which cuts it off at 1: exp2c(-32)·65535
+ * rounds to 0 like all below; the polynomial takes what is left as it is, its coefficients have the powers of
+ * 32; p is never put together: with p = y·2^n (y the polynomial), the products p·65535 and p·s_v·65535 are
+ * those of y, scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is
+ * exp2c(0) = 1. (m/32 and the fma may round where numbers are near the smallest: then x - m is so near 0 that
+ * y is 1 either way.) */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #include "kernel/cuda/async.cuh"
