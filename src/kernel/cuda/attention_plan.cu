@@ -625,16 +625,16 @@ static bool list_lengths(fp_cuda_attention *plan, const fp_cuda_attention_sequen
     return true;
 }
 
-/* Pages of the CTA that has most of them, going back and forth over the CTAs as the prefill kernel does. */
-static uint64_t longest_cta(const fp_cuda_attention *plan)
+/* Time of the CTA that has most to do, going back and forth over the CTAs as the prefill kernel does. */
+static uint64_t longest_cta(const fp_cuda_attention *plan, uint32_t page_cost, uint32_t unit_cost)
 {
     uint32_t hk = plan->config.kv_heads, grid = plan->grid;
     uint64_t units = (uint64_t)plan->lengths.n * hk, first = 0, last = 0;
     for (uint64_t k = 0; k < units; k += grid) {
         bool back = k / grid & 1;
         uint64_t a = back ? k + grid - 1 : k, b = back ? k : k + grid - 1;
-        first += a < units ? plan->lengths.at[a / hk] : 0;
-        last += b < units ? plan->lengths.at[b / hk] : 0;
+        first += a < units ? plan->lengths.at[a / hk] * page_cost + unit_cost : 0;
+        last += b < units ? plan->lengths.at[b / hk] * page_cost + unit_cost : 0;
     }
     return first > last ? first : last;
 }
@@ -644,9 +644,10 @@ static uint64_t longest_cta(const fp_cuda_attention *plan)
 static bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
                          bool *whole)
 {
-    /* a page takes so long (in 100 cycles) with 1, 2, 3 groups, and with a team if all CTAs have the same
-     * work */
-    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 42, 58}, team_cost = 95;
+    /* 1, 2, 3 groups: what a page takes and what a tile takes besides; a page of a team if all CTAs have the
+     * same work. In 1/17 µs of an H100. */
+    static const uint32_t page_cost[PREFILL_GROUPS] = {27, 40, 56},
+                          unit_cost[PREFILL_GROUPS] = {100, 110, 120}, team_cost = 95;
     uint32_t forced = fp__cuda_attention_tuning[FP__TUNE_WHOLE],
              tiles = fp__cuda_attention_tuning[FP__TUNE_PREFILL], best_groups = 0;
     uint64_t best = 0, sum;
@@ -657,7 +658,7 @@ static bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequen
         plan->prefill_groups = groups;
         if (!list_lengths(plan, sequences, n, &sum))
             return false;
-        uint64_t cost = longest_cta(plan) * page_cost[groups - 1];
+        uint64_t cost = longest_cta(plan, page_cost[groups - 1], unit_cost[groups - 1]);
         if (best_groups == 0 || cost < best)
             best_groups = groups, best = cost;
     }

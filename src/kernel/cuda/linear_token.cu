@@ -197,14 +197,6 @@ static __device__ __forceinline__ float unit_sum(const uint8_t *unit, const uint
     return sum;
 }
 
-/* The arrival of a warp, after all its lanes' reads and writes: one lane's, as it is made for every unit. */
-static __device__ __forceinline__ void arrive_one(uint64_t *bar, int lane)
-{
-    __syncwarp();
-    if (lane == 0)
-        barrier_arrive(bar);
-}
-
 /* A place in a ring and the parity of its round. */
 struct ring_place {
     uint32_t at, parity;
@@ -293,7 +285,7 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
                 uint32_t group = s.name[i % NAMES];
                 barrier_wait(&s.added[buffer.at], buffer.parity); /* at the end too: one phase at a time */
                 if (group == NONE) {
-                    arrive_one(&s.summed[buffer.at], lane);
+                    arrive_warp(&s.summed[buffer.at]);
                     return;
                 }
                 units = group_units(a, group);
@@ -305,10 +297,10 @@ static __device__ __forceinline__ void work(const token_args &a, shared_state &s
                     out[unit * 16] = sum;
                 segment += WORKERS; /* more slabs than one: of one tile */
             }
-            arrive_one(&s.empty[place.at], lane);
+            arrive_warp(&s.empty[place.at]);
             place.step(a.stages);
         }
-        arrive_one(&s.summed[buffer.at], lane);
+        arrive_warp(&s.summed[buffer.at]);
         buffer.step(2);
     }
 }
@@ -350,7 +342,7 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
                 a.y[row] = y;
             }
         }
-        arrive_one(&s.added[buffer.at], lane);
+        arrive_warp(&s.added[buffer.at]);
         buffer.step(2);
     }
 }
@@ -369,11 +361,11 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
         if ((uint32_t)lane < STAGES) {
             for (uint32_t k = 0; k < PARTS; k++)
                 barrier_init(&s.full[lane][k], 1);
-            barrier_init(&s.empty[lane], WORKERS);
+            barrier_init(&s.empty[lane], WORKERS * WARP_ARRIVALS);
         }
         if (lane < 2) {
-            barrier_init(&s.summed[lane], WORKERS);
-            barrier_init(&s.added[lane], 1);
+            barrier_init(&s.summed[lane], WORKERS * WARP_ARRIVALS);
+            barrier_init(&s.added[lane], WARP_ARRIVALS);
         }
         barrier_init_done();
         __syncwarp();
@@ -402,7 +394,7 @@ static size_t plan_stages(token_args *a, uint32_t unit_bytes)
     size_t most = (size_t)sizes().shared_bytes, slab = (size_t)WORKERS * unit_bytes;
     size_t fixed = a->segments * ACT_BYTES + sizeof(shared_state) +
                    (size_t)a->group_tiles * a->segments * 128 + (a->norm ? (size_t)a->width * 4 : 0);
-    size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 112 * 1024;
+    size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 190 * 1024;
     size_t stages = want / slab;
     stages = stages < 2 ? 2 : stages > STAGES ? STAGES : stages;
     while (stages > 0 && fixed + stages * slab > most)
