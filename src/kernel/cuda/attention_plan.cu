@@ -1,10 +1,8 @@
 /* Host side of attention on the GPU: the work list of a step, and the launch. Written without the C++
  * library, so that C programs link it. */
-#include "kernel/cuda/attention_plan.cuh"
-#include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_work.cuh"
 
 #include "core/error.h"
-#include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/attention_launch.cuh"
 
 #include <cuda_runtime.h>
@@ -25,74 +23,7 @@ constexpr uint32_t AHEAD_HALVES = 1;  /* of a warp of decode behind its ring, as
 static_assert(sizeof(Header) <= HEADER_WORDS * 4 && sizeof(Control) <= CONTROL_WORDS * 4,
               "they have their place");
 
-/* A growing array of plain values. */
-template <typename T> struct Array {
-    T *at;
-    size_t n, room;
-    T *add(size_t count)
-    {
-        if (n + count > room) {
-            size_t more = 2 * (n + count) + 64;
-            T *p = (T *)realloc((void *)at, more * sizeof(T));
-            if (!p)
-                return nullptr;
-            at = p;
-            room = more;
-        }
-        T *first = at + n;
-        n += count;
-        memset((void *)first, 0, count * sizeof(T));
-        return first;
-    }
-};
-
-struct Item {
-    uint32_t word[ITEM_WORDS];
-};
-
-/* Query tokens that see one segment together. */
-struct List {
-    const fp_cuda_attention_segment *segment;
-    uint32_t tokens, token;     /* consecutive from `token`, or listed at `token` */
-    bool listed, team, stacked; /* stacked: more rows than a warp has */
-    uint32_t table, block_rows, blocks, stream_at;
-};
-
-/* The prefill kernel of tiles of so many groups. */
-struct Prefill {
-    Kernel kernel;
-    uint32_t stages;
-    size_t shared_bytes;
-};
-
 } // namespace
-
-struct fp_cuda_attention {
-    fp_cuda_attention_config config;
-    uint32_t group, grid, team_stages, decode_stages, level_bytes;
-    size_t decode_bytes, team_bytes, state_rows, plan_words; /* bytes of shared memory */
-    Kernel decode, team;
-    Prefill prefill[PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
-    uint32_t prefill_groups;         /* of the step's tiles */
-    uint32_t tiles, quads;           /* of decode: of 4 rows a warp, of 4 warps a multiprocessor */
-    uint32_t cut;                    /* every so many chunks one is done in spans; 0: none */
-    Array<uint32_t> lengths;
-    float4 *prefill_scratch;
-    uint32_t *device_plan, *staging;
-    uint8_t *states; /* heads, then o */
-    float *anchor_scratch;
-    cudaEvent_t copied;
-    bool planned;
-    uint32_t merge_ctas, merge_bytes, decode_singles;
-    Array<Item> decode_items, team_items, prefills; /* prefills: whole items of the prefill kernel */
-    Array<uint32_t> token_lists, pages;
-    Array<uint8_t> fills;
-    Array<List> lists;
-    Array<MergeToken> merges;
-    Array<MergeStream> streams;
-    Array<uint32_t> leader; /* per sequence: the first with the same anchor */
-    size_t used_rows;
-};
 
 static fp_status cuda_failed(cudaError_t e, const char *what)
 {
@@ -110,15 +41,6 @@ static fp_status cuda_failed(cudaError_t e, const char *what)
 static fp_status out_of_memory(void)
 {
     return fp__fail(FP_NO_MEMORY, "no memory for the work list of attention");
-}
-
-static uint32_t ceil_div(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
-static uint32_t min_of(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
 }
 
 static uint32_t tuned_or(int choice, uint32_t otherwise)
