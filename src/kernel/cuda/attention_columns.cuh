@@ -19,22 +19,6 @@ namespace fp
 namespace attn
 {
 
-static __device__ __forceinline__ void mma_s8s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                                uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-static __device__ __forceinline__ void mma_s8u8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                                uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 static __device__ __forceinline__ uint32_t transpose_b16(uint32_t x)
 {
     uint32_t y;
@@ -226,17 +210,7 @@ static __device__ __forceinline__ void scores(const Columns<D, NT> &x, uint32_t 
 #pragma unroll
         for (int k = 4; k < 32; k *= 2)
             l += __shfl_xor_sync(~0u, l, k);
-        float before = s.m[n], after = before > m ? before : m, b = exp2c(__fsub_rn(m, after));
-        out.keep[n] = exp2c(__fsub_rn(before, after));
-        out.unit[n] = pow2(e);
-        out.scale[n] = __fmul_rn(b, out.unit[n]);
-        s.m[n] = after;
-        if (dead) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
-            out.keep[n] = 1.0f;
-            out.scale[n] = -0.0f;
-        } else {
-            s.l[n] = __fmaf_rn(s.l[n], out.keep[n], __fmul_rn(__int2float_rn(l), b));
-        }
+        merge_page(m, l, e, dead, s.m[n], s.l[n], out.keep[n], out.unit[n], out.scale[n]);
     }
 }
 
