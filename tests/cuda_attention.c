@@ -357,6 +357,9 @@ static void check_lab(struct lab *c, const char *name)
                                                         {4, 16, 8, 0, 1},
                                                         {0, 0, 0, 2, 1},
                                                         {16, 4, 0, 1, 2, 1},
+                                                        {4, 4, 0, 1, 2, [FP__TUNE_LARGE] = 2},
+                                                        {0, 8, 0, 0, 2, [FP__TUNE_LARGE] = 2},
+                                                        {16, 16, 0, 1, 2, [FP__TUNE_LARGE] = 2},
                                                         {0, 0, 0, 2, 0, 0, 1},
                                                         {0, 0, 0, 2, 0, 0, 2},
                                                         {0, 0, 0, 2, 0, 0, 3},
@@ -429,6 +432,26 @@ static void check_random(uint32_t seed)
     char name[128];
     snprintf(name, sizeof name, "seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group, kv_heads,
              n, tokens);
+    check_lab(&c, name);
+    free_lab(&c);
+}
+
+/* Batches over one anchor, or over a few, whose users are not neighbours; up to 8 query tokens each. */
+static void check_shared(uint32_t seed)
+{
+    static const uint32_t sizes[] = {128, 128, 64, 128, 96, 256}, batches[] = {2, 3, 5, 8, 16, 33, 64};
+    random_state = seed;
+    uint32_t d = sizes[seed % 6], group = 1 + random_below(8), kv_heads = 1 + random_below(2), tokens = 0;
+    size_t n = batches[seed % 7];
+    uint32_t most = random_below(2) ? 1 : 8;
+    for (size_t i = 0; i < n; i++)
+        tokens += 1 + random_below(most);
+    struct lab c;
+    make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
+    make_sequences(&c, n, most, seed % 3 ? 3 : 2, 40, 6);
+    char name[128];
+    snprintf(name, sizeof name, "shared seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
+             kv_heads, n, tokens);
     check_lab(&c, name);
     free_lab(&c);
 }
@@ -540,6 +563,13 @@ static int check_prefills(uint32_t cases)
     return report();
 }
 
+static int check_all_shared(uint32_t cases)
+{
+    for (uint32_t i = 0; i < cases; i++)
+        check_shared(i);
+    return report();
+}
+
 static int check(uint32_t cases)
 {
     static const uint32_t sizes[] = {64, 96, 128, 256};
@@ -550,6 +580,8 @@ static int check(uint32_t cases)
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
     for (uint32_t i = 0; i < cases; i++)
         check_random(1000 + i);
+    for (uint32_t i = 0; i < cases; i++)
+        check_shared(i);
     return check_prefills(2 * cases);
 }
 
@@ -559,8 +591,8 @@ static int check_briefly(void)
     struct lab c;
     static const uint32_t sizes[] = {128, 64};
     brief = true;
-    for (uint32_t i = 0; i < 6; i++) {
-        uint32_t d = sizes[i % 2], group = i < 3 ? 4 : 7, n = 1 + i % 3;
+    for (uint32_t i = 0; i < 7; i++) {
+        uint32_t d = sizes[i % 2], group = i < 3 ? 4 : 7, n = i == 6 ? 9 : 1 + i % 3;
         make_lab(&c, d, 2, group, i == 5 ? 30 : n, 12, RANDOM);
         make_sequences(&c, n, i == 5 ? 12 : 1, i < 2 ? 0 : 3, 6, i == 0 ? 40 : 4);
         check_lab(&c, "brief");
@@ -835,6 +867,8 @@ static int bench(const char *only)
         {"anchor 2048 own, 16x512", 128, 8, 4, 16, 1, 2048, 512, false, 0},
         {"anchor 2048 shared, 64x512", 128, 8, 4, 64, 1, 2048, 512, true, 0},
         {"anchor 2048 own, 64x512", 128, 8, 4, 64, 1, 2048, 512, false, 0},
+        {"decode 64x512", 128, 8, 4, 64, 1, 0, 512, false, 0},
+        {"decode 2 tokens 8x32k", 128, 8, 4, 8, 2, 0, 32768, false, 0},
         {"decode 4 tokens 8x32k", 128, 8, 4, 8, 4, 0, 32768, false, 0},
         {"decode 8 tokens 8x32k", 128, 8, 4, 8, 8, 0, 32768, false, 0},
         {"decode d64 8x32k", 64, 8, 4, 8, 1, 0, 32768, false, 0},
@@ -914,5 +948,7 @@ int main(int argc, char **argv)
         return check_briefly();
     if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
         return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
+    if (argc > 1 && strcmp(argv[1], "--check-shared") == 0)
+        return check_all_shared(argc > 2 ? (uint32_t)atoi(argv[2]) : 42);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
 }

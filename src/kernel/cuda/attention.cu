@@ -103,6 +103,33 @@ static fp_status choose_prefill(fp_cuda_attention *plan)
     return FP_OK;
 }
 
+/* Decode beside large stacks, if this GPU has that for the head size, for groups of up to 4 heads. It leaves
+ * what merging needs at least. */
+static fp_status choose_stack(fp_cuda_attention *plan)
+{
+    int device, shared, all_shared;
+    Stack *s = &plan->stack;
+    uint32_t d = plan->config.d;
+    Kernel kernel = d == 64 ? stack_kernel_64() : d == 96 ? stack_kernel_96() : d == 128 ? stack_kernel_128() : nullptr;
+    if (!kernel || !prefill_built() || plan->tiles != 1)
+        return FP_OK;
+    FP_CUDA(cudaGetDevice(&device), "no GPU to plan for");
+    FP_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+            "reading the GPU's properties");
+    FP_CUDA(cudaDeviceGetAttribute(&all_shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+            "reading the GPU's properties");
+    uint32_t room = min_of((uint32_t)shared, (uint32_t)all_shared - MERGE_LEAST_BYTES - 2048),
+             fixed = 2 * DECODE_QUAD_BYTES + stack_shared_bytes(d), stage = 2 * QUAD * stage_bytes(d);
+    if (room < fixed + 2 * stage)
+        return FP_OK;
+    s->decode_stages = min_of((room - fixed) / stage, MAX_STAGES);
+    s->shared_bytes = fixed + s->decode_stages * stage;
+    s->kernel = kernel;
+    FP_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)s->shared_bytes),
+            "reserving shared memory");
+    return FP_OK;
+}
+
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
@@ -155,6 +182,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (status == FP_OK)
         status = choose_prefill(plan);
     if (status == FP_OK)
+        status = choose_stack(plan);
+    if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
         fp_cuda_attention_destroy(plan);
@@ -177,6 +206,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->prefill_scratch);
     free(plan->decode_items.at);
     free(plan->team_items.at);
+    free(plan->stack_items.at);
     free(plan->prefills.at);
     free(plan->lengths.at);
     free(plan->token_lists.at);
@@ -212,10 +242,10 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.group = plan->group;
     p.d = plan->config.d;
     p.team_stages = plan->team_stages;
-    p.decode_stages = plan->decode_stages;
+    p.decode_stages = plan->stacks ? plan->stack.decode_stages : plan->decode_stages;
     p.level_bytes = plan->level_bytes;
-    p.merge_bytes = plan->merge_bytes;
-    p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, plan->decode_stages);
+    p.merge_bytes = plan->stacks ? MERGE_LEAST_BYTES : plan->merge_bytes;
+    p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, p.decode_stages);
     p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
@@ -226,12 +256,15 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
         prefill->kernel<<<plan->grid, prefill_threads(plan->prefill_groups), prefill->shared_bytes, s>>>(p);
         FP_CUDA(cudaGetLastError(), "starting attention of prefills");
     }
-    if (plan->decode_items.n)
+    if (plan->stacks)
+        FP_CUDA(launch(plan->stack.kernel, plan->grid, STACK_THREADS, plan->stack.shared_bytes, s, p),
+                "starting attention");
+    else if (plan->decode_items.n)
         FP_CUDA(launch(plan->decode, plan->grid, plan->quads * QUAD * 32, plan->decode_bytes, s, p),
                 "starting attention");
     if (plan->team_items.n)
         FP_CUDA(launch(plan->team, plan->grid, WARPS * 32, plan->team_bytes, s, p), "starting attention");
-    if (plan->decode_items.n == 0 && plan->team_items.n == 0)
+    if (plan->decode_items.n == 0 && plan->team_items.n == 0 && plan->stack_items.n == 0)
         return FP_OK;
     FP_CUDA(launch(merge_kernel(), plan->merge_ctas, MERGE_THREADS, p.merge_bytes, s, p),
             "starting the merge of attention");

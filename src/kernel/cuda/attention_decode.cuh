@@ -40,7 +40,8 @@ struct Walk {
     uint32_t half, end, step, kv_offset;
 };
 
-template <int D, int NT, int QUADS> struct DecodeWarp {
+/* STACKS: whether there may be stacked units. */
+template <int D, int NT, int QUADS, bool STACKS> struct DecodeWarp {
     const Params &p;
     uint8_t *shared;
     Part *parts;    // [QUAD][4·NT] of this quad
@@ -87,13 +88,13 @@ template <int D, int NT, int QUADS> struct DecodeWarp {
         uint32_t flags = word(words, FLAGS), pages = word(words, PAGES),
                  each = flags & PAGED ? 1 : SPAN_PAGES;
         uint32_t at = flags & PAIRED ? part % 2 : part;
-        first = flags & STACKED ? 0 : min(at * each, pages);
-        last = flags & STACKED ? pages : min(first + each, pages);
+        first = STACKS && flags & STACKED ? 0 : min(at * each, pages);
+        last = STACKS && flags & STACKED ? pages : min(first + each, pages);
     }
     __device__ __forceinline__ Walk open(const Unit &u) const
     {
         uint32_t first, last, item, head;
-        bool stacked = word(u.words, FLAGS) & STACKED;
+        bool stacked = STACKS && word(u.words, FLAGS) & STACKED;
         range(u.words, first, last);
         find_item(u.number, item, head);
         return {stacked ? part : 2 * first, 2 * last, stacked ? QUAD : 1u, head * (128 * D + 256)};
@@ -257,8 +258,8 @@ static __device__ __forceinline__ float4 channels(const Piece<D, NT> &s, int n, 
 }
 
 /* A part to shared memory, into the stage that held its last half slab. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS> &w, const Piece<D, NT> &s,
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Piece<D, NT> &s,
                                                   const float (&unit)[NT], bool any)
 {
     uint32_t at = w.stage(w.part, w.place) - shared_address(w.shared);
@@ -278,8 +279,8 @@ static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS>
 }
 
 /* The parts of a KV head in order → one state. Each of its warps chains a share of the channels. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS> &w, const Places<NT> &at)
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Places<NT> &at)
 {
     uint32_t words = w.now.words, flags = word(words, FLAGS);
     uint32_t warps = flags & PAIRED ? 2 : QUAD, base = w.part / warps * warps;
@@ -332,8 +333,8 @@ static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS
 }
 
 /* A stacked warp's own rows. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void write_rows(const DecodeWarp<D, NT, QUADS> &w, const Places<NT> &at,
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void write_rows(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Places<NT> &at,
                                                   const Piece<D, NT> &s)
 {
     uint32_t words = w.now.words; /* all lanes take part in reading the item */
@@ -364,13 +365,13 @@ template <int D, int NT> struct Work {
 };
 
 /* A unit begins. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS> &w, const Header &h,
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS, STACKS> &w, const Header &h,
                                                   Work<D, NT> &k)
 {
     uint32_t words = w.now.words, kv_head = w.kv_head(),
              stream = word(words, STREAM) * w.p.kv_heads + kv_head;
-    bool stacked = word(words, FLAGS) & STACKED;
+    bool stacked = STACKS && word(words, FLAGS) & STACKED;
     if (stream != k.loaded && w.waited) {
         load_columns<D, NT>(w.p, h, words, kv_head, stacked ? 4 * NT * w.part : 0, w.lane, k.rows, k.at);
         if (k.loaded == NONE)
@@ -394,14 +395,20 @@ static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS> &w, c
         k.unit[n] = 1.0f;
 }
 
+/* Visible tokens of a page of the unit, the same for all rows, or 0: causal. */
+static __device__ __forceinline__ uint32_t page_fill(uint32_t words, uint32_t page)
+{
+    return word(words, FILLS + (int)(page / 4)) >> (8 * (page % 4)) & 255;
+}
+
 /* The next half slab of the unit. A split unit's last stage is not released. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void take_half(DecodeWarp<D, NT, QUADS> &w, Work<D, NT> &k)
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void take_half(DecodeWarp<D, NT, QUADS, STACKS> &w, Work<D, NT> &k)
 {
     uint32_t words = w.now.words, flags = word(words, FLAGS), first_page = word(words, FIRST_PAGE),
              before = (first_page + k.page) * PAGE,
-             fill = word(words, FILLS + (int)(k.page / 4)) >> (8 * (k.page % 4)) & 255;
-    bool stacked = flags & STACKED, full = fill ? fill == PAGE : k.at.least >= before + PAGE;
+             fill = page_fill(words, k.page);
+    bool stacked = STACKS && flags & STACKED, full = fill ? fill == PAGE : k.at.least >= before + PAGE;
     bool seen = !stacked || (k.at.active && (fill || k.at.most > before));
     /* stacked: halves lie in the rings of the quad's warps in turn */
     bool turns = stacked && w.waited;
@@ -446,8 +453,8 @@ static __device__ __forceinline__ void take_half(DecodeWarp<D, NT, QUADS> &w, Wo
  * while the kernels before end: the code is then in the instruction caches when it counts. A miss takes as
  * long as what is on its way from memory, many microseconds; so there is one loop, and one place that
  * fetches. */
-template <int D, int NT, int QUADS>
-static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS> &w, const Header &h)
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS, STACKS> &w, const Header &h)
 {
     Work<D, NT> k = {};
     bool fresh = true;
@@ -465,7 +472,7 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS> &w, co
             if (k.page < k.last)
                 continue;
         }
-        bool stacked = word(w.now.words, FLAGS) & STACKED;
+        bool stacked = STACKS && word(w.now.words, FLAGS) & STACKED;
         if (!stacked)
             share_part(w, k.span, k.unit, k.any);
         if (w.part == 0 && w.lane == 0)
@@ -489,15 +496,12 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS> &w, co
     }
 }
 
-/* The registers left over are for CTAs of the kernels before and after. */
-template <int D, int NT, int QUADS>
-__global__ void __maxnreg__(DECODE_REGISTERS / QUADS) decode(const __grid_constant__ Params p)
+/* What the quads of a CTA do, the first of its warps. */
+template <int D, int NT, int QUADS, bool STACKS>
+static __device__ __forceinline__ void decode_units(const Params &p, const Header &h, uint8_t *shared)
 {
-    extern __shared__ __align__(128) uint8_t shared[];
-    DecodeWarp<D, NT, QUADS> w(p);
+    DecodeWarp<D, NT, QUADS, STACKS> w(p);
     uint32_t warp = threadIdx.x / 32, base = shared_address(shared);
-    launch_next();
-    const Header h = *reinterpret_cast<const Header *>(p.plan);
     w.lane = threadIdx.x % 32, w.part = warp % QUAD, w.quad = warp / QUAD;
     w.shared = shared;
     uint8_t *beside = shared + w.quad * DECODE_QUAD_BYTES; /* what a quad tells each other, then the rings */
@@ -522,6 +526,16 @@ __global__ void __maxnreg__(DECODE_REGISTERS / QUADS) decode(const __grid_consta
     /* the quad waits on each other's barriers */
     w.meet();
     run_units(w, h);
+}
+
+/* The registers left over are for CTAs of the kernels before and after. */
+template <int D, int NT, int QUADS>
+__global__ void __maxnreg__(DECODE_REGISTERS / QUADS) decode(const __grid_constant__ Params p)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    launch_next();
+    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    decode_units<D, NT, QUADS, true>(p, h, shared);
 }
 
 template <int D> static Kernel decode_kernel(uint32_t tiles, uint32_t quads)

@@ -95,7 +95,11 @@ static bool add_list(fp_cuda_attention *plan, const fp_cuda_attention_segment *s
     list->listed = listed;
     list->team = team;
     list->stacked = !team && rows > 4 * plan->tiles;
-    list->block_rows = team ? team_rows(plan->config.d) : 4 * plan->tiles * (list->stacked ? QUAD : 1);
+    list->large = list->stacked && plan->stacks;
+    list->block_rows = team            ? team_rows(plan->config.d)
+                       : list->large   ? STACK_ROWS
+                       : list->stacked ? 4 * plan->tiles * QUAD
+                                       : 4 * plan->tiles;
     list->blocks = ceil_div(rows, list->block_rows);
     return add_table(plan, segment, &list->table);
 }

@@ -109,9 +109,11 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.decode_singles = plan->decode_singles;
     h.merge_tokens = (uint32_t)plan->merges.n;
     h.prefill_items = (uint32_t)plan->prefills.n;
+    h.stack_items = (uint32_t)plan->stack_items.n;
     choose_merge(plan, &h);
     h.team_at = place(plan, &word, plan->team_items);
     h.prefill_at = place(plan, &word, plan->prefills);
+    h.stack_at = place(plan, &word, plan->stack_items);
     h.merge_at = place(plan, &word, plan->merges);
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
@@ -132,11 +134,12 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
 
 /* Lists of the step's work, and in what steps they are cut. */
 static fp_status make_work(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
-                           bool share, bool *shared, bool *whole, uint32_t (&step)[3])
+                           bool share, bool stacks, bool *shared, bool *whole, uint32_t (&step)[LIST_KINDS])
 {
     plan->leader.n = plan->pages.n = plan->fills.n = plan->token_lists.n = plan->team_items.n =
         plan->lists.n = plan->prefills.n = 0;
     plan->cut = 0;
+    plan->stacks = stacks && plan->stack.kernel;
     if (n && !plan->leader.add(n))
         return out_of_memory();
     *shared = find_leaders(plan, sequences, n, share);
@@ -164,28 +167,30 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
         FP_CUDA(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
     /* few and short units are done sooner side by side than stacked */
     bool whole, shared;
-    uint32_t step[3], tuned = fp__cuda_attention_tuning[FP__TUNE_UNSHARED];
-    FP_TRY(make_work(plan, sequences, n, tuned != 1, &shared, &whole, step));
+    uint32_t step[LIST_KINDS], tuned = fp__cuda_attention_tuning[FP__TUNE_UNSHARED];
+    bool large = fp__cuda_attention_tuning[FP__TUNE_LARGE] >= 2;
+    FP_TRY(make_work(plan, sequences, n, tuned != 1, large, &shared, &whole, step));
     if (shared && !tuned) {
         uint64_t time = decode_time(plan, step);
-        FP_TRY(make_work(plan, sequences, n, false, &shared, &whole, step));
+        FP_TRY(make_work(plan, sequences, n, false, large, &shared, &whole, step));
         if (decode_time(plan, step) >= time)
-            FP_TRY(make_work(plan, sequences, n, true, &shared, &whole, step));
+            FP_TRY(make_work(plan, sequences, n, true, large, &shared, &whole, step));
     }
     choose_cut(plan, step[SPLIT_LIST]);
     size_t whole_items = plan->team_items.n;
     for (;;) {
         plan->team_items.n = whole_items;
-        plan->decode_items.n = plan->streams.n = 0;
+        plan->decode_items.n = plan->stack_items.n = plan->streams.n = 0;
         plan->used_rows = 0;
         if (!split_lists(plan, step))
             return out_of_memory();
         if (plan->used_rows <= plan->state_rows || step[TEAM_LIST] >= 64 * CHUNK_PAGES)
             break;
-        step[SPLIT_LIST] = step[STACKED_LIST] = CHUNK_PAGES; /* fewer states */
+        step[SPLIT_LIST] = step[STACKED_LIST] = step[LARGE_LIST] = CHUNK_PAGES; /* fewer states */
         step[TEAM_LIST] = step[TEAM_LIST] < CHUNK_PAGES ? CHUNK_PAGES : 64 * CHUNK_PAGES;
     }
     qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
+    qsort(plan->stack_items.at, plan->stack_items.n, sizeof(Item), by_pages);
     qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
     plan->merges.n = 0;
     if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))

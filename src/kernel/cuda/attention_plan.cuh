@@ -32,6 +32,7 @@ struct Header {
     uint32_t merge_tokens, merge_form;                         /* MergeForm */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
     uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
+    uint32_t stack_items, stack_at;                            /* of large stacks, done before decode's */
 };
 
 /* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */

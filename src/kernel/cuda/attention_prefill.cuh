@@ -248,7 +248,10 @@ static __device__ __forceinline__ Row find_row(const Params &p, const uint32_t *
     r.on = row < item_word(item, ROWS);
     r.i = number / p.group;
     r.head = kv_head * p.group + number % p.group;
-    r.at = (size_t)(item_word(item, TOKEN) + r.i) * p.heads_q + r.head;
+    uint32_t token = item_word(item, TOKEN) + r.i;
+    if (r.on && item_word(item, FLAGS) & LISTED)
+        token = __ldg(p.plan + reinterpret_cast<const Header *>(p.plan)->tokens_at + token);
+    r.at = (size_t)token * p.heads_q + r.head;
     return r;
 }
 
@@ -258,12 +261,12 @@ struct Tile {
     int least, most; /* tokens of the segment that the group's rows see in causal pages; most < 0: no row */
 };
 
-/* Q of a group to shared memory; all its warps call this together, and nobody reads the tile before any more.
- */
+/* Q of a group to shared memory; all its warps call this together and meet at a barrier, and nobody reads
+ * the tile before any more. */
 template <int D>
 static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 &scale,
-                                                 Tile &t)
+                                                 uint32_t group, uint32_t barrier, uint32_t warp,
+                                                 uint32_t lane, float2 &scale, Tile &t)
 {
     Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
         second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
@@ -279,7 +282,7 @@ static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t
         for (int j = 0; j < 2 * D / 64; j++)
             x[half][j] = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
     }
-    group_barrier(group);
+    group_barrier(barrier);
     scale = both;
 #pragma unroll
     for (uint32_t half = 0; half < 2; half++) {
@@ -291,7 +294,7 @@ static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t
                          : "memory");
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    group_barrier(group);
+    group_barrier(barrier);
 }
 
 /* Tokens that the rows see in the causal pages of a segment whose first token sees `limit`. */
@@ -817,7 +820,7 @@ template <int D, int GROUPS> struct Consumer {
     {
         Tile t;
         t.q = q;
-        load_tile<D>(p, item, kv_head, group, warp, lane, mine.scale(), t);
+        load_tile<D>(p, item, kv_head, group, group, warp, lane, mine.scale(), t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
         float4 *anchor_o = context_o + (D / 8 + 1) * 128;
 #pragma unroll 1

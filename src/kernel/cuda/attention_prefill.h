@@ -29,6 +29,17 @@ static inline constexpr __host__ __device__ uint32_t prefill_scratch_bytes(uint3
     return PREFILL_GROUPS * 64 * (d * 4 + 32) * 2;
 }
 
+/* Decode beside large stacks (attention_stack.cuh), STACK_ROWS rows a unit. Shared memory of who does them,
+ * behind that of decode: both planes of Q, what is kept of the rows, a ring of pages. */
+constexpr uint32_t STACK_ROWS = 64, STACK_STAGES = 3, STACK_THREADS = 384;
+static inline constexpr __host__ __device__ uint32_t stack_shared_bytes(uint32_t d)
+{
+    return 64 * d * 2 + 3 * 32 * 16 + STACK_STAGES * prefill_stage_bytes(d);
+}
+/* A unit of more pages writes one state a row, of a chunk; of fewer, one for each span. */
+constexpr uint32_t STACK_SPAN_PAGES = 2 * SPAN_PAGES;
+Kernel stack_kernel_64(), stack_kernel_96(), stack_kernel_128();
+
 /* Whether this GPU has the kernels in this build, and the kernel of a head size; nullptr if there is none. */
 bool prefill_built();
 Kernel prefill_kernel_64(uint32_t groups), prefill_kernel_96(uint32_t groups),

@@ -10,9 +10,11 @@ namespace attn
 constexpr uint32_t TAIL = 2; /* units of a span for each quad, in quarters */
 
 /* States that an item of these pages writes. */
-static uint32_t count_pieces(uint32_t first, uint32_t end)
+static uint32_t count_pieces(const List *list, uint32_t first, uint32_t end)
 {
     uint32_t n = 0;
+    if (list->large)
+        return end - first > STACK_SPAN_PAGES ? 1 : ceil_div(end - first, SPAN_PAGES);
     for (; first < end; n++)
         first += first % CHUNK_PAGES == 0 ? CHUNK_PAGES : SPAN_PAGES;
     return n;
@@ -25,7 +27,10 @@ static bool stacked(const List *list)
 
 static ListKind kind_of(const List *list)
 {
-    return list->team ? TEAM_LIST : stacked(list) ? STACKED_LIST : SPLIT_LIST;
+    return list->team      ? TEAM_LIST
+           : list->large   ? LARGE_LIST
+           : stacked(list) ? STACKED_LIST
+                           : SPLIT_LIST;
 }
 
 /* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
@@ -74,12 +79,14 @@ static uint64_t split_time(const fp_cuda_attention *plan, uint32_t step)
 }
 
 /* Pages of items by kind of list: fine where there is little work, so that all take part. */
-void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
+void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[LIST_KINDS])
 {
     uint64_t quads = (uint64_t)plan->quads * plan->grid, team = count_units(plan, TEAM_LIST, SPAN_PAGES);
     bool fine = split_time(plan, SPAN_PAGES) < split_time(plan, CHUNK_PAGES);
     step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
     step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
+    step[LARGE_LIST] = count_units(plan, LARGE_LIST, CHUNK_PAGES) >= 2ull * plan->grid ? CHUNK_PAGES
+                                                                                      : STACK_SPAN_PAGES;
     step[TEAM_LIST] = SPAN_PAGES;
     while (step[TEAM_LIST] < 64 * CHUNK_PAGES && team * SPAN_PAGES / step[TEAM_LIST] >= 16ull * plan->grid)
         step[TEAM_LIST] *= 4;
@@ -87,6 +94,8 @@ void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3])
     if (tuned[FP__TUNE_SPLIT_PAGES])
         step[SPLIT_LIST] = tuned[FP__TUNE_SPLIT_PAGES];
     if (tuned[FP__TUNE_STACKED_PAGES])
+        step[LARGE_LIST] = tuned[FP__TUNE_STACKED_PAGES];
+    if (tuned[FP__TUNE_STACKED_PAGES] == SPAN_PAGES || tuned[FP__TUNE_STACKED_PAGES] == CHUNK_PAGES)
         step[STACKED_LIST] = tuned[FP__TUNE_STACKED_PAGES];
     if (tuned[FP__TUNE_TEAM_PAGES])
         step[TEAM_LIST] = tuned[FP__TUNE_TEAM_PAGES];
@@ -106,13 +115,13 @@ void choose_cut(fp_cuda_attention *plan, uint32_t step)
 
 /* About how long decode takes of its lists, in 0.1 µs: a quad needs 1.2 µs for a unit, and as much for each
  * page of a warp; 0.8 for each page of a stacked unit. */
-uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[3])
+uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS])
 {
     uint64_t all = 0, longest = 0;
     uint32_t heads = plan->config.kv_heads;
     for (size_t i = 0; i < plan->lists.n; i++) {
         const List *list = &plan->lists.at[i];
-        for (uint32_t b = 0; !list->team && b < list->blocks; b++)
+        for (uint32_t b = 0; !list->team && !list->large && b < list->blocks; b++)
             for (uint32_t pages = block_pages(plan, list, b), first = 0, n; first < pages; first += n) {
                 n = item_pages(plan, list, pages, first, step[kind_of(list)]);
                 bool pair = !stacked(list) && n > SPAN_PAGES && n <= 2 * SPAN_PAGES && heads % 2 == 0;
@@ -157,13 +166,16 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
     uint32_t state = stream->state = (uint32_t)plan->used_rows;
     for (uint32_t first = 0, n; first < pages; first += n) {
         n = item_pages(plan, list, pages, first, step);
-        stream->pieces += count_pieces(first, first + n);
+        stream->pieces += count_pieces(list, first, first + n);
     }
     stream->rows = rows;
     stream->stride = stream->pieces * rows;
     plan->used_rows += (size_t)stream->stride * plan->config.kv_heads;
     for (uint32_t first = 0, n; first < pages; first += n) {
-        Item *item = add_item(plan, list, block, list->team ? &plan->team_items : &plan->decode_items);
+        Array<Item> *items = list->team    ? &plan->team_items
+                             : list->large ? &plan->stack_items
+                                           : &plan->decode_items;
+        Item *item = add_item(plan, list, block, items);
         if (!item)
             return false;
         n = item_pages(plan, list, pages, first, step);
@@ -176,18 +188,20 @@ static bool split_block(fp_cuda_attention *plan, const List *list, uint32_t bloc
         w[TABLE] = list->table + first;
         if (n <= CHUNK_PAGES)
             inline_pages(plan, list, first, n, w);
-        if (!list->team) {
+        if (list->large) {
+            w[EARLY] = early_pages(list->segment, first, n);
+        } else if (!list->team) {
             w[FLAGS] |= stacked(list) ? STACKED : n <= SPAN_PAGES ? PAGED : 0;
             if (!stacked(list) && n > SPAN_PAGES && n <= 2 * SPAN_PAGES && plan->config.kv_heads % 2 == 0)
                 w[FLAGS] |= PAIRED;
             w[EARLY] = early_pages(list->segment, first, n);
         }
-        state += count_pieces(first, first + n) * rows;
+        state += count_pieces(list, first, first + n) * rows;
     }
     return true;
 }
 
-bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3])
+bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS])
 {
     for (size_t i = 0; i < plan->lists.n; i++) {
         List *list = &plan->lists.at[i];

@@ -21,6 +21,7 @@ enum {
     FP__TUNE_MERGE,  /* 1 + MergeForm */
     FP__TUNE_EARLY,  /* 1 + stages filled before the kernels ahead have ended */
     FP__TUNE_QUADS,  /* of decode: 2 or 3 */
+    FP__TUNE_LARGE,  /* 1: no large stacks beside decode, 2: always */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];

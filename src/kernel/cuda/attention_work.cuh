@@ -45,6 +45,7 @@ struct List {
     const fp_cuda_attention_segment *segment;
     uint32_t tokens, token;     /* consecutive from `token`, or listed at `token` */
     bool listed, team, stacked; /* stacked: more rows than a warp has */
+    bool large;                 /* stacked, for the kernel that has large stacks */
     uint32_t table, block_rows, blocks, stream_at;
 };
 
@@ -52,6 +53,13 @@ struct List {
 struct Prefill {
     Kernel kernel;
     uint32_t stages;
+    size_t shared_bytes;
+};
+
+/* The kernel of decode beside large stacks. */
+struct Stack {
+    Kernel kernel;
+    uint32_t decode_stages;
     size_t shared_bytes;
 };
 
@@ -87,6 +95,8 @@ struct fp_cuda_attention {
     fp::attn::Prefill
         prefill[fp::attn::PREFILL_GROUPS]; /* no kernels where this GPU has none for the head size */
     uint32_t prefill_groups;               /* of the step's tiles */
+    fp::attn::Stack stack;                 /* the same */
+    bool stacks;                           /* the step has large stacks */
     uint32_t tiles, quads;                 /* of decode: of 4 rows a warp, of 4 warps a multiprocessor */
     uint32_t cut;                          /* every so many chunks one is done in spans; 0: none */
     fp::attn::Array<uint32_t> lengths;
@@ -98,7 +108,7 @@ struct fp_cuda_attention {
     bool planned;
     uint32_t merge_ctas, merge_bytes, decode_singles;
     fp::attn::Array<fp::attn::Item> decode_items, team_items,
-        prefills; /* prefills: whole items of the prefill kernel */
+        stack_items, prefills; /* prefills: whole items of the prefill kernel */
     fp::attn::Array<uint32_t> token_lists, pages;
     fp::attn::Array<uint8_t> fills;
     fp::attn::Array<fp::attn::List> lists;
@@ -132,7 +142,7 @@ static inline uint32_t block_pages(const fp_cuda_attention *plan, const List *li
 }
 
 /* In what units the work of a list is done. */
-enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST };
+enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST, LARGE_LIST, LIST_KINDS };
 
 /* ---- attention_lists.cu; false: no memory ---- */
 
@@ -150,11 +160,11 @@ Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<
 
 /* ---- attention_steps.cu ---- */
 
-void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3]); /* pages, by ListKind */
+void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[LIST_KINDS]); /* pages, by ListKind */
 void choose_cut(fp_cuda_attention *plan, uint32_t step);
-uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[3]);
+uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS]);
 /* Items, streams and states of all lists. False: no memory. */
-bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3]);
+bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS]);
 /* Puts decode's items into the order in which they are taken. False: no memory. */
 bool order_decode(fp_cuda_attention *plan);
 

@@ -1,0 +1,7 @@
+/* Decode beside large stacks for heads of 96; a file each, so that they compile side by side. */
+#include "kernel/cuda/attention_stack.cuh"
+
+fp::attn::Kernel fp::attn::stack_kernel_96()
+{
+    return stack::stack_kernel<96>();
+}
