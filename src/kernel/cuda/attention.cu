@@ -15,6 +15,7 @@ namespace
 {
 
 constexpr uint32_t DECODE_QUADS = 2; /* of a multiprocessor */
+constexpr uint32_t STACK_AHEAD_HALVES = 6; /* the same, before the kernels ahead have ended */
 constexpr uint32_t AHEAD_HALVES = 1; /* of a warp of decode behind its ring, asked into L2 when it begins */
 
 } // namespace
@@ -246,7 +247,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.level_bytes = plan->level_bytes;
     p.merge_bytes = plan->stacks ? MERGE_LEAST_BYTES : plan->merge_bytes;
     p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, p.decode_stages);
-    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
+    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + (plan->stacks ? STACK_AHEAD_HALVES : AHEAD_HALVES)) - 1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;

@@ -374,7 +374,7 @@ static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS, STACK
     bool stacked = STACKS && word(words, FLAGS) & STACKED;
     if (stream != k.loaded && w.waited) {
         load_columns<D, NT>(w.p, h, words, kv_head, stacked ? 4 * NT * w.part : 0, w.lane, k.rows, k.at);
-        if (k.loaded == NONE)
+        if (STACKS && k.loaded == NONE)
             w.ask_ahead(); /* while the queries come */
         k.loaded = stream;
     }
@@ -486,6 +486,8 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS, STACKS
         w.meet();
         fresh = true;
         if (!w.waited) {
+            if (!STACKS)
+                w.ask_ahead(); /* the group beside will slow down what is read later */
             w.begin();
             continue;
         }

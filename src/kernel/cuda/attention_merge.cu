@@ -397,32 +397,92 @@ template <int N> struct Chain {
     Sum<N> chunk, total, anchor;
 };
 
-/* Pieces i, … of a row, at most BATCH. */
+/* Pieces i, … of a row, at most BATCH, out of the ring: o; and the head of piece i + lane % BATCH. */
+template <int N> struct Batch {
+    uint4 head;
+    float o[BATCH][N];
+};
 template <int C>
-static __device__ __forceinline__ void take_pieces(const Place<C> &at, uint32_t i, uint32_t anchors,
-                                                   uint32_t all, uint32_t lane, Chain<C / 32> &chain)
+static __device__ __forceinline__ void load_batch(const Place<C> &at, uint32_t lane, Batch<C / 32> &batch)
 {
-    constexpr int N = C / 32;
+    batch.head = at.head[lane % BATCH];
+#pragma unroll
+    for (uint32_t k = 0; k < BATCH; k++)
+        load_channels<C / 32>(&at.o[k][lane * (C / 32)], batch.o[k]);
+}
+
+/* What a piece does: one that begins a chunk takes the chunk before it into the total, total' = fma(total, x,
+ * chunk·y), and is the chunk then; another is taken into the chunk, in the same way. Where there is nothing to
+ * be taken, x is 1 and y is -0. Lanes work out the factors of a piece each; the running maxima go through all
+ * of them. m of the chain is brought up to date. */
+template <int N>
+static __device__ __forceinline__ void find_factors(const Batch<N> &batch, uint32_t i, uint32_t anchors,
+                                                    uint32_t all, uint32_t lane, Chain<N> &chain, float &x,
+                                                    float &y, uint32_t &begins)
+{
+    float old = FP_NEG_INF, high = FP_NEG_INF, from = FP_NEG_INF, m = __uint_as_float(batch.head.x);
+    uint32_t own = lane % BATCH;
+    bool start = i + own == 0 || i + own == anchors || batch.head.z;
+    begins = __ballot_sync(~0u, start);
 #pragma unroll
     for (uint32_t k = 0; k < BATCH; k++) {
+        float next = __shfl_sync(~0u, m, (int)k);
         if (i + k >= all)
             break;
-        uint4 head = at.head[k];
-        float m = __uint_as_float(head.x), l = __uint_as_float(head.y), o[N];
-        load_channels<N>(&at.o[k][lane * N], o);
-        if (i + k != 0 && i + k != anchors && !head.z) { /* a span of a chunk that has begun */
-            take<N>(chain.chunk, m, l, o);
+        bool starts = begins >> k & 1;
+        float before = starts ? chain.total.m : chain.chunk.m, taken = starts ? chain.chunk.m : next,
+              after = fmaxf(before, taken);
+        if (k == own)
+            old = before, high = after, from = taken;
+        chain.total.m = starts ? after : chain.total.m;
+        chain.chunk.m = starts ? next : after;
+        if (i + k == anchors) {
+            chain.anchor.m = chain.total.m;
+            chain.total.m = FP_NEG_INF;
+        }
+    }
+    bool live = from != FP_NEG_INF;
+    x = live ? exp2c(__fsub_rn(old, high)) : 1.0f;
+    y = live ? exp2c(__fsub_rn(from, high)) : -0.0f;
+}
+
+template <int N>
+static __device__ __forceinline__ void take_batch(const Batch<N> &batch, uint32_t i, uint32_t anchors,
+                                                  uint32_t all, uint32_t lane, Chain<N> &chain)
+{
+    float x, y;
+    uint32_t begins;
+    find_factors<N>(batch, i, anchors, all, lane, chain, x, y, begins);
+#pragma unroll
+    for (uint32_t k = 0; k < BATCH; k++) {
+        float a = __shfl_sync(~0u, x, (int)k), b = __shfl_sync(~0u, y, (int)k),
+              l = __shfl_sync(~0u, __uint_as_float(batch.head.y), (int)k);
+        if (i + k >= all)
+            break;
+        Sum<N> &chunk = chain.chunk, &total = chain.total;
+        if (!(begins >> k & 1)) { /* a span of a chunk that has begun */
+            chunk.l = __fmaf_rn(chunk.l, a, __fmul_rn(l, b));
+#pragma unroll
+            for (int c = 0; c < N; c++)
+                chunk.o[c] = __fmaf_rn(chunk.o[c], a, __fmul_rn(batch.o[k][c], b));
             continue;
         }
-        take<N>(chain.total, chain.chunk.m, chain.chunk.l, chain.chunk.o);
-        if (i + k == anchors) {
-            chain.anchor = chain.total;
-            chain.total.clear();
-        }
-        chain.chunk.m = m, chain.chunk.l = l;
+        total.l = __fmaf_rn(total.l, a, __fmul_rn(chunk.l, b));
+        chunk.l = l;
 #pragma unroll
-        for (int c = 0; c < N; c++)
-            chain.chunk.o[c] = o[c];
+        for (int c = 0; c < N; c++) {
+            total.o[c] = __fmaf_rn(total.o[c], a, __fmul_rn(chunk.o[c], b));
+            chunk.o[c] = batch.o[k][c];
+        }
+        if (i + k == anchors) {
+            chain.anchor.l = total.l;
+            total.l = 0.0f;
+#pragma unroll
+            for (int c = 0; c < N; c++) {
+                chain.anchor.o[c] = total.o[c];
+                total.o[c] = 0.0f;
+            }
+        }
     }
 }
 
@@ -447,7 +507,7 @@ static __device__ __forceinline__ void merge_by_warps(const Params &p, const Hea
             rows = 1;
         uint32_t mine_gamma = p.gamma ? p.gamma[mine.gamma_at] : 0, slot = 0;
         Fetch fetch = {0, 0, 0};
-        for (uint32_t n = 1; n < places; n++)
+        for (uint32_t n = 0; n < places; n++)
             fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
 #pragma unroll 1
         for (uint32_t r = 0; r < rows; r++) {
@@ -456,11 +516,13 @@ static __device__ __forceinline__ void merge_by_warps(const Params &p, const Hea
             chain.chunk.clear(), chain.total.clear(), chain.anchor.clear();
 #pragma unroll 1
             for (uint32_t i = 0; i < all; i += BATCH) {
-                fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
+                Batch<N> batch;
                 wait_copies(places - 1);
                 __syncwarp();
-                take_pieces<C>(ring[slot], i, anchors, all, lane, chain);
+                load_batch<C>(ring[slot], lane, batch);
                 __syncwarp(); /* the place is filled again */
+                fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
+                take_batch<N>(batch, i, anchors, all, lane, chain);
                 if (++slot == places)
                     slot = 0;
             }

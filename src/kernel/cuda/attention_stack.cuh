@@ -168,6 +168,18 @@ template <int D> struct Group {
         }
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
+    /* Asks for a unit's pages that were complete before the step: they come into L2. */
+    __device__ __forceinline__ void ask(uint32_t words, uint32_t kv_head) const
+    {
+        uint32_t number = __shfl_sync(~0u, words, INLINE + (int)(lane % CHUNK_PAGES));
+        uint32_t early = word(words, EARLY);
+        const uint8_t *slab =
+            p.kv + number * p.group_bytes + p.layer_offset + kv_head * (size_t)(128 * D + 256);
+        if (part == 0 && lane >= STACK_STAGES - 1 && lane < early)
+            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(slab)),
+                         "r"(128 * D + 256)
+                         : "memory");
+    }
     __device__ __forceinline__ void wait()
     {
         if (!waited)
@@ -200,6 +212,8 @@ static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit
     group.meet();     /* nobody reads what a unit before left */
     for (uint32_t page = 0; page < STACK_STAGES - 1; page++)
         group.start_page(words, kv_head, page, pages);
+    if (!group.waited)
+        group.ask(words, kv_head);
     Tile t = {group.q, 0, 0};
     Target to;
 #pragma unroll
