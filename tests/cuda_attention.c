@@ -350,6 +350,7 @@ static bool brief; /* under a tool that makes everything slow: each case once */
 static void check_lab(struct lab *c, const char *name)
 {
     static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
+                                                        {0, 0, 0, 0, 0, 0, 0, 1},
                                                         {4, 4, 4, 1},
                                                         {16, 16, 16, 1},
                                                         {0, 4, 32, 2},
@@ -377,7 +378,7 @@ static void check_lab(struct lab *c, const char *name)
     OK(fp_cuda_attention_create(&config, &plan));
     fp_cuda_attention_run_args args = {g.planes,        g.s_q,   g.pool, c->group_bytes,
                                        c->layer_offset, g.gamma, g.out,  g.alpha};
-    for (size_t v = 0; v < (brief ? 1 : sizeof variants / sizeof *variants); v++) {
+    for (size_t v = 0; v < (brief ? 2 : sizeof variants / sizeof *variants); v++) {
         memcpy(fp__cuda_attention_tuning, variants[v], sizeof variants[v]);
         OK(fp_cuda_attention_plan(plan, c->sequences, c->n, NULL));
         for (int again = 0; again < (brief ? 1 : 2); again++) {
@@ -443,6 +444,23 @@ static void check_prefill(uint32_t seed)
     char name[128];
     snprintf(name, sizeof name, "prefill seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
              kv_heads, n, tokens);
+    check_lab(&c, name);
+    free_lab(&c);
+}
+
+/* One sequence of up to 8 rows a KV head: what has a kernel of its own. */
+static void check_alone(uint32_t seed)
+{
+    static const uint32_t sizes[] = {128, 64, 96};
+    random_state = seed;
+    uint32_t d = sizes[seed % 3], group = 1 + random_below(8), tokens = 1 + random_below(8 / group),
+             kv_heads = 1 + random_below(3), pages = seed % 5 == 0 ? 400 : 4 + random_below(90);
+    struct lab c;
+    make_lab(&c, d, kv_heads, group, tokens, 40, (int)random_below(PAINTS + 1));
+    make_sequences(&c, 1, tokens, (int)random_below(2), 30, pages);
+    char name[128];
+    snprintf(name, sizeof name, "alone seed %u d %u G %u HK %u tokens %u pages %u + %u", seed, d, group, kv_heads,
+             tokens, c.sequences[0].anchor.n_pages, c.sequences[0].context.n_pages);
     check_lab(&c, name);
     free_lab(&c);
 }
@@ -534,6 +552,14 @@ static int check_prefills(uint32_t cases)
     return report();
 }
 
+static int check_alones(uint32_t cases)
+{
+    check_long(128, 4, 16, 1100), check_long(128, 8, 0, 700);
+    for (uint32_t i = 0; i < cases; i++)
+        check_alone(500 + i);
+    return report();
+}
+
 static int check(uint32_t cases)
 {
     static const uint32_t sizes[] = {64, 96, 128, 256};
@@ -542,8 +568,10 @@ static int check(uint32_t cases)
     for (size_t i = 0; i < 4; i++)
         check_long(sizes[i], 4, 70, 1200);
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
-    for (uint32_t i = 0; i < cases; i++)
+    for (uint32_t i = 0; i < cases; i++) {
         check_random(1000 + i);
+        check_alone(i);
+    }
     return check_prefills(2 * cases);
 }
 
@@ -761,7 +789,9 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
 static int bench(const char *only)
 {
     static const struct shape shapes[] = {
+        {"decode 1x4k", 128, 8, 4, 1, 1, 0, 4096, false, 0},
         {"decode 1x8k", 128, 8, 4, 1, 1, 0, 8192, false, 0},
+        {"decode 1x16k", 128, 8, 4, 1, 1, 0, 16384, false, 0},
         {"decode 1x32k", 128, 8, 4, 1, 1, 0, 32768, false, 0},
         {"decode 1x131k", 128, 8, 4, 1, 1, 0, 131072, false, 0},
         {"decode 8x32k", 128, 8, 4, 8, 1, 0, 32768, false, 0},
@@ -857,6 +887,8 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)
         return check_briefly();
+    if (argc > 1 && strcmp(argv[1], "--check-alone") == 0)
+        return check_alones(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
     if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
         return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);

@@ -64,6 +64,13 @@ struct Prefill {
 
 } // namespace
 
+/* The kernel for one sequence of up to 4 query rows a KV head, or up to 8. */
+struct Solo {
+    Kernel kernel; /* none: it is not for this GPU or model */
+    SoloShape shape;
+    size_t shared_bytes;
+};
+
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
     uint32_t group, grid, team_stages, decode_stages, level_bytes;
@@ -78,6 +85,13 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
+    Solo solos[2];
+    const Solo *solo;      /* of the step; null: it takes the general kernels */
+    int solo_device;       /* whose solo kernel is this plan's, or -1 */
+    uint32_t solo_pieces;  /* that an inbox has room for */
+    uint32_t solo_asked[2], solo_chunks; /* spans and whole chunks of a step, and the choice for it */
+    uint32_t anchor_pieces;
+    Array<uint32_t> piece_flags;
     uint32_t merge_ctas, merge_bytes, decode_singles;
     Array<Item> decode_items, team_items, prefills; /* prefills: whole items of the prefill kernel */
     Array<uint32_t> token_lists, pages;
@@ -199,6 +213,83 @@ static fp_status choose_prefill(fp_cuda_attention *plan)
     return FP_OK;
 }
 
+/* ---- one sequence --------------------------------------------------------------------------------------- */
+
+/* The CTAs of the solo kernel wait for each other, so two of its grids must not take turns in filling the GPU: of all plans
+ * of a process, one at a time has it on a device. Its own runs follow each other: one begins when the one before has all
+ * of its CTAs on the GPU. */
+constexpr int SOLO_DEVICES = 64;
+static uint32_t solo_taken[SOLO_DEVICES];
+constexpr uint32_t SOLO_MOST_PAGES = 16384, SOLO_ROUNDS = 8;
+
+static bool take_solo(fp_cuda_attention *plan, int device)
+{
+    if (device >= SOLO_DEVICES || __atomic_exchange_n(&solo_taken[device], 1u, __ATOMIC_ACQUIRE))
+        return false;
+    plan->solo_device = device;
+    return true;
+}
+
+/* Shared memory is that of half a multiprocessor: the CTAs of two layers are there side by side. */
+static void shape_solo(const fp_cuda_attention *plan, uint32_t fours, uint32_t shared, Solo *solo)
+{
+    uint32_t d = plan->config.d, quads = QUADS * plan->grid, units = fours * d, stage = QUADS * stage_bytes(d);
+    SoloShape *s = &solo->shape;
+    s->stages = min_of((shared - SOLO_RING) / stage, MAX_STAGES);
+    s->window = min_of(s->stages - 4, 4);
+    s->readers = min_of(quads / plan->config.kv_heads, units);
+    if (fp__cuda_attention_tuning[FP__TUNE_READERS])
+        s->readers = min_of(s->readers, fp__cuda_attention_tuning[FP__TUNE_READERS]);
+    if (fp__cuda_attention_tuning[FP__TUNE_WINDOW])
+        s->window = min_of(s->stages - 4, fp__cuda_attention_tuning[FP__TUNE_WINDOW]);
+    s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;
+    s->readers = ceil_div(units, s->share);
+    solo->shared_bytes = SOLO_RING + (size_t)s->stages * stage;
+}
+
+static fp_status choose_solo(fp_cuda_attention *plan)
+{
+    const fp_cuda_attention_config *c = &plan->config;
+    int device, major, shared, reserved;
+    Kernel (*kernel)(uint32_t) = c->d == 64    ? solo_kernel_64
+                                 : c->d == 96  ? solo_kernel_96
+                                 : c->d == 128 ? solo_kernel_128
+                                               : nullptr;
+    plan->solo_device = -1;
+    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
+    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+             "reading the GPU's properties");
+    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+             "reading the GPU's properties");
+    CUDA_TRY(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
+             "reading the GPU's properties");
+    uint32_t half = (uint32_t)(shared / 2 - reserved);
+    if (!kernel || major < 9 || half < SOLO_RING + QUADS * SOLO_LEAST_STAGES * stage_bytes(c->d) ||
+        c->max_pages > SOLO_MOST_PAGES || !take_solo(plan, device))
+        return FP_OK;
+    plan->solo_pieces =
+        SOLO_ROUNDS * ceil_div(QUADS * plan->grid, c->kv_heads) + c->max_pages / CHUNK_PAGES + 2 * CHUNK_PAGES;
+    size_t most = 0;
+    for (uint32_t fours = 1; fours <= 2; fours++) {
+        Solo *solo = &plan->solos[fours - 1];
+        shape_solo(plan, fours, half, solo);
+        if (solo->shape.share > SOLO_SHARE)
+            continue;
+        solo->kernel = kernel(4 * fours);
+        CUDA_TRY(cudaFuncSetAttribute(solo->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      (int)solo->shared_bytes),
+                 "reserving shared memory");
+        size_t words = (size_t)c->kv_heads * solo->shape.readers * plan->solo_pieces * (2 * fours + solo->shape.share);
+        most = words > most ? words : most;
+    }
+    uint4 *inbox;
+    CUDA_TRY(cudaMalloc((void **)&inbox, most * sizeof(uint4)), "device memory for attention's pieces");
+    plan->solos[0].shape.inbox = plan->solos[1].shape.inbox = inbox;
+    CUDA_TRY(cudaMemset(inbox, 0xff, most * sizeof(uint4)), "emptying attention's pieces"); /* EMPTY */
+    CUDA_TRY(cudaDeviceSynchronize(), "emptying attention's pieces");
+    return FP_OK;
+}
+
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
@@ -237,6 +328,7 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (!plan)
         return out_of_memory();
     plan->config = *config;
+    plan->solo_device = -1;
     if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 ||
         !find_kernels(plan)) {
         free(plan);
@@ -250,6 +342,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
         status = choose_prefill(plan);
+    if (status == FP_OK)
+        status = choose_solo(plan);
     if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
@@ -271,6 +365,9 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
     cudaFree(plan->prefill_scratch);
+    cudaFree(plan->solos[0].shape.inbox);
+    if (plan->solo_device >= 0)
+        __atomic_store_n(&solo_taken[plan->solo_device], 0u, __ATOMIC_RELEASE);
     free(plan->decode_items.at);
     free(plan->team_items.at);
     free(plan->prefills.at);
@@ -282,6 +379,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     free(plan->merges.at);
     free(plan->streams.at);
     free(plan->leader.at);
+    free(plan->piece_flags.at);
     free(plan);
 }
 
@@ -683,6 +781,107 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
     return true;
 }
 
+/* The answer is the same for all steps of as many sequences and tokens, so that their launches are. */
+static const Solo *find_solo(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
+{
+    uint32_t rows = n == 1 ? sequences[0].tokens * plan->group : 0;
+    if (rows == 0 || rows > SPLIT_ROWS || fp__cuda_attention_tuning[FP__TUNE_SOLO] == 1)
+        return nullptr;
+    const Solo *solo = &plan->solos[rows > 4];
+    return solo->kernel ? solo : nullptr;
+}
+
+static uint32_t list_pages(const fp_cuda_attention *plan, size_t list)
+{
+    return block_pages(plan, &plan->lists.at[list], 0);
+}
+
+/* How long the busiest of `workers` quads takes for so many units of a chunk, then of a span, dealt as the kernel does; in
+ * tenths of the time for a page. */
+static uint32_t busiest_quad(uint32_t workers, uint32_t chunks, uint32_t spans)
+{
+    uint32_t most = 0, units = chunks + spans;
+    for (uint32_t w = 0; w < workers; w++) {
+        uint32_t time = 0;
+        for (uint32_t round = 0;; round++) {
+            uint32_t unit = round * workers + (round % 2 ? workers - 1 - w : w);
+            if (unit >= units)
+                break;
+            time += unit < chunks ? 46 : 16;
+        }
+        most = time > most ? time : most;
+    }
+    return most;
+}
+
+/* Chunks that are one item each; the rest goes span by span. */
+static uint32_t choose_chunks(fp_cuda_attention *plan)
+{
+    uint32_t workers = QUADS * plan->grid, hk = plan->config.kv_heads, whole = 0, spans = 0, best = 0, best_time = 0;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        whole += list_pages(plan, i) / CHUNK_PAGES;
+        spans += ceil_div(list_pages(plan, i), SPAN_PAGES);
+    }
+    if ((uint64_t)spans * hk >= (uint64_t)SOLO_ROUNDS * workers)
+        return whole;
+    if (plan->solo_asked[0] == spans && plan->solo_asked[1] == whole)
+        return plan->solo_chunks; /* it changes once in 256 tokens */
+    for (uint32_t chunks = 0; chunks <= whole; chunks++) {
+        uint32_t time = busiest_quad(workers, chunks * hk, (spans - 4 * chunks) * hk);
+        if (chunks == 0 || time <= best_time)
+            best = chunks, best_time = time;
+    }
+    plan->solo_asked[0] = spans, plan->solo_asked[1] = whole;
+    return plan->solo_chunks = best;
+}
+
+static bool add_solo_item(fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t piece)
+{
+    Item *item = add_item(plan, list, 0, &plan->decode_items);
+    if (!item)
+        return false;
+    uint32_t *w = item->word;
+    w[FIRST_PAGE] = first;
+    w[PAGES] = n;
+    w[STATE] = piece;
+    inline_pages(plan, list, first, n, w);
+    w[FLAGS] |= n > SPAN_PAGES ? 0 : PAGED;
+    w[EARLY] = early_pages(list->segment, first, n);
+    return true;
+}
+
+/* Items of a step of one sequence: chunks, then spans; each makes the piece whose number it has. */
+static bool solo_items(fp_cuda_attention *plan, bool anchor)
+{
+    uint32_t chunks = choose_chunks(plan);
+    plan->decode_items.n = plan->piece_flags.n = 0;
+    plan->anchor_pieces = 0;
+    for (int spans = 0; spans < 2; spans++) {
+        uint32_t piece = 0, left = chunks;
+        for (size_t i = 0; i < plan->lists.n; i++) {
+            const List *list = &plan->lists.at[i];
+            uint32_t pages = list_pages(plan, i);
+            for (uint32_t first = 0, n; first < pages; first += n, piece++) {
+                bool chunk = left && first % CHUNK_PAGES == 0 && pages - first >= CHUNK_PAGES;
+                n = chunk ? CHUNK_PAGES : min_of(SPAN_PAGES, pages - first);
+                left -= chunk;
+                if (chunk == !spans && !add_solo_item(plan, list, first, n, piece))
+                    return false;
+                if (!spans)
+                    continue;
+                uint32_t *flags = plan->piece_flags.add(1);
+                if (!flags)
+                    return false;
+                *flags = ((first + n) % CHUNK_PAGES == 0 || first + n == pages ? PIECE_ENDS : 0u) |
+                         first % CHUNK_PAGES / SPAN_PAGES << PIECE_BACK;
+            }
+            if (anchor && i == 0)
+                plan->anchor_pieces = piece;
+        }
+    }
+    return true;
+}
+
 enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST };
 static ListKind kind_of(const List *list)
 {
@@ -820,9 +1019,15 @@ static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
     return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
 }
 
-static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
+static fp_status upload(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, cudaStream_t stream)
 {
     Header h = {};
+    if (plan->solo) {
+        h.pieces = (uint32_t)plan->piece_flags.n;
+        h.anchor_pieces = plan->anchor_pieces;
+        h.mode = sequences[0].mode;
+        h.gamma_row = sequences[0].gamma_row;
+    }
     size_t word = DECODE_AT;
     memset(plan->staging, 0, DECODE_AT * 4);
     place(plan, &word, plan->decode_items);
@@ -848,6 +1053,7 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
     h.fills_at = place(plan, &word, plan->fills);
+    h.pieces_at = place(plan, &word, plan->piece_flags);
     if (word > plan->plan_words || plan->used_rows > plan->state_rows)
         return fp__fail(
             FP_LIMIT,
@@ -879,6 +1085,15 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
         return out_of_memory();
     if (!make_lists(plan, sequences, n, whole))
         return out_of_memory();
+    plan->merges.n = plan->piece_flags.n = 0;
+    plan->solo = find_solo(plan, sequences, n);
+    if (plan->solo) {
+        plan->streams.n = 0;
+        plan->used_rows = 0;
+        if (!solo_items(plan, sequences[0].anchor.n_pages > 0))
+            return out_of_memory();
+        return upload(plan, sequences, (cudaStream_t)stream);
+    }
     uint32_t step[3];
     choose_steps(plan, step);
     size_t whole_items = plan->team_items.n;
@@ -895,10 +1110,9 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     }
     qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
     qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
-    plan->merges.n = 0;
     if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))
         return out_of_memory();
-    return upload(plan, (cudaStream_t)stream);
+    return upload(plan, sequences, (cudaStream_t)stream);
 }
 
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
@@ -930,6 +1144,12 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
+    if (plan->solo) {
+        p.solo = plan->solo->shape;
+        CUDA_TRY(launch(plan->solo->kernel, plan->grid, SOLO_THREADS, plan->solo->shared_bytes, s, p),
+                 "starting attention of one sequence");
+        return FP_OK;
+    }
     if (plan->prefills.n) {
         const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
         p.prefill_stages = prefill->stages;

@@ -4,6 +4,7 @@
 #ifndef FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #include <stdint.h>
+#include <vector_types.h>
 
 namespace fp
 {
@@ -34,6 +35,7 @@ struct Header {
     uint32_t merge_tokens, merge_narrow;               /* narrow: a merge task is 32 channels, else 128 */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
     uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
+    uint32_t anchor_pieces, pieces, pieces_at, mode, gamma_row; /* of a step of one sequence */
 };
 
 /* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */
@@ -41,7 +43,7 @@ struct Control {
     uint32_t decode_taken, team_taken;
 };
 /* The buffer begins: header, control, decode items. */
-constexpr uint32_t HEADER_WORDS = 16, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
+constexpr uint32_t HEADER_WORDS = 32, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
 
 /* 32 words of a work item; one is loaded by a warp, word by lane. */
 enum ItemWord {
@@ -99,6 +101,15 @@ struct StateHead {
     uint32_t starts_chunk, pad;
 };
 
+/* Of the kernel for one sequence. An inbox: pieces of one KV head for one quad that makes outputs of it; see there. */
+struct SoloShape {
+    uint4 *inbox;     // [HK][readers][pieces][m, l of all rows; share]
+    uint32_t stages;  /* half slabs in the ring of a quad */
+    uint32_t window;  /* copies under way at once for a quad */
+    uint32_t readers; /* of a KV head */
+    uint32_t share;   /* float4 of a state that a reader makes outputs of */
+};
+
 struct Params {
     const uint32_t *plan;
     Control *control;
@@ -118,6 +129,7 @@ struct Params {
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
     int high;                            /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments
+    SoloShape solo;
 };
 
 /* A ring stage: K with both scale arrays, or V. */
@@ -132,6 +144,13 @@ constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
 constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
                    DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
+/* Of a CTA for one sequence: barriers, parts, the rings of its quads; a warp more issues the copies. */
+constexpr int SOLO_THREADS = DECODE_WARPS * 32 + 32;
+constexpr uint32_t SOLO_BARRIER_BYTES = 4 * 8 * MAX_STAGES, SOLO_PART_BYTES = DECODE_PART_BYTES,
+                   SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6, SOLO_SHARE = 16;
+constexpr uint32_t EMPTY = 0xffffffffu; /* a word that was not written yet */
+/* Words of the plan, one a piece. */
+enum PieceFlags { PIECE_ENDS = 1 /* its chunk */, PIECE_BACK = 1 /* shift: pieces of the chunk before it */ };
 constexpr int MERGE_THREADS = 128;
 /* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside
  * decode. */
@@ -142,6 +161,8 @@ typedef void (*Kernel)(Params);
 Kernel decode_kernel_64(), decode_kernel_96(), decode_kernel_128(), decode_kernel_256();
 Kernel team_kernel_64(), team_kernel_96(), team_kernel_128(), team_kernel_256();
 Kernel merge_kernel();
+/* By query rows a KV head: up to 4, or 8. */
+Kernel solo_kernel_64(uint32_t rows), solo_kernel_96(uint32_t rows), solo_kernel_128(uint32_t rows);
 
 } // namespace attn
 } // namespace fp
