@@ -5,10 +5,10 @@
 # PROGRAMS: the folder that bench/gpu/build_all.sh made. FOLDER: where the results go (default: bench/results): gpu_all.json
 # with everything, machine and commit in it, and the JSON and plots of the experiments. A program that is not there is left
 # out, one that fails or takes too long loses nothing of the others; the exit code tells whether a check failed.
-#   FIELDPRINT_GPU_SECONDS  time for all of it (default 480); what is not begun by then is skipped
-#   FIELDPRINT_BRIEF        1: the most telling ones only, under three minutes
+#   FIELDPRINT_GPU_SECONDS  time for all of it (default 900); what is not begun by then is skipped
+#   FIELDPRINT_BRIEF        1: the most telling ones only, four to five minutes
 #   FIELDPRINT_PEERS        a folder with Python packages of peers (FlashInfer), put on PYTHONPATH
-#   FIELDPRINT_STEPS        only these steps, by name (default: all)
+#   FIELDPRINT_STEPS        only these steps, by name (default: all); the results of the others in FOLDER stay
 set -uo pipefail
 programs=$(realpath "${1:?usage: bench/gpu.sh PROGRAMS [FOLDER]}")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -16,9 +16,9 @@ folder=${2:-$here/results}
 mkdir -p "$folder"
 folder=$(realpath "$folder")
 raw=$folder/raw
-rm -rf "$raw"
+[ -n "${FIELDPRINT_STEPS:-}" ] || rm -rf "$raw"
 mkdir -p "$raw"
-total=${FIELDPRINT_GPU_SECONDS:-480}
+total=${FIELDPRINT_GPU_SECONDS:-900}
 FIELDPRINT_COMMIT=${FIELDPRINT_COMMIT:-$(cat "$programs/COMMIT" 2>/dev/null || git -C "$here" rev-parse HEAD 2>/dev/null || echo unknown)}
 export FIELDPRINT_COMMIT PYTHONUNBUFFERED=1 PYTHONPATH=${FIELDPRINT_PEERS:-}${PYTHONPATH:+:$PYTHONPATH}
 # the first look at a GPU can take a minute where no driver was running: not part of the time
@@ -57,80 +57,53 @@ experiment() { # NAME LIMIT SCRIPT ARGUMENT...
     [ -x "$fieldprint" ] || return 0
     step "$name" "$limit" python3 "$here/experiments/$script" --program "$fieldprint" --device cuda --out "$raw" --seconds $((limit - 3)) "$@"
 }
-# Decoding of the 8B shape: E1 (ways to hash) and E3 (batch, context, anchor) from one upload of the weights.
-# The first point only warms up, so that the base of E1 is not the first that is measured.
-points=1x4096:none@16,1x4096:none@128,1x4096:async@128,1x4096:async-cpu@128,1x4096:sync-page@128,1x4096:sync-token@128
-points+=,8x4096:none@128,8x4096:async@128,8x4096:sync-page@128
-points+=,1x32000@24,1x102400@24,8x32000@24,32x4096@24,32x4096+2048@24,128x4096@16,32x32000@16,1x1048000@16
+# Decoding of the 8B shape, all from one upload of the weights: the bars' points, E1's, then E3's.
+points=1x4096@32,1x32000@24,1x102400@24,$(python3 "$here/experiments/e1_hashing.py" --device cuda --list-points)
+points+=,8x32000@24,32x4096@24,32x4096+2048@24,128x4096@16,32x32000@16,1x1048000@16
+points_q8_0=1x4096@32,1x32000@24,1x102400@24,32x4096@24
+model() { # TYPE LIMIT ARGUMENT...
+    local type=$1 limit=$2
+    shift 2
+    step "model_$type" "$limit" "$fieldprint" bench model --device cuda --type "$type" --runs 2 --seconds $((limit - 14)) --json "$@"
+}
 
-if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # under three minutes
+if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # four to five minutes
     step check_attention 20 "$programs/cuda_attention" --check 8
-    step torch_peers 22 python3 "$here/torch_sdpa.py"
+    step check_engine 10 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation async --json
+    step torch_peers 24 python3 "$here/torch_sdpa.py"
     step bench_attention 25 "$programs/cuda_attention" --bench
-    step attention_bars 5 python3 "$here/attention_bars.py" "$raw"
-    step model_q4_0 40 "$fieldprint" bench model --device cuda --points "$points" --runs 2 --prefill 8192 --seconds 28 --json
+    model q4_0 60 --points "$points" --prefill 8192
+    model q8_0 32 --points "$points_q8_0"
+    step flashinfer_peers 40 python3 "$here/flashinfer_peers.py"
     step hash_gpu 6 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 6 "$fieldprint" bench hash --device cuda --pages 32 --json
     experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
-    step model_q8_0 26 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096@24,1x32000@24,1x102400@24,32x4096@24 --runs 2 --seconds 18 --json
-    step flashinfer_peers 28 python3 "$here/flashinfer_peers.py"
-    experiment e2 20 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
-    experiment e3 14 e3_scaling.py --brief --model-json "$raw/model_q4_0.jsonl"
+    experiment e2 25 e2_bandwidth.py --brief --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
+    experiment e3 20 e3_scaling.py --brief --model-json "$raw/model_q4_0.jsonl"
+    step check_forward 30 "$programs/cuda_forward" check
+    SANITIZE_ONLY='attention|forward|page|Q4_0|Q8_0|Q6_K|elementwise|hash|fieldprint' SANITIZE_SECONDS=80 step check_sanitize 90 "$here/gpu/sanitize.sh" "$programs" "$raw/sanitize"
 else
     step check_attention 60 "$programs/cuda_attention" --check 40
-    for tool in memcheck racecheck; do
-        step check_$tool 60 compute-sanitizer --tool $tool --error-exitcode 9 "$programs/cuda_attention" --brief
-    done
     step check_ops 60 "$programs/ops_gpu" check
     step check_forward 60 "$programs/cuda_forward" check
     step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
+    step check_sanitize 300 "$here/gpu/sanitize.sh" "$programs" "$raw/sanitize"
     [ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
     step torch_peers 60 python3 "$here/torch_sdpa.py"
     step flashinfer_peers 70 python3 "$here/flashinfer_peers.py"
-    experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
     step bench_attention 45 "$programs/cuda_attention" --bench
-    step attention_bars 5 python3 "$here/attention_bars.py" "$raw"
+    experiment e2 45 e2_bandwidth.py --torch-lines "$raw/torch_peers.jsonl" --flashinfer-lines "$raw/flashinfer_peers.jsonl"
     step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
     step hash_cpu 10 "$fieldprint" bench hash --json
-    step model_q4_0 90 "$fieldprint" bench model --device cuda --points "$points" --prefill 8192,32768 --seconds 75 --json
-    step model_q8_0 60 "$fieldprint" bench model --device cuda --type q8_0 --points 1x4096,1x32000,1x102400,32x4096 --prefill 8192 --seconds 45 --json
+    model q4_0 110 --points "$points" --prefill 8192,32768
+    model q8_0 60 --points "$points_q8_0" --prefill 8192
     experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
     experiment e3 40 e3_scaling.py --model-json "$raw/model_q4_0.jsonl"
     step forward_q4_0 45 "$programs/cuda_forward" bench Q4_0
     step forward_q8_0 45 "$programs/cuda_forward" bench Q8_0
     step bench_ops 40 "$programs/ops_gpu" bench "$raw/ops.json"
 fi
-
-python3 - "$raw" "$folder" <<'END'
-import glob, json, os, sys
-raw, folder = sys.argv[1:]
-def lines(path):
-    out = []
-    for line in open(path, errors="replace"):
-        try:
-            out.append(json.loads(line))
-        except ValueError:
-            pass
-    return out
-smi = open(raw + "/nvidia-smi.txt").read().splitlines()
-result = {"machine": dict(zip((k.strip() for k in smi[0].split(",")), (v.strip() for v in smi[1].split(",")))) if len(smi) > 1 else smi,
-          "commit": os.environ["FIELDPRINT_COMMIT"], "steps": lines(raw + "/steps.jsonl")}
-for path in sorted(glob.glob(raw + "/*.jsonl")):
-    name = os.path.basename(path)[:-6]
-    if name != "steps" and not name.startswith("e"):
-        result[name] = lines(path)
-if os.path.exists(raw + "/ops.json"):
-    try:
-        result["ops"] = json.load(open(raw + "/ops.json"))
-    except ValueError:
-        result["ops"] = lines(raw + "/ops.json")
-for path in sorted(glob.glob(raw + "/e?_cuda.json")):
-    result[os.path.basename(path)[:2]] = json.load(open(path))
-with open(folder + "/gpu_all.json", "w") as file:
-    json.dump(result, file, indent=1)
-    file.write("\n")
-print("wrote", folder + "/gpu_all.json")
-END
+python3 "$here/gpu/collect.py" "$raw" "$folder"
 cp "$raw"/e?_cuda.json "$raw"/e?_cuda.svg "$folder" 2>/dev/null
 exit $failed

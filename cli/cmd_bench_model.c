@@ -185,6 +185,12 @@ static json_t *times_json(const fp_bench_times *t)
                      t->least_us);
 }
 
+static json_t *spread_json(const fp_bench_spread *s)
+{
+    return json_pack("{s:i, s:f, s:f, s:f, s:f}", "steps", (int)s->steps, "p50_us", s->p50_us, "p90_us",
+                     s->p90_us, "p99_us", s->p99_us, "max_us", s->max_us);
+}
+
 static json_t *point_json(const fp_bench_machine *m, const fp_bench_point *o, const fp_bench_point_result *r)
 {
     double bytes = (double)(r->weight_bytes + r->kv_step_bytes), gb_s = bytes / r->step.median_us / 1e3;
@@ -197,14 +203,15 @@ static json_t *point_json(const fp_bench_machine *m, const fp_bench_point *o, co
         return object;
     }
     json_t *figures =
-        o->steps ? json_pack("{s:i, s:o, s:f, s:I, s:I, s:I, s:f, s:f, s:I, s:I}", "steps", (int)o->steps,
-                             "step", times_json(&r->step), "tokens_per_s", r->decode_tokens_per_s,
-                             "weight_bytes", (json_int_t)r->weight_bytes, "kv_step_bytes",
-                             (json_int_t)r->kv_step_bytes, "kv_bytes", (json_int_t)r->kv_bytes, "gb_s", gb_s,
-                             "of_copy", gb_s / m->copy_gb_s, "hashed_bytes", (json_int_t)r->hashed_bytes,
-                             "copied_bytes", (json_int_t)r->copied_bytes)
-                 : json_pack("{s:i, s:o, s:f}", "chunk", (int)r->chunk, "prompt", times_json(&r->prompt),
-                             "tokens_per_s", r->prefill_tokens_per_s);
+        o->steps
+            ? json_pack("{s:i, s:o, s:o, s:f, s:I, s:I, s:I, s:f, s:f, s:I, s:I}", "steps", (int)o->steps,
+                        "step", times_json(&r->step), "latency", spread_json(&r->latency), "tokens_per_s",
+                        r->decode_tokens_per_s, "weight_bytes", (json_int_t)r->weight_bytes, "kv_step_bytes",
+                        (json_int_t)r->kv_step_bytes, "kv_bytes", (json_int_t)r->kv_bytes, "gb_s", gb_s,
+                        "of_copy", gb_s / m->copy_gb_s, "hashed_bytes", (json_int_t)r->hashed_bytes,
+                        "copied_bytes", (json_int_t)r->copied_bytes)
+            : json_pack("{s:i, s:o, s:f}", "chunk", (int)r->chunk, "prompt", times_json(&r->prompt),
+                        "tokens_per_s", r->prefill_tokens_per_s);
     if (figures)
         json_object_update(object, figures);
     json_decref(figures);
@@ -238,9 +245,9 @@ static void print_point(const fp_bench_machine *m, const fp_bench_point *o, cons
     if (r->status != FP_OK)
         printf(" %s\n", r->detail);
     else if (o->steps)
-        printf(" %12.1f %11.1f %9.1f %8.1f %8.1f %7.1f\n", r->decode_tokens_per_s, r->step.median_us,
-               (double)r->kv_step_bytes / 1e6, 100 * gb_s / m->copy_gb_s, (double)r->hashed_bytes / 1e6,
-               (double)r->copied_bytes / 1e6);
+        printf(" %12.1f %11.1f %9.1f %9.1f %8.1f %8.1f %7.1f\n", r->decode_tokens_per_s, r->step.median_us,
+               r->latency.p99_us, (double)r->kv_step_bytes / 1e6, 100 * gb_s / m->copy_gb_s,
+               (double)r->hashed_bytes / 1e6, (double)r->copied_bytes / 1e6);
     else
         printf(" in steps of %u: %.1f tokens/s\n", r->chunk, r->prefill_tokens_per_s);
 }
@@ -256,8 +263,8 @@ static int print_table(const fp_model *model, const fp_bench_machine *m, uint64_
     printf("%llu words of logits and K/V checked, none differs\n", (unsigned long long)words);
     if (o[0].steps)
         printf("decoding, medians of %u runs; a step reads %.1f MB of weights\n"
-               "batch   context  anchor  validation     tokens/s     step/µs    K/V MB   %%copy   hashed  "
-               "copied MB\n",
+               "batch   context  anchor  validation     tokens/s     step/µs    p99/µs    K/V MB   %%copy   "
+               "hashed  copied MB\n",
                o[0].runs, (double)r[0].weight_bytes / 1e6);
     for (size_t i = 0; i < n; i++)
         print_point(m, &o[i], &r[i]);

@@ -24,7 +24,7 @@ if(FP_HAS_CUDA)
   add_library(fp_cuda OBJECT ${FP_CUDA_SOURCES})
   target_include_directories(fp_cuda PRIVATE ${CMAKE_SOURCE_DIR}/include ${CMAKE_SOURCE_DIR}/src)
   # Canonical arithmetic: no contraction, correctly rounded division and square root, subnormals kept
-  target_compile_options(fp_cuda PRIVATE -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Xcompiler=-fvisibility=hidden,-Wall)
+  target_compile_options(fp_cuda PRIVATE -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Xcompiler=-fvisibility=hidden,-Wall,-Wno-unknown-pragmas) # unroll is nvcc's
   set_target_properties(fp_cuda PROPERTIES POSITION_INDEPENDENT_CODE ON)
   # The page store and the forward pass on the GPU are C on the host's side.
   file(GLOB FP_CUDA_HOST_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/*/cuda/*.c)

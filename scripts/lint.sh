@@ -36,7 +36,7 @@ tidy() {
 }
 
 step "clang-format" clang-format --dry-run -Werror "${sources[@]}"
-step "shellcheck" shellcheck scripts/*.sh tests/*.sh .ci/run
+step "shellcheck" shellcheck scripts/*.sh tests/*.sh bench/*.sh bench/gpu/*.sh .ci/run
 step "clang" clang_build
 if [ ${#units[@]} -gt 0 ]; then
     step "cppcheck" cppcheck --quiet --std=c11 --error-exitcode=1 --inline-suppr -j "$(nproc)" \

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #define CUDA(call)                                                                                           \
     do {                                                                                                     \
@@ -355,15 +356,33 @@ static void report(lab *b, const scenario *c, const char *model)
 
 static fp_model *open_random(const gw_model *m)
 {
-    const char *path = "/tmp/cuda_forward.gguf";
+    char path[] = "/tmp/cuda_forward.XXXXXX";
     fp_model *model;
+    int fd = mkstemp(path);
+    if (fd < 0)
+        exit(1);
+    close(fd);
     gw_write_model(m, path);
     OK(fp_model_open(path, NULL, &model));
+    unlink(path);
     return model;
 }
 
-static void check_model(const gw_model *m, const char *name, bool big)
+typedef enum { BRIEF, SMALL, BIG } how_much;
+
+static void check_model(const gw_model *m, const char *name, how_much extent)
 {
+    static const scenario brief = {.name = "two sequences, one with an anchor",
+                                   .sequences = 2,
+                                   .decode = 2,
+                                   .prompt = {66, 3},
+                                   .anchor = 20,
+                                   .anchored = {1, 0},
+                                   .mode = {(fp__injection_mode)1},
+                                   .g = true,
+                                   .mass = true,
+                                   .cpu_chunk = 512,
+                                   .gpu_chunk = 40};
     static const scenario plain = {.name = "one sequence",
                                    .sequences = 1,
                                    .decode = 12,
@@ -415,7 +434,9 @@ static void check_model(const gw_model *m, const char *name, bool big)
     fp_model *model = open_random(m);
     lab b;
     lab_open(&b, model, 10);
-    if (big) {
+    if (extent == BRIEF) {
+        report(&b, &brief, name);
+    } else if (extent == BIG) {
         report(&b, &large, name);
         report(&b, &large_alone, name);
     } else {
@@ -437,7 +458,8 @@ static gw_model shape_8b(uint32_t type, uint32_t layers, uint32_t V)
     return m;
 }
 
-/* which: NULL, all; "8b": the 8B shape alone; "few": four kinds of tiny models, for compute-sanitizer */
+/* which: NULL, all; "8b": the 8B shape alone; "few": four kinds of tiny models, briefly, for
+ * compute-sanitizer */
 static void check(const char *which)
 {
     static const struct {
@@ -459,13 +481,13 @@ static void check(const char *which)
         m.arch = kinds[i].arch, m.d = kinds[i].d, m.H = kinds[i].H, m.HK = kinds[i].HK, m.C = kinds[i].C,
         m.F = kinds[i].F;
         m.type = kinds[i].type, m.embd_type = kinds[i].embd, m.tied = kinds[i].tied, m.seed = 7 + i;
-        check_model(&m, kinds[i].name, false);
+        check_model(&m, kinds[i].name, few ? BRIEF : SMALL);
     }
     if (few)
         return;
     gw_model q4 = shape_8b(FP__GGML_Q4_0, 2, 4096), q8 = shape_8b(FP__GGML_Q8_0, 2, 4096);
-    check_model(&q4, "8B shape, 2 layers, Q4_0", true);
-    check_model(&q8, "8B shape, 2 layers, Q8_0", true);
+    check_model(&q4, "8B shape, 2 layers, Q4_0", BIG);
+    check_model(&q8, "8B shape, 2 layers, Q8_0", BIG);
 }
 
 static void check_file(const char *path)

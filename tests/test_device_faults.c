@@ -43,6 +43,17 @@ typedef struct bench {
     uint8_t id[1][32];
 } bench;
 
+/* Memory that was found bad is held, and neither the context nor the anchors are in it. */
+static void check_quarantine(const fp_engine *e, const fp_session *s)
+{
+    const fp__kvseq *seqs[] = {s->context, s->anchors->seq};
+    assert_true(e->checks.quarantined > 0);
+    for (size_t q = 0; q < e->checks.quarantined; q++)
+        for (size_t i = 0; i < 2; i++)
+            for (size_t p = 0; p < fp__kvseq_pages(seqs[i]); p++)
+                assert_ptr_not_equal(fp__kvseq_groups(seqs[i])[p], e->checks.quarantine[q]->data);
+}
+
 static void answer(const bench *b, fp_validation level, fp_release release, strike *f, uint8_t digest[32])
 {
     fp_engine_options o = {.threads = 2, .validation = level};
@@ -67,6 +78,8 @@ static void answer(const bench *b, fp_validation level, fp_release release, stri
         fail_msg("%s, level %s, release %s: %s", names[f->what], fp_validation_name(level),
                  fp_release_name(release), f->done ? "the fault was not found" : "no fault was made");
     assert_true(f || (r.failures == 0 && r.rollbacks == 0));
+    if (f && (f->what == CONTEXT || f->what == ANCHOR))
+        check_quarantine(e, s);
     el_hash_begin(&h);
     el_hash_session(&h, s);
     el_hash_end(&h, digest);

@@ -174,9 +174,12 @@ P
         [ $? = 3 ] && grep -q tokens error
         pass $? "a context that does not fit is an error: $(head -c 300 error)"
     fi
-    "$program" run -p x -n 4 --device cuda:99 --no-receipt >output 2>error
-    [ $? = 3 ]
-    pass $? "a GPU that is not there is an error: $(head -c 120 error)"
+    for what in "run -p x -n 4 --no-receipt" "bench attention --context 64" "bench hash" "bench model --shape tiny"; do
+        # shellcheck disable=SC2086
+        "$program" $what --device cuda:99 >output 2>error
+        [ $? = 3 ] && { [ "$gpu" != cuda ] || grep -q 'there is no cuda:99' error; }
+        pass $? "${what%% -*}: a GPU that is not there is an error: $(head -c 120 error)"
+    done
 fi
 
 # ---- how fast ----

@@ -438,7 +438,7 @@ int main(int argc, char **argv)
     CUDA(cudaSetDevice(0));
     CUDA(fp__cuda_ops_init(0));
     if (!strcmp(what, "quick") || !strcmp(what, "check"))
-        return check_ops(!strcmp(what, "quick")) != 0;
+        return check_ops(!strcmp(what, "quick"), argc > 2 ? argv[2] : NULL) != 0;
     if (!strcmp(what, "profile")) {
         copy_rate = 3000.0;
         json = stdout;
@@ -453,7 +453,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(what, "bench") || argc < 3) {
-        printf("usage: ops_gpu layout | quick | check | bench OUT.json\n");
+        printf("usage: ops_gpu layout | quick [PART] | check [PART] | bench OUT.json\n");
         return 2;
     }
     bench_ops(argv[2]);

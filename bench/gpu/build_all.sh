@@ -26,7 +26,7 @@ link() { # NAME OBJECT...
     strip "$out/$name"
 }
 compile bench/gpu/no_curl.c
-for name in cuda_attention cuda_forward; do
+for name in cuda_attention cuda_forward cuda_store; do
     compile "tests/$name.c"
     link "$name" "$objects/$name.c.o"
 done

@@ -329,6 +329,13 @@ static void check_product(int type, size_t rows, size_t cols, size_t tokens, int
     acts_free(&a);
 }
 
+/* What of check_ops is wanted: "elementwise", "hash" or the name of a block type; NULL: all. */
+static const char *wanted;
+static int wants(const char *part)
+{
+    return !wanted || strcmp(wanted, part) == 0;
+}
+
 static void check_linear(int quick)
 {
     static const size_t some_rows[] = {1, 8, 15, 16, 17, 40, 81, 129, 300},
@@ -337,6 +344,8 @@ static void check_linear(int quick)
     for (size_t i = 0; i < BLOCK_TYPES; i++) {
         int type = block_types[i];
         size_t elements = 1, bytes;
+        if (!wants(fp__wtype_name(type)))
+            continue;
         CHECK(fp__wtype_block(type, &elements, &bytes), "type");
         for (size_t r = 0; r < sizeof some_rows / sizeof *some_rows; r += quick ? 4 : 1)
             check_product(type, some_rows[r], 512, 1 + r, 0, BLOCKS_RANDOM, ACT_RANDOM);
@@ -488,7 +497,7 @@ static void check_from(int type, size_t rows, size_t cols, size_t tokens, int no
 static void check_from_all(int quick)
 {
     for (size_t i = 0; i < BLOCK_TYPES; i++)
-        for (int norm = 0; norm < 2; norm++) {
+        for (int norm = 0; norm < 2 && wants(fp__wtype_name(block_types[i])); norm++) {
             for (size_t tokens = 1; tokens <= 9; tokens += quick || tokens > 4 ? 4 : 1)
                 check_from(block_types[i], 70, 768, tokens, norm, tokens == 3);
             if (quick)
@@ -721,7 +730,7 @@ static void check_hash(uint16_t layers, uint16_t kv_heads, uint16_t d, size_t pa
     free(data), free(want), free(got), free(roots), free(roots_got), free(pointers);
 }
 
-int check_ops(int quick)
+static void check_elementwise(void)
 {
     for (size_t i = 0; i < BLOCK_TYPES; i++) {
         check_embed(block_types[i], 50, 768);
@@ -743,11 +752,24 @@ int check_ops(int quick)
     check_argmax(1);
     check_argmax(2049);
     check_argmax(128256);
+}
+
+static void check_hashes(int quick)
+{
     check_hash(1, 1, 64, 1);
     check_hash(3, 5, 64, 3);
     check_hash(2, 3, 96, 2);
     check_hash(32, 8, 128, quick ? 1 : 2);
     check_hash(300, 1, 64, 1);
+}
+
+int check_ops(int quick, const char *part)
+{
+    wanted = part;
+    if (wants("elementwise"))
+        check_elementwise();
+    if (wants("hash"))
+        check_hashes(quick);
     check_linear(quick);
     check_from_all(quick);
     for (fp__cuda_tune.decode_warps = 5; !quick && fp__cuda_tune.decode_warps <= 16;

@@ -37,7 +37,8 @@ static inline void *host_alloc(size_t bytes)
     return p;
 }
 
-int check_layout(void);          /* no GPU needed; number of failures */
-int check_ops(int quick);        /* number of failures */
+int check_layout(void); /* no GPU needed; number of failures */
+int check_ops(int quick,
+              const char *part); /* "elementwise", "hash", a block type or NULL; number of failures */
 void bench_ops(const char *out); /* writes JSON */
 #endif

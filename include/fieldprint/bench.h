@@ -27,6 +27,12 @@ typedef struct fp_bench_times {
     double median_us, least_us;
 } fp_bench_times;
 
+/* How the times of single steps are spread: `p50_us` is the smallest time that half of them do not exceed. */
+typedef struct fp_bench_spread {
+    uint32_t steps;
+    double p50_us, p90_us, p99_us, max_us;
+} fp_bench_spread;
+
 /* Attention of one layer: `batch` sequences of `tokens` query tokens each at the end of `context` tokens (the
  * query tokens counted in), which also attend to `anchor` tokens. */
 typedef struct fp_bench_attention_options {
@@ -106,7 +112,8 @@ typedef struct fp_bench_point {
 typedef struct fp_bench_point_result {
     fp_status status; /* of this point alone: FP_NO_MEMORY where it does not fit; then nothing else is set */
     char detail[256];
-    fp_bench_times step;        /* of a run: its time over its steps */
+    fp_bench_times step;     /* of a run: its time over its steps */
+    fp_bench_spread latency; /* of the steps of all runs: until the next may begin, without what is put off */
     double decode_tokens_per_s; /* batch over the median */
     fp_bench_times prompt;      /* all of it */
     double prefill_tokens_per_s;

@@ -26,6 +26,13 @@ void fp__bench_summary(double *us, uint32_t n, fp_bench_times *out)
     *out = (fp_bench_times){n, n % 2 ? us[n / 2] : (us[n / 2 - 1] + us[n / 2]) / 2, us[0]};
 }
 
+void fp__bench_spread_of(double *us, size_t n, fp_bench_spread *out)
+{
+    qsort(us, n, sizeof *us, ascending);
+    *out = (fp_bench_spread){(uint32_t)n, us[(n * 50 - 1) / 100], us[(n * 90 - 1) / 100],
+                             us[(n * 99 - 1) / 100], us[n - 1]};
+}
+
 void fp__bench_fill_slabs(uint8_t *slabs, size_t n, size_t d, uint64_t *random)
 {
     size_t bytes = fp__slab_bytes(d);

@@ -11,6 +11,8 @@ enum { FP__BENCH_MAX_RUNS = 1000, FP__BENCH_MAX_BATCH = 256, FP__BENCH_CONTENT_B
 uint64_t fp__bench_random(uint64_t *state); /* splitmix64 */
 /* Sorts times (µs) and fills the summary. */
 void fp__bench_summary(double *us, uint32_t n, fp_bench_times *out);
+/* Sorts times of n > 0 steps (µs) and tells how they are spread. */
+void fp__bench_spread_of(double *us, size_t n, fp_bench_spread *out);
 /* Random slabs with scales of 2^-8 to 2^-7. */
 void fp__bench_fill_slabs(uint8_t *slabs, size_t n, size_t d, uint64_t *random);
 

@@ -59,6 +59,7 @@ typedef struct lab {
     fp__forward_span *spans;    // [batch]
     uint32_t *ids;              // [max(batch, chunk)]
     size_t *rows;               // [batch]
+    double *step_us;            // [runs][steps]
     size_t chunk;
     /* validation */
     fp__hasher *hasher;
@@ -388,7 +389,8 @@ static fp_status decode_step(lab *l)
     return next_ids(l);
 }
 
-static fp_status decode_run(lab *l, uint32_t steps, double *us)
+/* *us: of a step, what was put off included. step_us: [steps] of each alone; may be NULL. */
+static fp_status decode_run(lab *l, uint32_t steps, double *us, double *step_us)
 {
     fp__group *sealed[FP__BENCH_MAX_BATCH], *written[FP__BENCH_MAX_BATCH];
     size_t slots[FP__BENCH_MAX_BATCH];
@@ -397,12 +399,16 @@ static fp_status decode_run(lab *l, uint32_t steps, double *us)
     l->out->hashed_bytes = l->out->copied_bytes = 0;
     for (size_t s = 0; s < l->o.batch; s++)
         l->ids[s] = (uint32_t)((17 + 31 * s) % l->model->hp.vocabulary);
-    uint64_t start = fp__now_ns();
+    uint64_t start = fp__now_ns(), before = start;
     fp_status status = FP_OK;
     for (uint32_t i = 0; i < steps && status == FP_OK; i++) {
         status = decode_step(l);
         if (status == FP_OK)
             status = validate(l, sealed, written, slots);
+        uint64_t now = fp__now_ns();
+        if (step_us)
+            step_us[i] = (double)(now - before) / 1e3;
+        before = now;
     }
     fp__hasher_wait(l->hasher, &l->owner); /* what was put off is part of the time */
     *us = (double)(fp__now_ns() - start) / 1e3 / (double)steps;
@@ -414,7 +420,7 @@ static fp_status warm_up(lab *l)
 {
     double us;
     fp__group *page = l->sequences[0].own[0];
-    FP_TRY(decode_run(l, l->o.steps < 4 ? l->o.steps : 4, &us));
+    FP_TRY(decode_run(l, l->o.steps < 4 ? l->o.steps : 4, &us, NULL));
     if (l->o.validation == FP_BENCH_VALIDATE_NONE)
         return FP_OK;
     if (l->o.validation != FP_BENCH_VALIDATE_ASYNC && l->o.validation != FP_BENCH_VALIDATE_ASYNC_CPU)
@@ -429,7 +435,8 @@ static fp_status time_decode(lab *l)
     double us[FP__BENCH_MAX_RUNS];
     FP_TRY(warm_up(l));
     for (uint32_t i = 0; i < l->o.runs; i++)
-        FP_TRY(decode_run(l, l->o.steps, &us[i]));
+        FP_TRY(decode_run(l, l->o.steps, &us[i], l->step_us + (size_t)i * l->o.steps));
+    fp__bench_spread_of(l->step_us, (size_t)l->o.runs * l->o.steps, &l->out->latency);
     fp__bench_summary(us, l->o.runs, &l->out->step);
     l->out->decode_tokens_per_s = l->o.batch / l->out->step.median_us * 1e6;
     return FP_OK;
@@ -510,10 +517,11 @@ static fp_status make_lab(lab *l)
     l->spans = calloc(batch, sizeof *l->spans);
     l->ids = calloc(tokens, sizeof *l->ids);
     l->rows = calloc(batch, sizeof *l->rows);
+    l->step_us = calloc((size_t)o->runs * o->steps + 1, sizeof *l->step_us);
     l->jobs = calloc(l->n_jobs, sizeof *l->jobs);
     l->leaves = malloc(batch * fp__page_slabs(&l->geometry) * 32);
     if (!l->sequences || !l->anchor || !l->filled || !l->g || !l->mass || !l->spans || !l->ids || !l->rows ||
-        !l->jobs || !l->leaves)
+        !l->step_us || !l->jobs || !l->leaves)
         return fp__fail(FP_NO_MEMORY, "bench model: no memory");
     for (size_t s = 0; s < batch; s++)
         l->rows[s] = s;
@@ -540,6 +548,7 @@ static void free_point(lab *l)
     free(l->spans);
     free(l->ids);
     free(l->rows);
+    free(l->step_us);
     free(l->jobs);
     free(l->leaves);
 }

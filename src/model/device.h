@@ -19,6 +19,8 @@ fp_status fp__device_parse(const char *text, int *out) FP_WARN_UNUSED;
 void fp__gpu_list(fp_devices *out);
 /* Number of the first GPU that can be used, or FP__DEVICE_CPU. */
 int fp__gpu_first(void);
+/* FP_UNSUPPORTED, with what to do: there is no such GPU, or it cannot be used. */
+fp_status fp__gpu_check(int index) FP_WARN_UNUSED;
 
 typedef struct fp__gpu fp__gpu;
 /* Packs and uploads the weights; rotary rows for positions 0..positions - 1. The model and the team (used

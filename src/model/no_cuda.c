@@ -14,6 +14,12 @@ int fp__gpu_first(void)
     return FP__DEVICE_CPU;
 }
 
+fp_status fp__gpu_check(int index)
+{
+    (void)index;
+    return fp__fail(FP_UNSUPPORTED, "%s", NO_CUDA);
+}
+
 fp_status fp__gpu_open(int index, const fp_model *model, fp__team *team, size_t positions, fp__gpu **out)
 {
     (void)index;

@@ -29,8 +29,9 @@ typedef struct cuda_store {
     fp__cuda_hash_geometry hash;
     void *device_memory, *pinned_memory; /* of the lanes */
     size_t extended;                     /* groups that extend gave out */
-    cudaStream_t own, writer;
-    cudaEvent_t written; /* after the writer's last take, keep or sum */
+    cudaStream_t own, writer, sums;      /* sums: checksums, beside the steps that follow */
+    cudaEvent_t written;                 /* after the writer's last take or keep, or before the last sum */
+    cudaEvent_t summed;                  /* after the last sum */
     pthread_mutex_t mutex;
     pthread_cond_t freed;
     lane lanes[LANES];
@@ -54,6 +55,14 @@ static fp_status mark_written(cuda_store *c)
     return FP_OK;
 }
 
+/* What changes pages other than by writing further slots comes after the checksums of what is there. */
+static fp_status enter_writer(const cuda_store *c)
+{
+    FP_TRY(enter(c));
+    FP_CUDA(cudaStreamWaitEvent(c->writer, c->summed, 0), "the order of K/V");
+    return FP_OK;
+}
+
 static uint32_t page_of(const cuda_store *c, const fp__group *group)
 {
     return fp__store_cuda_page(&c->head, group->data);
@@ -74,7 +83,7 @@ static fp_status cuda_take(fp__store *store, fp__group *group)
     cuda_store *c = self(store);
     if (!group->dirty)
         return FP_OK;
-    FP_TRY(enter(c));
+    FP_TRY(enter_writer(c));
     FP_CUDA(cudaMemsetAsync(group->data, 0, store->group_bytes, c->writer), "zeroing a page of K/V");
     FP_CUDA(cudaMemsetAsync(c->pages.sums + page_of(c, group) * store->slabs, 0, store->slabs * 8, c->writer),
             "zeroing a page of K/V");
@@ -90,7 +99,7 @@ static void cuda_give(fp__store *store, fp__group *group)
 static fp_status cuda_keep(fp__store *store, fp__group *to, const fp__group *from, size_t slots)
 {
     cuda_store *c = self(store);
-    FP_TRY(enter(c));
+    FP_TRY(enter_writer(c));
     FP_CUDA(fp__cuda_pages_keep(&c->pages, page_of(c, to), page_of(c, from), (uint32_t)slots, c->writer),
             "dropping slots of a page");
     to->summed = slots;
@@ -104,6 +113,11 @@ static fp_status cuda_sum(fp__store *store, fp__group *const *groups, const size
     if (slab_begin > 0 || slab_end < store->slabs || n == 0)
         return FP_OK; /* the call for all slabs does it */
     FP_TRY(enter(c));
+    if (cudaStreamQuery(c->writer) != cudaSuccess) { /* else there is nothing to wait for */
+        (void)cudaGetLastError();
+        FP_TRY(mark_written(c));
+        FP_CUDA(cudaStreamWaitEvent(c->sums, c->written, 0), "the order of K/V");
+    }
     for (size_t first = 0, count; first < n; first += count) {
         fp__cuda_slots ranges[FP__STORE_BATCH];
         uint32_t used = 0;
@@ -112,12 +126,13 @@ static fp_status cuda_sum(fp__store *store, fp__group *const *groups, const size
             if (groups[i]->summed < slots[i])
                 ranges[used++] =
                     (fp__cuda_slots){page_of(c, groups[i]), (uint16_t)groups[i]->summed, (uint16_t)slots[i]};
-        FP_CUDA(fp__cuda_pages_sum(&c->pages, ranges, used, c->writer), "checksums of K/V");
+        FP_CUDA(fp__cuda_pages_sum(&c->pages, ranges, used, c->sums), "checksums of K/V");
         for (size_t i = first; i < first + count; i++)
             if (groups[i]->summed < slots[i])
                 groups[i]->summed = slots[i];
     }
-    return mark_written(c);
+    FP_CUDA(cudaEventRecord(c->summed, c->sums), "an event of the K/V pool");
+    return FP_OK;
 }
 
 /* ---- lanes: work that looks ---- */
@@ -146,11 +161,12 @@ static void lane_give(cuda_store *c, lane *l)
     pthread_mutex_unlock(&c->mutex);
 }
 
-/* What follows in the lane's stream comes after all that the writer has written. */
+/* What follows in the lane's stream comes after all that the writer has written, and its checksums. */
 static fp_status lane_begin(const cuda_store *c, const lane *l)
 {
     FP_TRY(enter(c));
     FP_CUDA(cudaStreamWaitEvent(l->stream, c->written, 0), "the order of K/V");
+    FP_CUDA(cudaStreamWaitEvent(l->stream, c->summed, 0), "the order of K/V");
     return FP_OK;
 }
 
@@ -274,6 +290,10 @@ static void cuda_destroy(fp__store *store)
     }
     if (c->written)
         (void)cudaEventDestroy(c->written);
+    if (c->summed)
+        (void)cudaEventDestroy(c->summed);
+    if (c->sums)
+        (void)cudaStreamDestroy(c->sums);
     if (c->own)
         (void)cudaStreamDestroy(c->own);
     (void)cudaFreeHost(c->pinned_memory);
@@ -301,6 +321,7 @@ static fp_status create_lanes(cuda_store *c)
     FP_CUDA(cudaMallocHost(&c->pinned_memory, LANES * pinned_bytes), "staging memory of the K/V pool");
     int least, greatest;
     FP_CUDA(cudaDeviceGetStreamPriorityRange(&least, &greatest), "stream priorities");
+    FP_CUDA(cudaStreamCreateWithPriority(&c->sums, cudaStreamNonBlocking, least), "a stream");
     for (size_t i = 0; i < LANES; i++) {
         lane *l = &c->lanes[i];
         uint8_t *d = (uint8_t *)c->device_memory + i * device_bytes;
@@ -384,6 +405,7 @@ static fp_status create(cuda_store *c, size_t max_groups)
     FP_CUDA(cudaStreamCreateWithFlags(&c->own, cudaStreamNonBlocking), "a stream");
     c->writer = c->own;
     FP_CUDA(cudaEventCreateWithFlags(&c->written, cudaEventDisableTiming), "an event");
+    FP_CUDA(cudaEventCreateWithFlags(&c->summed, cudaEventDisableTiming), "an event");
     FP_TRY(upload_weights(c));
     FP_TRY(create_lanes(c));
     FP_TRY(allocate_pages(c, max_groups));

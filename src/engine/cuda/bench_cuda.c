@@ -3,6 +3,7 @@
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/cuda_ops.h"
 #include "kernel/cuda/try.h"
+#include "model/device.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -19,6 +20,7 @@ typedef struct room {
 static fp_status room_open(room *r, int gpu)
 {
     *r = (room){0};
+    FP_TRY(fp__gpu_check(gpu));
     FP_CUDA(cudaSetDevice(gpu), "the choice of the GPU");
     FP_CUDA(fp__cuda_ops_init(gpu), "the start of the GPU's kernels");
     FP_CUDA(cudaStreamCreateWithFlags(&r->stream, cudaStreamNonBlocking), "a stream");
@@ -135,6 +137,7 @@ fp_status fp__bench_cuda_machine(int gpu, fp_bench_machine *out)
 {
     struct cudaDeviceProp p;
     room r;
+    FP_TRY(fp__gpu_check(gpu));
     FP_CUDA(cudaGetDeviceProperties(&p, gpu), "the search for a GPU");
     snprintf(out->device, sizeof out->device, "cuda:%d", gpu);
     snprintf(out->name, sizeof out->name, "%.*s", (int)sizeof out->name - 1, p.name);

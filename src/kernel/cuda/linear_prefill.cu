@@ -185,7 +185,7 @@ __global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
         float seg[2][4][4];
         segment_sums<TYPE>(base + 2 * wm * wtile<TYPE>::BYTES,
                            base + S::A_BYTES + 4 * wn * FP__DEVICE_ACT_BYTES, lane, seg);
-        arrive_warp(empty + stage, lane);
+        arrive_warp(empty + stage);
 #pragma unroll
         for (int i = 0; i < 32; i++)
             y[i / 16][i / 4 % 4][i % 4] =

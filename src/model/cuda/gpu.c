@@ -153,6 +153,12 @@ static fp_status check_device(int index, char name[128])
                           device.name, device.capability / 10, device.capability % 10, device.why);
 }
 
+fp_status fp__gpu_check(int index)
+{
+    char name[128];
+    return check_device(index, name);
+}
+
 static size_t free_mib(void)
 {
     size_t free_bytes = 0, total = 0;
