@@ -236,12 +236,10 @@ static void shape_solo(const fp_cuda_attention *plan, uint32_t fours, uint32_t s
     uint32_t d = plan->config.d, quads = QUADS * plan->grid, units = fours * d, stage = QUADS * stage_bytes(d);
     SoloShape *s = &solo->shape;
     s->stages = min_of((shared - SOLO_RING) / stage, MAX_STAGES);
-    s->window = min_of(s->stages - 4, 4);
+    s->window = min_of(s->stages, 3);
     s->readers = min_of(quads / plan->config.kv_heads, units);
-    if (fp__cuda_attention_tuning[FP__TUNE_READERS])
-        s->readers = min_of(s->readers, fp__cuda_attention_tuning[FP__TUNE_READERS]);
     if (fp__cuda_attention_tuning[FP__TUNE_WINDOW])
-        s->window = min_of(s->stages - 4, fp__cuda_attention_tuning[FP__TUNE_WINDOW]);
+        s->window = min_of(s->stages, fp__cuda_attention_tuning[FP__TUNE_WINDOW]);
     s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;
     s->readers = ceil_div(units, s->share);
     solo->shared_bytes = SOLO_RING + (size_t)s->stages * stage;
@@ -282,6 +280,8 @@ static fp_status choose_solo(fp_cuda_attention *plan)
         size_t words = (size_t)c->kv_heads * solo->shape.readers * plan->solo_pieces * (2 * fours + solo->shape.share);
         most = words > most ? words : most;
     }
+    if (most == 0)
+        return FP_OK;
     uint4 *inbox;
     CUDA_TRY(cudaMalloc((void **)&inbox, most * sizeof(uint4)), "device memory for attention's pieces");
     plan->solos[0].shape.inbox = plan->solos[1].shape.inbox = inbox;

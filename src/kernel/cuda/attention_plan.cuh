@@ -146,7 +146,7 @@ constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
 /* Of a CTA for one sequence: barriers, parts, the rings of its quads; a warp more issues the copies. */
 constexpr int SOLO_THREADS = DECODE_WARPS * 32 + 32;
-constexpr uint32_t SOLO_BARRIER_BYTES = 4 * 8 * MAX_STAGES, SOLO_PART_BYTES = DECODE_PART_BYTES,
+constexpr uint32_t SOLO_BARRIER_BYTES = 640, SOLO_PART_BYTES = DECODE_PART_BYTES,
                    SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6, SOLO_SHARE = 16;
 constexpr uint32_t EMPTY = 0xffffffffu; /* a word that was not written yet */
 /* Words of the plan, one a piece. */

@@ -60,9 +60,21 @@ static __device__ __forceinline__ uint32_t transpose_b16(uint32_t x)
     return y;
 }
 
-/* Where the queries of a lane's column and of its row 4·nt + c are, for KV head 0. */
+/* What is worked out before the wait for the kernel before is not to be put off. */
+template <typename T> static __device__ __forceinline__ void pin(T *&x)
+{
+    asm volatile("" : "+l"(x));
+}
+static __device__ __forceinline__ void pin(uint32_t &x)
+{
+    asm volatile("" : "+r"(x));
+}
+
+/* Where the queries of a lane's column and of its row 4·nt + c are, for one KV head. */
 template <int D, int NT> struct QueryPlaces {
-    size_t q[NT], scale[NT];
+    uint32_t kv_head;
+    const uint8_t *q[NT];
+    const float *scale[NT];
     uint32_t token[NT]; /* query token of the row, from the first */
     bool column[NT], row[NT];
 
@@ -73,9 +85,11 @@ template <int D, int NT> struct QueryPlaces {
         for (int n = 0; n < NT; n++) {
             uint32_t r = 4 * n + g / 2, own = 4 * n + c;
             column[n] = r < rows, row[n] = own < rows;
-            q[n] = ((size_t)(first_token + r / p.group) * p.heads_q + r % p.group) * (2 * D) + g % 2 * D;
+            q[n] = reinterpret_cast<const uint8_t *>(p.q_planes) + g % 2 * D +
+                   ((size_t)(first_token + r / p.group) * p.heads_q + kv_head * p.group + r % p.group) * (2 * D);
             token[n] = own / p.group;
-            scale[n] = (size_t)(first_token + token[n]) * p.heads_q + own % p.group;
+            scale[n] = p.q_scales + (size_t)(first_token + token[n]) * p.heads_q + kv_head * p.group + own % p.group;
+            pin(q[n]), pin(scale[n]), pin(token[n]);
         }
     }
 };
@@ -101,9 +115,10 @@ static __device__ __forceinline__ void load_columns(const Params &p, const Query
                                                     uint32_t lane, Columns<D, NT> &x)
 {
     uint32_t c = lane % 4;
+    int further = (int)((kv_head - at.kv_head) * p.group);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + at.q[n] + kv_head * p.group * (2 * D);
+        const uint8_t *q = at.q[n] + further * (2 * D);
 #pragma unroll
         for (int i = 0; i < D / 64; i++) {
             uint4 v = at.column[n] ? __ldcg(reinterpret_cast<const uint4 *>(q + 64 * i + 16 * c)) : make_uint4(0, 0, 0, 0);
@@ -114,7 +129,7 @@ static __device__ __forceinline__ void load_columns(const Params &p, const Query
             x.q[n][D / 16 - 2] = v.x, x.q[n][D / 16 - 1] = v.y;
         }
         x.token[n] = at.token[n];
-        x.scale[n] = at.row[n] ? __ldcg(p.q_scales + at.scale[n] + kv_head * p.group) : 0.0f;
+        x.scale[n] = at.row[n] ? __ldcg(at.scale[n] + further) : 0.0f;
     }
 }
 
@@ -292,15 +307,15 @@ struct Part {
     float m, l, unit;
     uint32_t at;
 };
-static_assert(SOLO_BARRIER_BYTES >= 4 * 8 * MAX_STAGES, "the barriers have their place");
+static_assert(SOLO_BARRIER_BYTES >= 4 * 8 * MAX_STAGES + 4 * QUADS, "the barriers have their place");
 static_assert(SOLO_PART_BYTES == sizeof(Part) * DECODE_WARPS * 8, "and so have the parts");
 
 /* A place in a quad's ring. */
 struct Place {
-    uint32_t slot, parity;
+    uint32_t slot, parity, fill; /* fill: number of the fill there */
     __device__ __forceinline__ void advance(uint32_t n, uint32_t stages)
     {
-        slot += n;
+        slot += n, fill += n;
         while (slot >= stages)
             slot -= stages, parity ^= 1;
     }
@@ -339,6 +354,20 @@ template <int D, int NT> struct Quad {
     {
         return full(QUADS * MAX_STAGES + slot);
     }
+    /* Fills of the ring that have begun. A warp looks at this before it waits for its fill by parity: the fill before it in
+     * that slot is another warp's and need not be over. */
+    __device__ __forceinline__ uint32_t begun() const
+    {
+        return base + 4 * 8 * MAX_STAGES + 4 * quad;
+    }
+    __device__ __forceinline__ void wait_fill(const Place &at) const
+    {
+        uint32_t n;
+        do
+            asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(n) : "r"(begun()) : "memory");
+        while (n <= at.fill);
+        barrier_wait(full(at.slot), at.parity);
+    }
     __device__ __forceinline__ uint32_t stage_offset(uint32_t slot) const
     {
         return SOLO_RING + (quad * p.solo.stages + slot) * stage_bytes(D);
@@ -356,6 +385,17 @@ template <int D, int NT> struct Quad {
     {
         return p.solo.inbox + ((size_t)(kv_head * p.solo.readers + reader) * pieces + piece) * piece_words();
     }
+    /* What a thread posts of a piece of KV head 0: float4 `part` of its lane for row tile n, and m and l of row 4n + c to
+     * reader 8·part + g; in 16-byte words. */
+    __device__ __forceinline__ uint32_t post_o(int n) const
+    {
+        uint32_t unit = (n * (D / 32) + part) * 32 + lane;
+        return unit / p.solo.share * pieces * piece_words() + 2 * NT + unit % p.solo.share;
+    }
+    __device__ __forceinline__ uint32_t post_head() const
+    {
+        return (8 * part + lane / 4) * pieces * piece_words();
+    }
     __device__ __forceinline__ void meet() const
     {
         __syncwarp();
@@ -364,11 +404,10 @@ template <int D, int NT> struct Quad {
 };
 
 /* The copies of a quad: half slabs, K of its 4 warps, then V, for each page that they work on. Halves of warps without a
- * page are empty. The ring is the quad's: at most stages - 4 copies are under way, so that when a warp waits for a fill
- * by parity, the one before it in that slot is over. */
+ * page are empty. */
 template <int D, int NT> struct Producer {
     Quad<D, NT> q;
-    uint32_t words, round, time, filled;
+    uint32_t words, round, time;
     Place to, paced;
 
     __device__ __forceinline__ bool done() const
@@ -381,9 +420,9 @@ template <int D, int NT> struct Producer {
         uint32_t part = half % QUAD, bar = q.full(to.slot);
         uint32_t page = word(words, FLAGS) & PAGED ? part : SPAN_PAGES * part + time;
         uint32_t pages = word(words, PAGES), early = word(words, EARLY), number = word(words, INLINE + (int)(page & 15));
-        if (filled >= p.solo.stages)
+        if (to.fill >= p.solo.stages)
             barrier_wait(q.empty(to.slot), to.parity ^ 1);
-        if (filled >= p.solo.window) {
+        if (to.fill >= p.solo.window) {
             barrier_wait(q.full(paced.slot), paced.parity);
             paced.advance(1, p.solo.stages);
         }
@@ -399,8 +438,9 @@ template <int D, int NT> struct Producer {
             fill_stage(bar, q.stage(to.slot), v ? slab + 64 * D : slab, 64 * D, slab + 128 * D, v ? 0 : 256, q.lane);
         else if (q.lane == 0)
             barrier_arrive(bar);
-        filled++;
         to.advance(1, p.solo.stages);
+        if (q.lane == 0)
+            asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(q.begun()), "r"(to.fill) : "memory");
     }
     /* All warps of the quad have a page more. */
     __device__ __forceinline__ void advance()
@@ -454,9 +494,10 @@ static __device__ __forceinline__ uint4 look(const void *at)
 /* The parts of a quad in order → one piece, to its readers. Warp w of the quad takes float4 w of each lane. */
 template <int D, int NT>
 static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const Part *parts, uint32_t words,
-                                                   uint32_t kv_head)
+                                                   uint32_t kv_head, const uint32_t (&post_o)[NT], uint32_t post_head)
 {
-    uint32_t c = q.lane % 4, piece = word(words, STATE);
+    uint32_t c = q.lane % 4;
+    uint4 *inbox = q.inbox(kv_head, 0, word(words, STATE));
     bool chunk_begins = word(words, FIRST_PAGE) % CHUNK_PAGES == 0;
     /* a span that begins a chunk is merged into an empty one: -0 becomes +0 */
     float zero = chunk_begins && (word(words, FLAGS) & PAGED) ? 0.0f : -0.0f;
@@ -473,24 +514,25 @@ static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const P
             b[k] = __fmul_rn(b[k], x.unit);
             m = fmaxf(m, x.m);
         }
-#pragma unroll
-        for (uint32_t i = q.part; i < D / 32; i += QUAD) {
+        if (q.part < D / 32) {
             float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
             for (int k = 0; k < QUAD; k++) {
-                float4 x = from[k][i * 32];
+                float4 x = from[k][q.part * 32];
                 v.x = __fmaf_rn(v.x, a[k], __fmul_rn(x.x, b[k]));
                 v.y = __fmaf_rn(v.y, a[k], __fmul_rn(x.y, b[k]));
                 v.z = __fmaf_rn(v.z, a[k], __fmul_rn(x.z, b[k]));
                 v.w = __fmaf_rn(v.w, a[k], __fmul_rn(x.w, b[k]));
             }
-            uint32_t unit = (n * (D / 32) + i) * 32 + q.lane;
-            post(q.inbox(kv_head, unit / q.p.solo.share, piece) + 2 * NT + unit % q.p.solo.share,
+            post(inbox + post_o[n],
                  make_float4(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero), __fadd_rn(v.z, zero), __fadd_rn(v.w, zero)));
         }
         /* lane: row c, to readers 8·part + g and further ones */
-        for (uint32_t to = 8 * q.part + q.lane / 4; to < q.p.solo.readers; to += 8 * QUAD)
-            post(reinterpret_cast<float2 *>(q.inbox(kv_head, to, piece)) + 4 * n + c, make_float2(m, l));
+        uint4 *at = inbox + post_head;
+        for (uint32_t to = 8 * q.part + q.lane / 4; to < q.p.solo.readers; to += 8 * QUAD) {
+            post(reinterpret_cast<float2 *>(at) + 4 * n + c, make_float2(m, l));
+            at += 8 * QUAD * q.pieces * q.piece_words();
+        }
     }
 }
 
@@ -506,7 +548,7 @@ static __device__ __forceinline__ void attend_page(const Quad<D, NT> &q, const C
     sight.fill = word(words, FILLS + (int)(page / 4 % 4)) >> (8 * (page % 4)) & 255;
     sight.limit = word(words, LIMIT);
     sight.full = sight.fill ? sight.fill == PAGE : sight.limit >= sight.first + PAGE;
-    barrier_wait(q.full(at.slot), at.parity);
+    q.wait_fill(at);
     if (there) {
         scores<D, NT>(x, q.stage(at.slot), q.empty(at.slot), sight, paged, q.lane, s, w);
     } else {
@@ -515,14 +557,15 @@ static __device__ __forceinline__ void attend_page(const Quad<D, NT> &q, const C
             barrier_arrive(q.empty(at.slot));
     }
     at.advance(QUAD, q.p.solo.stages);
-    barrier_wait(q.full(at.slot), at.parity);
+    q.wait_fill(at);
     if (there)
         values<D, NT>(w, q.stage(at.slot), q.lane, s);
 }
 
 /* All units of a quad → pieces. */
 template <int D, int NT>
-static __device__ __forceinline__ void consume(const Quad<D, NT> &q, const QueryPlaces<D, NT> &places, uint32_t words)
+static __device__ __forceinline__ void consume(const Quad<D, NT> &q, const QueryPlaces<D, NT> &places,
+                                               const uint32_t (&post_o)[NT], uint32_t post_head, uint32_t words)
 {
     uint32_t stages = q.p.solo.stages, kv_head = NONE;
     Part *parts = reinterpret_cast<Part *>(q.shared + SOLO_BARRIER_BYTES) + q.quad * QUAD * 8;
@@ -570,7 +613,7 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, const Query
                     make_float4(s.o[n][4 * i], s.o[n][4 * i + 1], s.o[n][4 * i + 2], s.o[n][4 * i + 3]);
         }
         q.meet();
-        chain_parts(q, parts, words, kv_head);
+        chain_parts(q, parts, words, kv_head, post_o, post_head);
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); /* a copy fills the stage next */
         q.meet();
         if (q.lane == 0)
@@ -787,11 +830,13 @@ __global__ void __launch_bounds__(SOLO_THREADS, 2) attend(const __grid_constant_
     q.deal = {q.quad * gridDim.x + blockIdx.x, QUADS * gridDim.x, h.decode_items * p.kv_heads, p.kv_heads};
     if (threadIdx.x < 4 * MAX_STAGES)
         barrier_init(q.base + 8 * threadIdx.x, 1);
+    if (threadIdx.x < QUADS)
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(q.base + 4 * 8 * MAX_STAGES + 4 * threadIdx.x), "r"(0) : "memory");
     barrier_init_fence();
     uint32_t words = q.deal.load_words(p, 0, q.lane);
     __syncthreads();
     if (warp == DECODE_WARPS) {
-        Producer<D, NT> a = {q, words, 0, 0, 0, {0, 0}, {0, 0}}, b = a;
+        Producer<D, NT> a = {q, words, 0, 0, {}, {}}, b = a;
         b.q.quad = 1;
         b.q.deal.worker += gridDim.x;
         b.words = b.q.deal.load_words(p, 0, q.lane);
@@ -802,9 +847,17 @@ __global__ void __launch_bounds__(SOLO_THREADS, 2) attend(const __grid_constant_
     uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), first_token = word(first, TOKEN), rows = word(first, ROWS);
     uint32_t flags = q.lane < h.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
     QueryPlaces<D, NT> places;
+    places.kv_head = q.deal.unit(0) % p.kv_heads;
     places.find(p, first_token, rows, q.lane);
+    uint32_t post_o[NT], post_head = q.post_head();
+    pin(post_head);
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        post_o[n] = q.post_o(n);
+        pin(post_o[n]);
+    }
     wait_previous();
-    consume(q, places, words);
+    consume(q, places, post_o, post_head, words);
     make_outputs(q, h, flags, first_token, rows);
 #endif
 }
