@@ -459,8 +459,8 @@ static void check_alone(uint32_t seed)
     make_lab(&c, d, kv_heads, group, tokens, 40, (int)random_below(PAINTS + 1));
     make_sequences(&c, 1, tokens, (int)random_below(2), 30, pages);
     char name[128];
-    snprintf(name, sizeof name, "alone seed %u d %u G %u HK %u tokens %u pages %u + %u", seed, d, group, kv_heads,
-             tokens, c.sequences[0].anchor.n_pages, c.sequences[0].context.n_pages);
+    snprintf(name, sizeof name, "alone seed %u d %u G %u HK %u tokens %u pages %u + %u", seed, d, group,
+             kv_heads, tokens, c.sequences[0].anchor.n_pages, c.sequences[0].context.n_pages);
     check_lab(&c, name);
     free_lab(&c);
 }

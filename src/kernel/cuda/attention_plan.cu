@@ -2,6 +2,7 @@
  * library, so that C programs link it. */
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_solo.h"
 
 #include "core/error.h"
 #include "fieldprint/cuda_attention.h"
@@ -64,13 +65,6 @@ struct Prefill {
 
 } // namespace
 
-/* The kernel for one sequence of up to 4 query rows a KV head, or up to 8. */
-struct Solo {
-    Kernel kernel; /* none: it is not for this GPU or model */
-    SoloShape shape;
-    size_t shared_bytes;
-};
-
 struct fp_cuda_attention {
     fp_cuda_attention_config config;
     uint32_t group, grid, team_stages, decode_stages, level_bytes;
@@ -85,12 +79,9 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
-    Solo solos[2];
-    const Solo *solo;      /* of the step; null: it takes the general kernels */
-    int solo_device;       /* whose solo kernel is this plan's, or -1 */
-    uint32_t solo_pieces;  /* that an inbox has room for */
-    uint32_t solo_asked[2], solo_chunks; /* spans and whole chunks of a step, and the choice for it */
-    uint32_t anchor_pieces;
+    Solo solo;
+    const SoloKernel *alone; /* of the step; null: it takes the general kernels */
+    uint32_t anchor_pieces;  /* of a step of one sequence */
     Array<uint32_t> piece_flags;
     uint32_t merge_ctas, merge_bytes, decode_singles;
     Array<Item> decode_items, team_items, prefills; /* prefills: whole items of the prefill kernel */
@@ -213,83 +204,6 @@ static fp_status choose_prefill(fp_cuda_attention *plan)
     return FP_OK;
 }
 
-/* ---- one sequence --------------------------------------------------------------------------------------- */
-
-/* The CTAs of the solo kernel wait for each other, so two of its grids must not take turns in filling the GPU: of all plans
- * of a process, one at a time has it on a device. Its own runs follow each other: one begins when the one before has all
- * of its CTAs on the GPU. */
-constexpr int SOLO_DEVICES = 64;
-static uint32_t solo_taken[SOLO_DEVICES];
-constexpr uint32_t SOLO_MOST_PAGES = 16384, SOLO_ROUNDS = 8;
-
-static bool take_solo(fp_cuda_attention *plan, int device)
-{
-    if (device >= SOLO_DEVICES || __atomic_exchange_n(&solo_taken[device], 1u, __ATOMIC_ACQUIRE))
-        return false;
-    plan->solo_device = device;
-    return true;
-}
-
-/* Shared memory is that of half a multiprocessor: the CTAs of two layers are there side by side. */
-static void shape_solo(const fp_cuda_attention *plan, uint32_t fours, uint32_t shared, Solo *solo)
-{
-    uint32_t d = plan->config.d, quads = QUADS * plan->grid, units = fours * d, stage = QUADS * stage_bytes(d);
-    SoloShape *s = &solo->shape;
-    s->stages = min_of((shared - SOLO_RING) / stage, MAX_STAGES);
-    s->window = min_of(s->stages, 3);
-    s->readers = min_of(quads / plan->config.kv_heads, units);
-    if (fp__cuda_attention_tuning[FP__TUNE_WINDOW])
-        s->window = min_of(s->stages, fp__cuda_attention_tuning[FP__TUNE_WINDOW]);
-    s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;
-    s->readers = ceil_div(units, s->share);
-    solo->shared_bytes = SOLO_RING + (size_t)s->stages * stage;
-}
-
-static fp_status choose_solo(fp_cuda_attention *plan)
-{
-    const fp_cuda_attention_config *c = &plan->config;
-    int device, major, shared, reserved;
-    Kernel (*kernel)(uint32_t) = c->d == 64    ? solo_kernel_64
-                                 : c->d == 96  ? solo_kernel_96
-                                 : c->d == 128 ? solo_kernel_128
-                                               : nullptr;
-    plan->solo_device = -1;
-    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
-    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "reading the GPU's properties");
-    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-             "reading the GPU's properties");
-    CUDA_TRY(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
-             "reading the GPU's properties");
-    uint32_t half = (uint32_t)(shared / 2 - reserved);
-    if (!kernel || major < 9 || half < SOLO_RING + QUADS * SOLO_LEAST_STAGES * stage_bytes(c->d) ||
-        c->max_pages > SOLO_MOST_PAGES || !take_solo(plan, device))
-        return FP_OK;
-    plan->solo_pieces =
-        SOLO_ROUNDS * ceil_div(QUADS * plan->grid, c->kv_heads) + c->max_pages / CHUNK_PAGES + 2 * CHUNK_PAGES;
-    size_t most = 0;
-    for (uint32_t fours = 1; fours <= 2; fours++) {
-        Solo *solo = &plan->solos[fours - 1];
-        shape_solo(plan, fours, half, solo);
-        if (solo->shape.share > SOLO_SHARE)
-            continue;
-        solo->kernel = kernel(4 * fours);
-        CUDA_TRY(cudaFuncSetAttribute(solo->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)solo->shared_bytes),
-                 "reserving shared memory");
-        size_t words = (size_t)c->kv_heads * solo->shape.readers * plan->solo_pieces * (2 * fours + solo->shape.share);
-        most = words > most ? words : most;
-    }
-    if (most == 0)
-        return FP_OK;
-    uint4 *inbox;
-    CUDA_TRY(cudaMalloc((void **)&inbox, most * sizeof(uint4)), "device memory for attention's pieces");
-    plan->solos[0].shape.inbox = plan->solos[1].shape.inbox = inbox;
-    CUDA_TRY(cudaMemset(inbox, 0xff, most * sizeof(uint4)), "emptying attention's pieces"); /* EMPTY */
-    CUDA_TRY(cudaDeviceSynchronize(), "emptying attention's pieces");
-    return FP_OK;
-}
-
 static fp_status allocate(fp_cuda_attention *plan)
 {
     const fp_cuda_attention_config *c = &plan->config;
@@ -328,7 +242,7 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (!plan)
         return out_of_memory();
     plan->config = *config;
-    plan->solo_device = -1;
+    plan->solo.device = -1;
     if (hk == 0 || config->heads % hk || config->heads / hk == 0 || config->heads / hk > 16 ||
         !find_kernels(plan)) {
         free(plan);
@@ -343,7 +257,7 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (status == FP_OK)
         status = choose_prefill(plan);
     if (status == FP_OK)
-        status = choose_solo(plan);
+        status = solo_create(&plan->config, plan->grid, &plan->solo);
     if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
@@ -365,9 +279,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
     cudaFree(plan->prefill_scratch);
-    cudaFree(plan->solos[0].shape.inbox);
-    if (plan->solo_device >= 0)
-        __atomic_store_n(&solo_taken[plan->solo_device], 0u, __ATOMIC_RELEASE);
+    solo_destroy(&plan->solo);
     free(plan->decode_items.at);
     free(plan->team_items.at);
     free(plan->prefills.at);
@@ -781,61 +693,22 @@ static bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence
     return true;
 }
 
-/* The answer is the same for all steps of as many sequences and tokens, so that their launches are. */
-static const Solo *find_solo(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n)
-{
-    uint32_t rows = n == 1 ? sequences[0].tokens * plan->group : 0;
-    if (rows == 0 || rows > SPLIT_ROWS || fp__cuda_attention_tuning[FP__TUNE_SOLO] == 1)
-        return nullptr;
-    const Solo *solo = &plan->solos[rows > 4];
-    return solo->kernel ? solo : nullptr;
-}
-
-static uint32_t list_pages(const fp_cuda_attention *plan, size_t list)
-{
-    return block_pages(plan, &plan->lists.at[list], 0);
-}
-
-/* How long the busiest of `workers` quads takes for so many units of a chunk, then of a span, dealt as the kernel does; in
- * tenths of the time for a page. */
-static uint32_t busiest_quad(uint32_t workers, uint32_t chunks, uint32_t spans)
-{
-    uint32_t most = 0, units = chunks + spans;
-    for (uint32_t w = 0; w < workers; w++) {
-        uint32_t time = 0;
-        for (uint32_t round = 0;; round++) {
-            uint32_t unit = round * workers + (round % 2 ? workers - 1 - w : w);
-            if (unit >= units)
-                break;
-            time += unit < chunks ? 46 : 16;
-        }
-        most = time > most ? time : most;
-    }
-    return most;
-}
+/* ---- a step of one sequence -----------------------------------------------------------------------------
+ */
 
 /* Chunks that are one item each; the rest goes span by span. */
 static uint32_t choose_chunks(fp_cuda_attention *plan)
 {
-    uint32_t workers = QUADS * plan->grid, hk = plan->config.kv_heads, whole = 0, spans = 0, best = 0, best_time = 0;
+    uint32_t whole = 0, spans = 0;
     for (size_t i = 0; i < plan->lists.n; i++) {
-        whole += list_pages(plan, i) / CHUNK_PAGES;
-        spans += ceil_div(list_pages(plan, i), SPAN_PAGES);
+        whole += block_pages(plan, &plan->lists.at[i], 0) / CHUNK_PAGES;
+        spans += ceil_div(block_pages(plan, &plan->lists.at[i], 0), SPAN_PAGES);
     }
-    if ((uint64_t)spans * hk >= (uint64_t)SOLO_ROUNDS * workers)
-        return whole;
-    if (plan->solo_asked[0] == spans && plan->solo_asked[1] == whole)
-        return plan->solo_chunks; /* it changes once in 256 tokens */
-    for (uint32_t chunks = 0; chunks <= whole; chunks++) {
-        uint32_t time = busiest_quad(workers, chunks * hk, (spans - 4 * chunks) * hk);
-        if (chunks == 0 || time <= best_time)
-            best = chunks, best_time = time;
-    }
-    plan->solo_asked[0] = spans, plan->solo_asked[1] = whole;
-    return plan->solo_chunks = best;
+    return solo_chunks(&plan->solo, whole, spans);
 }
 
-static bool add_solo_item(fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t piece)
+static bool add_solo_item(fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n,
+                          uint32_t piece)
 {
     Item *item = add_item(plan, list, 0, &plan->decode_items);
     if (!item)
@@ -860,7 +733,7 @@ static bool solo_items(fp_cuda_attention *plan, bool anchor)
         uint32_t piece = 0, left = chunks;
         for (size_t i = 0; i < plan->lists.n; i++) {
             const List *list = &plan->lists.at[i];
-            uint32_t pages = list_pages(plan, i);
+            uint32_t pages = block_pages(plan, list, 0);
             for (uint32_t first = 0, n; first < pages; first += n, piece++) {
                 bool chunk = left && first % CHUNK_PAGES == 0 && pages - first >= CHUNK_PAGES;
                 n = chunk ? CHUNK_PAGES : min_of(SPAN_PAGES, pages - first);
@@ -1019,10 +892,11 @@ static uint32_t merge_room(const fp_cuda_attention *plan, bool narrow)
     return bytes < MERGE_LEAST_BYTES ? MERGE_LEAST_BYTES : min_of(bytes, MERGE_MOST_BYTES);
 }
 
-static fp_status upload(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, cudaStream_t stream)
+static fp_status upload(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
+                        cudaStream_t stream)
 {
     Header h = {};
-    if (plan->solo) {
+    if (plan->alone) {
         h.pieces = (uint32_t)plan->piece_flags.n;
         h.anchor_pieces = plan->anchor_pieces;
         h.mode = sequences[0].mode;
@@ -1086,8 +960,8 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     if (!make_lists(plan, sequences, n, whole))
         return out_of_memory();
     plan->merges.n = plan->piece_flags.n = 0;
-    plan->solo = find_solo(plan, sequences, n);
-    if (plan->solo) {
+    plan->alone = n == 1 ? solo_find(&plan->solo, sequences[0].tokens * plan->group) : nullptr;
+    if (plan->alone) {
         plan->streams.n = 0;
         plan->used_rows = 0;
         if (!solo_items(plan, sequences[0].anchor.n_pages > 0))
@@ -1144,9 +1018,9 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
-    if (plan->solo) {
-        p.solo = plan->solo->shape;
-        CUDA_TRY(launch(plan->solo->kernel, plan->grid, SOLO_THREADS, plan->solo->shared_bytes, s, p),
+    if (plan->alone) {
+        p.solo = plan->alone->shape;
+        CUDA_TRY(launch(plan->alone->kernel, plan->grid, SOLO_THREADS, plan->alone->shared_bytes, s, p),
                  "starting attention of one sequence");
         return FP_OK;
     }

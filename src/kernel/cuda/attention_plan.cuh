@@ -33,8 +33,8 @@ constexpr __host__ __device__ int team_tiles(int d)
 struct Header {
     uint32_t team_items, decode_items, decode_singles; /* paired items follow decode_singles others */
     uint32_t merge_tokens, merge_narrow;               /* narrow: a merge task is 32 channels, else 128 */
-    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
-    uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
+    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at;  /* word offsets */
+    uint32_t prefill_items, prefill_at;                         /* whole items of the prefill kernel */
     uint32_t anchor_pieces, pieces, pieces_at, mode, gamma_row; /* of a step of one sequence */
 };
 
@@ -101,7 +101,8 @@ struct StateHead {
     uint32_t starts_chunk, pad;
 };
 
-/* Of the kernel for one sequence. An inbox: pieces of one KV head for one quad that makes outputs of it; see there. */
+/* Of the kernel for one sequence. An inbox: pieces of one KV head for one quad that makes outputs of it; see
+ * there. */
 struct SoloShape {
     uint4 *inbox;     // [HK][readers][pieces][m, l of all rows; share]
     uint32_t stages;  /* half slabs in the ring of a quad */
@@ -145,8 +146,8 @@ constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
                    DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
 constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
 /* Of a CTA for one sequence: barriers, parts, the rings of its quads; a warp more issues the copies. */
-constexpr int SOLO_THREADS = DECODE_WARPS * 32 + 32;
-constexpr uint32_t SOLO_BARRIER_BYTES = 640, SOLO_PART_BYTES = DECODE_PART_BYTES,
+constexpr int SOLO_QUADS = 2, SOLO_WARPS = SOLO_QUADS * QUAD, SOLO_THREADS = (SOLO_WARPS + 1) * 32;
+constexpr uint32_t SOLO_BARRIER_BYTES = 640, SOLO_PART_BYTES = SOLO_WARPS * 8 * 16,
                    SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6, SOLO_SHARE = 16;
 constexpr uint32_t EMPTY = 0xffffffffu; /* a word that was not written yet */
 /* Words of the plan, one a piece. */

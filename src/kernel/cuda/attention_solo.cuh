@@ -1,31 +1,33 @@
-/* Attention of one sequence of up to 8 rows a KV head: one kernel. What a short context costs is a long chain of waits,
- * not its bytes; so:
+/* Attention of one sequence of up to 8 rows a KV head: one kernel. What a short context costs is a long chain
+ * of waits, not its bytes; so:
  *
- *  - Two layers fit a multiprocessor side by side: while the CTA of one computes and merges, that of the next fills its
- *    rings with pages that were complete before the step. A warp of its own (the producer) issues the copies, a few at
- *    a time, so that what others wait for does not queue behind them.
- *  - A quad of 4 warps works on a unit: a chunk (each warp a span) or a span (each warp a page) of one KV head, as in
- *    attention_decode.cuh. Its parts are chained in canonical order to a piece, the state of the chunk or span.
- *  - Each quad makes a share of the outputs too. A piece is written to the inboxes (in L2) of all quads that make
- *    outputs of its KV head: m and l of all rows, and the channels that the reader makes. A word of an inbox is
- *    EMPTY, a NaN that no arithmetic gives, until it is written: readers look at it until it is not, and make it
- *    EMPTY again for the run after. No fence, no counter, no second kernel: one way to L2 and one back.
- *  - The reader merges its pieces in canonical order: factors of all pieces side by side by prefix maxima (the largest m
- *    so far is the running M of the canonical chain), the chunks of a batch side by side, and only the chunks in
- *    order.
+ *  - Two layers fit a multiprocessor side by side: while the CTA of one computes and merges, that of the next
+ * fills its rings with pages that were complete before the step. A warp of its own (the producer) issues the
+ * copies, a few at a time, so that what others wait for does not queue behind them.
+ *  - A quad of 4 warps works on a unit: a chunk (each warp a span) or a span (each warp a page) of one KV
+ * head, as in attention_decode.cuh. Its parts are chained in canonical order to a piece, the state of the
+ * chunk or span.
+ *  - Each quad makes a share of the outputs too. A piece is written to the inboxes (in L2) of all quads that
+ * make outputs of its KV head: m and l of all rows, and the channels that the reader makes. A word of an
+ * inbox is EMPTY, a NaN that no arithmetic gives, until it is written: readers look at it until it is not,
+ * and make it EMPTY again for the run after. No fence, no counter, no second kernel: one way to L2 and one
+ * back.
+ *  - The reader merges its pieces in canonical order: factors of all pieces side by side by prefix maxima
+ * (the largest m so far is the running M of the canonical chain), the chunks of a batch side by side, and
+ * only the chunks in order.
  *
- * Quads wait for each other, so all CTAs must be on the GPU at once: there are as many as multiprocessors, and of all
- * plans of a process one at a time has this form (attention_plan.cu).
+ * Quads wait for each other, so all CTAs must be on the GPU at once: there are as many as multiprocessors,
+ * and of all plans of a process one at a time has this form (attention_plan.cu).
  *
- * The page here is transposed against attention_page.cuh: K and V are the A operands, queries and weights B. The 8
- * columns of an MMA are the hi and lo planes of 4 rows (column 2r + plane), so that 4 rows, not 8, cost an MMA. How
- * numbers lie in a warp, lane = 4·g + c, t = 0..3, h = 0, 1:
+ * The page here is transposed against attention_page.cuh: K and V are the A operands, queries and weights B.
+ * The 8 columns of an MMA are the hi and lo planes of 4 rows (column 2r + plane), so that 4 rows, not 8, cost
+ * an MMA. How numbers lie in a warp, lane = 4·g + c, t = 0..3, h = 0, 1:
  *
- *  - row g + 8h of tile t is token 16·(g/2) + 8h + 2t + g%2: thread (g, c) ends up with these 8 tokens of row c, both
- *    planes, and weighs them.
- *  - The 16-bit weights, token pairs (h = 0, 1) packed, cross the warp as four 8 × 8 matrices (movmatrix); then thread
- *    (2r + h, c) has tokens 16c + 8h .. + 7 of row r, and exchanges a plane with its partner: the B operand of
- *    V [d][64], of which a lane reads tokens 16c..16c+15 of channels 16j + g and 16j + g + 8 at once.
+ *  - row g + 8h of tile t is token 16·(g/2) + 8h + 2t + g%2: thread (g, c) ends up with these 8 tokens of row
+ * c, both planes, and weighs them.
+ *  - The 16-bit weights, token pairs (h = 0, 1) packed, cross the warp as four 8 × 8 matrices (movmatrix);
+ * then thread (2r + h, c) has tokens 16c + 8h .. + 7 of row r, and exchanges a plane with its partner: the B
+ * operand of V [d][64], of which a lane reads tokens 16c..16c+15 of channels 16j + g and 16j + g + 8 at once.
  *  - Thread (g, c) gets channels 16j + g and + 8 of row c. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_SOLO_CUH
 #define FP_KERNEL_CUDA_ATTENTION_SOLO_CUH
@@ -39,17 +41,19 @@ namespace attn
 namespace solo
 {
 
-static __device__ __forceinline__ void mma_s8s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                uint32_t b0, uint32_t b1)
+static __device__ __forceinline__ void mma_s8s8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                uint32_t a3, uint32_t b0, uint32_t b1)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-static __device__ __forceinline__ void mma_s8u8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                uint32_t b0, uint32_t b1)
+static __device__ __forceinline__ void mma_s8u8(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                uint32_t a3, uint32_t b0, uint32_t b1)
 {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.u8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -85,10 +89,12 @@ template <int D, int NT> struct QueryPlaces {
         for (int n = 0; n < NT; n++) {
             uint32_t r = 4 * n + g / 2, own = 4 * n + c;
             column[n] = r < rows, row[n] = own < rows;
-            q[n] = reinterpret_cast<const uint8_t *>(p.q_planes) + g % 2 * D +
-                   ((size_t)(first_token + r / p.group) * p.heads_q + kv_head * p.group + r % p.group) * (2 * D);
+            q[n] =
+                reinterpret_cast<const uint8_t *>(p.q_planes) + g % 2 * D +
+                ((size_t)(first_token + r / p.group) * p.heads_q + kv_head * p.group + r % p.group) * (2 * D);
             token[n] = own / p.group;
-            scale[n] = p.q_scales + (size_t)(first_token + token[n]) * p.heads_q + kv_head * p.group + own % p.group;
+            scale[n] =
+                p.q_scales + (size_t)(first_token + token[n]) * p.heads_q + kv_head * p.group + own % p.group;
             pin(q[n]), pin(scale[n]), pin(token[n]);
         }
     }
@@ -111,8 +117,8 @@ template <int NT> struct PageWeights {
 };
 
 template <int D, int NT>
-static __device__ __forceinline__ void load_columns(const Params &p, const QueryPlaces<D, NT> &at, uint32_t kv_head,
-                                                    uint32_t lane, Columns<D, NT> &x)
+static __device__ __forceinline__ void load_columns(const Params &p, const QueryPlaces<D, NT> &at,
+                                                    uint32_t kv_head, uint32_t lane, Columns<D, NT> &x)
 {
     uint32_t c = lane % 4;
     int further = (int)((kv_head - at.kv_head) * p.group);
@@ -121,11 +127,13 @@ static __device__ __forceinline__ void load_columns(const Params &p, const Query
         const uint8_t *q = at.q[n] + further * (2 * D);
 #pragma unroll
         for (int i = 0; i < D / 64; i++) {
-            uint4 v = at.column[n] ? __ldcg(reinterpret_cast<const uint4 *>(q + 64 * i + 16 * c)) : make_uint4(0, 0, 0, 0);
+            uint4 v = at.column[n] ? __ldcg(reinterpret_cast<const uint4 *>(q + 64 * i + 16 * c))
+                                   : make_uint4(0, 0, 0, 0);
             x.q[n][4 * i] = v.x, x.q[n][4 * i + 1] = v.y, x.q[n][4 * i + 2] = v.z, x.q[n][4 * i + 3] = v.w;
         }
         if (D % 64) {
-            uint2 v = at.column[n] ? __ldcg(reinterpret_cast<const uint2 *>(q + D / 64 * 64 + 8 * c)) : make_uint2(0, 0);
+            uint2 v = at.column[n] ? __ldcg(reinterpret_cast<const uint2 *>(q + D / 64 * 64 + 8 * c))
+                                   : make_uint2(0, 0);
             x.q[n][D / 16 - 2] = v.x, x.q[n][D / 16 - 1] = v.y;
         }
         x.token[n] = at.token[n];
@@ -134,7 +142,8 @@ static __device__ __forceinline__ void load_columns(const Params &p, const Query
 }
 
 /* Eight weights of a lane → its B operand. w[t][h]: low 16 bits. */
-static __device__ __forceinline__ void spread_weights(const uint32_t (&w)[4][2], uint32_t lane, uint32_t (&p)[4])
+static __device__ __forceinline__ void spread_weights(const uint32_t (&w)[4][2], uint32_t lane,
+                                                      uint32_t (&p)[4])
 {
     uint32_t pair[4], odd = lane / 4 % 2;
 #pragma unroll
@@ -149,8 +158,9 @@ static __device__ __forceinline__ void spread_weights(const uint32_t (&w)[4][2],
 
 /* Where a page lies in its segment. */
 struct PageSight {
-    uint32_t first, fill, limit; /* tokens before it; visible ones if not 0; tokens that the first query token sees */
-    bool full;                   /* all see all of it */
+    uint32_t first, fill,
+        limit; /* tokens before it; visible ones if not 0; tokens that the first query token sees */
+    bool full; /* all see all of it */
 };
 
 /* Factors of a merge of maximum x into one of maximum m: one of the two is exp2c(0) = 1. */
@@ -185,7 +195,8 @@ static __device__ __forceinline__ void multiply(const Columns<D, NT> &x, uint32_
             }
         }
         if (D % 64) {
-            uint2 a = load_shared8(row + D / 64 * 64 + 8 * c), b = load_shared8(row + 8 * D + D / 64 * 64 + 8 * c);
+            uint2 a = load_shared8(row + D / 64 * 64 + 8 * c),
+                  b = load_shared8(row + 8 * D + D / 64 * 64 + 8 * c);
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 mma_s8s8(acc[n][t], a.x, b.x, a.y, b.y, x.q[n][D / 16 - 2], x.q[n][D / 16 - 1]);
@@ -203,12 +214,13 @@ static __device__ __forceinline__ void multiply(const Columns<D, NT> &x, uint32_
     }
 }
 
-/* K half of a page → weights; m and l of the state merged, as page_scores does, transposed. A page of its own (paged) is
- * not merged: o is left as it is, with 2^E beside it. `empty`: arrived at as soon as the half is read. */
+/* K half of a page → weights; m and l of the state merged, as page_scores does, transposed. A page of its own
+ * (paged) is not merged: o is left as it is, with 2^E beside it. `empty`: arrived at as soon as the half is
+ * read. */
 template <int D, int NT>
 static __device__ __forceinline__ void scores(const Columns<D, NT> &x, uint32_t stage, uint32_t empty,
-                                              const PageSight &sight, bool paged, uint32_t lane, Piece<D, NT> &s,
-                                              PageWeights<NT> &out)
+                                              const PageSight &sight, bool paged, uint32_t lane,
+                                              Piece<D, NT> &s, PageWeights<NT> &out)
 {
     uint32_t token = 16 * (lane / 8) + lane / 4 % 2;
     int acc[NT][4][4];
@@ -295,20 +307,22 @@ static __device__ __forceinline__ void values(const PageWeights<NT> &w, uint32_t
             mma_s8u8(o, a.x, b.x, a.y, b.y, w.p[n][0], w.p[n][1]);
             mma_s8u8(o, a.z, b.z, a.w, b.w, w.p[n][2], w.p[n][3]);
             s.o[n][2 * j] = __fmaf_rn(s.o[n][2 * j], w.keep[n], __fmul_rn(join(o[0], o[1]), w.scale[n]));
-            s.o[n][2 * j + 1] = __fmaf_rn(s.o[n][2 * j + 1], w.keep[n], __fmul_rn(join(o[2], o[3]), w.scale[n]));
+            s.o[n][2 * j + 1] =
+                __fmaf_rn(s.o[n][2 * j + 1], w.keep[n], __fmul_rn(join(o[2], o[3]), w.scale[n]));
         }
     }
 }
 
-/* ---- a quad ---------------------------------------------------------------------------------------------- */
+/* ---- a quad ----------------------------------------------------------------------------------------------
+ */
 
 /* What one warp's part of a unit was, for one row; o lies at an offset in shared memory. */
 struct Part {
     float m, l, unit;
     uint32_t at;
 };
-static_assert(SOLO_BARRIER_BYTES >= 4 * 8 * MAX_STAGES + 4 * QUADS, "the barriers have their place");
-static_assert(SOLO_PART_BYTES == sizeof(Part) * DECODE_WARPS * 8, "and so have the parts");
+static_assert(SOLO_BARRIER_BYTES >= 4 * 8 * MAX_STAGES + 4 * SOLO_QUADS, "the barriers have their place");
+static_assert(SOLO_PART_BYTES == sizeof(Part) * SOLO_WARPS * 8, "and so have the parts");
 
 /* A place in a quad's ring. */
 struct Place {
@@ -321,7 +335,8 @@ struct Place {
     }
 };
 
-/* Units (item, KV head) are dealt to quads round by round; odd rounds go backwards, so that who had little has more. */
+/* Units (item, KV head) are dealt to quads round by round; odd rounds go backwards, so that who had little
+ * has more. */
 struct Deal {
     uint32_t worker, workers, units, kv_heads;
 
@@ -352,10 +367,10 @@ template <int D, int NT> struct Quad {
     }
     __device__ __forceinline__ uint32_t empty(uint32_t slot) const
     {
-        return full(QUADS * MAX_STAGES + slot);
+        return full(SOLO_QUADS * MAX_STAGES + slot);
     }
-    /* Fills of the ring that have begun. A warp looks at this before it waits for its fill by parity: the fill before it in
-     * that slot is another warp's and need not be over. */
+    /* Fills of the ring that have begun. A warp looks at this before it waits for its fill by parity: the
+     * fill before it in that slot is another warp's and need not be over. */
     __device__ __forceinline__ uint32_t begun() const
     {
         return base + 4 * 8 * MAX_STAGES + 4 * quad;
@@ -385,8 +400,8 @@ template <int D, int NT> struct Quad {
     {
         return p.solo.inbox + ((size_t)(kv_head * p.solo.readers + reader) * pieces + piece) * piece_words();
     }
-    /* What a thread posts of a piece of KV head 0: float4 `part` of its lane for row tile n, and m and l of row 4n + c to
-     * reader 8·part + g; in 16-byte words. */
+    /* What a thread posts of a piece of KV head 0: float4 `part` of its lane for row tile n, and m and l of
+     * row 4n + c to reader 8·part + g; in 16-byte words. */
     __device__ __forceinline__ uint32_t post_o(int n) const
     {
         uint32_t unit = (n * (D / 32) + part) * 32 + lane;
@@ -403,8 +418,8 @@ template <int D, int NT> struct Quad {
     }
 };
 
-/* The copies of a quad: half slabs, K of its 4 warps, then V, for each page that they work on. Halves of warps without a
- * page are empty. */
+/* The copies of a quad: half slabs, K of its 4 warps, then V, for each page that they work on. Halves of
+ * warps without a page are empty. */
 template <int D, int NT> struct Producer {
     Quad<D, NT> q;
     uint32_t words, round, time;
@@ -419,7 +434,8 @@ template <int D, int NT> struct Producer {
         const Params &p = q.p;
         uint32_t part = half % QUAD, bar = q.full(to.slot);
         uint32_t page = word(words, FLAGS) & PAGED ? part : SPAN_PAGES * part + time;
-        uint32_t pages = word(words, PAGES), early = word(words, EARLY), number = word(words, INLINE + (int)(page & 15));
+        uint32_t pages = word(words, PAGES), early = word(words, EARLY),
+                 number = word(words, INLINE + (int)(page & 15));
         if (to.fill >= p.solo.stages)
             barrier_wait(q.empty(to.slot), to.parity ^ 1);
         if (to.fill >= p.solo.window) {
@@ -435,7 +451,8 @@ template <int D, int NT> struct Producer {
         bool v = half >= QUAD;
         __syncwarp();
         if (page < pages)
-            fill_stage(bar, q.stage(to.slot), v ? slab + 64 * D : slab, 64 * D, slab + 128 * D, v ? 0 : 256, q.lane);
+            fill_stage(bar, q.stage(to.slot), v ? slab + 64 * D : slab, 64 * D, slab + 128 * D, v ? 0 : 256,
+                       q.lane);
         else if (q.lane == 0)
             barrier_arrive(bar);
         to.advance(1, p.solo.stages);
@@ -452,7 +469,8 @@ template <int D, int NT> struct Producer {
     }
 };
 
-template <int D, int NT> static __device__ __forceinline__ void produce(Producer<D, NT> &a, Producer<D, NT> &b)
+template <int D, int NT>
+static __device__ __forceinline__ void produce(Producer<D, NT> &a, Producer<D, NT> &b)
 {
     bool waited = false;
     while (!a.done() || !b.done()) {
@@ -472,13 +490,14 @@ template <int D, int NT> static __device__ __forceinline__ void produce(Producer
 
 static __device__ __forceinline__ void post(void *at, float4 v)
 {
-    asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)), "f"(v.x),
-                 "f"(v.y), "f"(v.z), "f"(v.w)
+    asm volatile("st.relaxed.gpu.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(at)),
+                 "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
                  : "memory");
 }
 static __device__ __forceinline__ void post(void *at, float2 v)
 {
-    asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(at)), "f"(v.x), "f"(v.y)
+    asm volatile("st.relaxed.gpu.global.v2.f32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(at)), "f"(v.x),
+                 "f"(v.y)
                  : "memory");
 }
 static __device__ __forceinline__ uint4 look(const void *at)
@@ -491,10 +510,12 @@ static __device__ __forceinline__ uint4 look(const void *at)
     return v;
 }
 
-/* The parts of a quad in order → one piece, to its readers. Warp w of the quad takes float4 w of each lane. */
+/* The parts of a quad in order → one piece, to its readers. Warp w of the quad takes float4 w of each lane.
+ */
 template <int D, int NT>
 static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const Part *parts, uint32_t words,
-                                                   uint32_t kv_head, const uint32_t (&post_o)[NT], uint32_t post_head)
+                                                   uint32_t kv_head, const uint32_t (&post_o)[NT],
+                                                   uint32_t post_head)
 {
     uint32_t c = q.lane % 4;
     uint4 *inbox = q.inbox(kv_head, 0, word(words, STATE));
@@ -524,8 +545,8 @@ static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const P
                 v.z = __fmaf_rn(v.z, a[k], __fmul_rn(x.z, b[k]));
                 v.w = __fmaf_rn(v.w, a[k], __fmul_rn(x.w, b[k]));
             }
-            post(inbox + post_o[n],
-                 make_float4(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero), __fadd_rn(v.z, zero), __fadd_rn(v.w, zero)));
+            post(inbox + post_o[n], make_float4(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero),
+                                                __fadd_rn(v.z, zero), __fadd_rn(v.w, zero)));
         }
         /* lane: row c, to readers 8·part + g and further ones */
         uint4 *at = inbox + post_head;
@@ -538,9 +559,9 @@ static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const P
 
 /* A page of this warp; `last`: the V half is kept. */
 template <int D, int NT>
-static __device__ __forceinline__ void attend_page(const Quad<D, NT> &q, const Columns<D, NT> &x, uint32_t words,
-                                                   uint32_t page, bool paged, Place &at, Piece<D, NT> &s,
-                                                   PageWeights<NT> &w)
+static __device__ __forceinline__ void attend_page(const Quad<D, NT> &q, const Columns<D, NT> &x,
+                                                   uint32_t words, uint32_t page, bool paged, Place &at,
+                                                   Piece<D, NT> &s, PageWeights<NT> &w)
 {
     bool there = page < word(words, PAGES);
     PageSight sight;
@@ -565,7 +586,8 @@ static __device__ __forceinline__ void attend_page(const Quad<D, NT> &q, const C
 /* All units of a quad → pieces. */
 template <int D, int NT>
 static __device__ __forceinline__ void consume(const Quad<D, NT> &q, const QueryPlaces<D, NT> &places,
-                                               const uint32_t (&post_o)[NT], uint32_t post_head, uint32_t words)
+                                               const uint32_t (&post_o)[NT], uint32_t post_head,
+                                               uint32_t words)
 {
     uint32_t stages = q.p.solo.stages, kv_head = NONE;
     Part *parts = reinterpret_cast<Part *>(q.shared + SOLO_BARRIER_BYTES) + q.quad * QUAD * 8;
@@ -623,7 +645,8 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, const Query
     }
 }
 
-/* ---- outputs --------------------------------------------------------------------------------------------- */
+/* ---- outputs ---------------------------------------------------------------------------------------------
+ */
 
 constexpr uint32_t BATCH = 32;
 /* Of a batch of pieces, where the ring of the quad was. */
@@ -636,11 +659,11 @@ template <int NT> struct Batch {
     float sums[BATCH][4 * SOLO_SHARE];
 };
 
-/* Factors of a batch for one row, by one warp, a piece a lane; flags: START, END and how many pieces of its chunk come
- * before. top: largest m of the segment before them, then with them. */
+/* Factors of a batch for one row, by one warp, a piece a lane; flags: START, END and how many pieces of its
+ * chunk come before. top: largest m of the segment before them, then with them. */
 template <int NT>
-static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n, uint32_t flags, uint32_t row,
-                                                    uint32_t stride, uint32_t lane, float &top)
+static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n, uint32_t flags,
+                                                    uint32_t row, uint32_t stride, uint32_t lane, float &top)
 {
     float m = FP_NEG_INF, l = 0.0f;
     if (lane < n) {
@@ -679,8 +702,9 @@ static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n
 
 /* Chunks of a batch side by side, each thread an output of some: batch.sums. */
 template <int NT>
-static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t chunks, uint32_t outputs, uint32_t row,
-                                                    uint32_t output, uint32_t from, uint32_t step, uint32_t stride)
+static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t chunks, uint32_t outputs,
+                                                    uint32_t row, uint32_t output, uint32_t from,
+                                                    uint32_t step, uint32_t stride)
 {
     const float *o = reinterpret_cast<const float *>(batch.words + 2 * NT) + output;
     for (uint32_t k = from; k < chunks; k += step) {
@@ -700,8 +724,8 @@ static __device__ __forceinline__ bool is_empty(const uint4 &v)
 }
 
 /* Words of an inbox, as soon as they are there; those from `used` on of each piece never are. */
-static __device__ __forceinline__ void receive(uint4 *inbox, uint4 *to, uint32_t n, uint32_t stride, uint32_t used,
-                                               uint32_t tid)
+static __device__ __forceinline__ void receive(uint4 *inbox, uint4 *to, uint32_t n, uint32_t stride,
+                                               uint32_t used, uint32_t tid)
 {
     constexpr uint32_t SIDE = 3; /* looks that a thread has under way */
 #pragma unroll 1
@@ -743,13 +767,14 @@ struct Sum {
 
 /* The outputs that this quad makes of one KV head. */
 template <int D, int NT>
-static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Header &h, uint32_t flags, uint32_t first_token,
-                                                    uint32_t rows)
+static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Header &h, uint32_t flags,
+                                                    uint32_t first_token, uint32_t rows)
 {
     const Params &p = q.p;
     Batch<NT> &batch = *reinterpret_cast<Batch<NT> *>(q.shared + q.stage_offset(0));
     static_assert(sizeof(Batch<NT>) <= SOLO_LEAST_STAGES * stage_bytes(D), "it fits the ring");
-    uint32_t kv_head = q.deal.worker % q.deal.kv_heads, reader = q.deal.worker / q.deal.kv_heads, tid = q.part * 32 + q.lane;
+    uint32_t kv_head = q.deal.worker % q.deal.kv_heads, reader = q.deal.worker / q.deal.kv_heads,
+             tid = q.part * 32 + q.lane;
     uint32_t share = p.solo.share, stride = q.piece_words();
     if (reader >= p.solo.readers)
         return;
@@ -770,7 +795,8 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
             if (from) /* the flags of the first batch were read before */
                 flags = from + q.lane < end ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
             /* a batch has all pieces of its chunks */
-            uint32_t ends = __ballot_sync(~0u, from + q.lane < end && (flags & PIECE_ENDS)), n = 32 - __clz((int)ends);
+            uint32_t ends = __ballot_sync(~0u, from + q.lane < end && (flags & PIECE_ENDS)),
+                     n = 32 - __clz((int)ends);
             uint4 *inbox = q.inbox(kv_head, reader, from);
             receive(inbox, batch.words, n * stride, stride, 2 * NT + own, tid);
             uint32_t chunks = __popc(ends);
@@ -825,17 +851,19 @@ __global__ void __launch_bounds__(SOLO_THREADS, 2) attend(const __grid_constant_
     Quad<D, NT> q(p);
     q.shared = shared;
     q.base = shared_address(shared);
-    q.quad = warp / QUAD % QUADS, q.part = warp % QUAD, q.lane = threadIdx.x % 32;
+    q.quad = warp / QUAD % SOLO_QUADS, q.part = warp % QUAD, q.lane = threadIdx.x % 32;
     q.pieces = h.pieces;
-    q.deal = {q.quad * gridDim.x + blockIdx.x, QUADS * gridDim.x, h.decode_items * p.kv_heads, p.kv_heads};
+    q.deal = {q.quad * gridDim.x + blockIdx.x, SOLO_QUADS * gridDim.x, h.decode_items * p.kv_heads,
+              p.kv_heads};
     if (threadIdx.x < 4 * MAX_STAGES)
         barrier_init(q.base + 8 * threadIdx.x, 1);
-    if (threadIdx.x < QUADS)
-        asm volatile("st.shared.u32 [%0], %1;" ::"r"(q.base + 4 * 8 * MAX_STAGES + 4 * threadIdx.x), "r"(0) : "memory");
+    if (threadIdx.x < SOLO_QUADS)
+        asm volatile("st.shared.u32 [%0], %1;" ::"r"(q.base + 4 * 8 * MAX_STAGES + 4 * threadIdx.x), "r"(0)
+                     : "memory");
     barrier_init_fence();
     uint32_t words = q.deal.load_words(p, 0, q.lane);
     __syncthreads();
-    if (warp == DECODE_WARPS) {
+    if (warp == SOLO_WARPS) {
         Producer<D, NT> a = {q, words, 0, 0, {}, {}}, b = a;
         b.q.quad = 1;
         b.q.deal.worker += gridDim.x;
@@ -844,7 +872,8 @@ __global__ void __launch_bounds__(SOLO_THREADS, 2) attend(const __grid_constant_
         wait_previous();
         return;
     }
-    uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), first_token = word(first, TOKEN), rows = word(first, ROWS);
+    uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), first_token = word(first, TOKEN),
+             rows = word(first, ROWS);
     uint32_t flags = q.lane < h.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
     QueryPlaces<D, NT> places;
     places.kv_head = q.deal.unit(0) % p.kv_heads;
