@@ -765,7 +765,60 @@ struct Sum {
     float l, o;
 };
 
-/* The outputs that this quad makes of one KV head. */
+/* The outputs that a quad makes of one KV head, and the one of this thread. */
+template <int D, int NT> struct Reader {
+    uint32_t kv_head, number, tid;
+    uint32_t own, outputs; /* float4 of a state; outputs */
+    uint32_t output, row, channel;
+
+    __device__ __forceinline__ explicit Reader(const Quad<D, NT> &q)
+    {
+        uint32_t share = q.p.solo.share, unit;
+        kv_head = q.deal.worker % q.deal.kv_heads, number = q.deal.worker / q.deal.kv_heads;
+        tid = q.part * 32 + q.lane;
+        own = number < q.p.solo.readers ? min(share, Quad<D, NT>::UNITS - number * share) : 0;
+        outputs = 4 * own;
+        output = own ? tid % outputs : 0;
+        unit = number * share + output / 4;
+        row = unit / D * 4 + unit % 4;
+        channel = unit / 32 % (D / 32) * 32 + 8 * (output % 4) + unit % 32 / 4;
+    }
+};
+
+/* Pieces from, … of a segment that ends before `end`, a batch: merged into `total`. Returns how many; a batch
+ * has all pieces of its chunks. flags: of the lane's piece. */
+template <int D, int NT>
+static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, const Reader<D, NT> &r,
+                                                       Batch<NT> &batch, uint32_t from, uint32_t end,
+                                                       uint32_t flags, float (&top)[NT], Sum &total)
+{
+    uint32_t stride = q.piece_words();
+    uint32_t ends = __ballot_sync(~0u, from + q.lane < end && (flags & PIECE_ENDS)), chunks = __popc(ends),
+             n = 32 - __clz((int)ends);
+    if (q.part == 0 && q.lane < n && (flags & PIECE_ENDS))
+        batch.first[__popc(ends & ((1u << q.lane) - 1)) + 1] = q.lane + 1;
+    if (r.tid == 0)
+        batch.first[0] = 0;
+    receive(q.inbox(r.kv_head, r.number, from), batch.words, n * stride, stride, 2 * NT + r.own, r.tid);
+    q.meet();
+#pragma unroll
+    for (int k = 0; k < NT; k++)
+        make_factors<NT>(batch, n, flags, 4 * k + q.part, stride, q.lane, top[k]);
+    q.meet();
+    merge_chunks<NT>(batch, chunks, r.outputs, r.row, r.output, r.tid / r.outputs, QUAD * 32 / r.outputs,
+                     stride);
+    q.meet();
+    if (r.tid < r.outputs)
+#pragma unroll 4
+        for (uint32_t k = 0; k < chunks; k++) {
+            float4 f = batch.chunk[r.row][k];
+            total.l = __fmaf_rn(total.l, f.x, __fmul_rn(f.z, f.y));
+            total.o = __fmaf_rn(total.o, f.x, __fmul_rn(batch.sums[k][r.output], f.y));
+        }
+    return n;
+}
+
+/* All pieces of both segments → outputs. flags: of the first batch, by lane. */
 template <int D, int NT>
 static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Header &h, uint32_t flags,
                                                     uint32_t first_token, uint32_t rows)
@@ -773,14 +826,9 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
     const Params &p = q.p;
     Batch<NT> &batch = *reinterpret_cast<Batch<NT> *>(q.shared + q.stage_offset(0));
     static_assert(sizeof(Batch<NT>) <= SOLO_LEAST_STAGES * stage_bytes(D), "it fits the ring");
-    uint32_t kv_head = q.deal.worker % q.deal.kv_heads, reader = q.deal.worker / q.deal.kv_heads,
-             tid = q.part * 32 + q.lane;
-    uint32_t share = p.solo.share, stride = q.piece_words();
-    if (reader >= p.solo.readers)
+    Reader<D, NT> r(q);
+    if (r.own == 0)
         return;
-    uint32_t own = min(share, Quad<D, NT>::UNITS - reader * share), outputs = 4 * own, output = tid % outputs;
-    uint32_t unit = reader * share + output / 4, row = unit / D * 4 + unit % 4,
-             channel = unit / 32 % (D / 32) * 32 + 8 * (output % 4) + unit % 32 / 4;
     Sum sum[2] = {};
 #pragma unroll 1
     for (int segment = 0; segment < 2; segment++) {
@@ -788,55 +836,31 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
         float top[NT];
         Sum total = {};
 #pragma unroll
-        for (int n = 0; n < NT; n++)
-            top[n] = FP_NEG_INF;
+        for (int k = 0; k < NT; k++)
+            top[k] = FP_NEG_INF;
 #pragma unroll 1
         while (from < end) {
-            if (from) /* the flags of the first batch were read before */
+            if (from) { /* the batch before is done with */
                 flags = from + q.lane < end ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
-            /* a batch has all pieces of its chunks */
-            uint32_t ends = __ballot_sync(~0u, from + q.lane < end && (flags & PIECE_ENDS)),
-                     n = 32 - __clz((int)ends);
-            uint4 *inbox = q.inbox(kv_head, reader, from);
-            receive(inbox, batch.words, n * stride, stride, 2 * NT + own, tid);
-            uint32_t chunks = __popc(ends);
-            if (q.part == 0 && q.lane < n && (flags & PIECE_ENDS))
-                batch.first[__popc(ends & ((1u << q.lane) - 1)) + 1] = q.lane + 1;
-            if (tid == 0)
-                batch.first[0] = 0;
-            q.meet();
-#pragma unroll
-            for (int k = 0; k < NT; k++) {
-                make_factors<NT>(batch, n, flags, 4 * k + q.part, stride, q.lane, top[k]);
-                if (q.lane == 0)
-                    batch.top[segment][4 * k + q.part] = top[k];
-            }
-            q.meet();
-            merge_chunks<NT>(batch, chunks, outputs, row, output, tid / outputs, QUAD * 32 / outputs, stride);
-            q.meet();
-            if (tid < outputs)
-#pragma unroll 4
-                for (uint32_t k = 0; k < chunks; k++) {
-                    float4 f = batch.chunk[row][k];
-                    total.l = __fmaf_rn(total.l, f.x, __fmul_rn(f.z, f.y));
-                    total.o = __fmaf_rn(total.o, f.x, __fmul_rn(batch.sums[k][output], f.y));
-                }
-            from += n;
-            if (from < h.pieces)
                 q.meet();
+            }
+            from += merge_batch(q, r, batch, from, end, flags, top, total);
         }
+        if (q.lane == 0)
+#pragma unroll
+            for (int k = 0; k < NT; k++)
+                batch.top[segment][4 * k + q.part] = top[k];
         sum[segment] = total;
     }
-    if (tid >= outputs || row >= rows)
+    q.meet();
+    if (r.tid >= r.outputs || r.row >= rows)
         return;
-    uint32_t head = kv_head * p.group + row % p.group;
+    uint32_t head = r.kv_head * p.group + r.row % p.group;
     uint32_t gamma = p.gamma ? p.gamma[(size_t)h.gamma_row * p.heads_q + head] : 0;
-    float ma = h.anchor_pieces ? batch.top[0][row] : FP_NEG_INF,
-          mc = h.pieces > h.anchor_pieces ? batch.top[1][row] : FP_NEG_INF;
-    Mix mix = mix_shares(ma, sum[0].l, mc, sum[1].l, h.mode, gamma);
-    size_t at = (size_t)(first_token + row / p.group) * p.heads_q + head;
-    p.out[at * D + channel] = mix_channel(mix, sum[0].o, sum[0].l, sum[1].o, sum[1].l);
-    if (p.alpha && channel == 0)
+    Mix mix = mix_shares(batch.top[0][r.row], sum[0].l, batch.top[1][r.row], sum[1].l, h.mode, gamma);
+    size_t at = (size_t)(first_token + r.row / p.group) * p.heads_q + head;
+    p.out[at * D + r.channel] = mix_channel(mix, sum[0].o, sum[0].l, sum[1].o, sum[1].l);
+    if (p.alpha && r.channel == 0)
         p.alpha[at] = mix.alpha;
 }
 
