@@ -45,7 +45,8 @@ static void shape(const Solo *solo, uint32_t d, uint32_t fours, uint32_t shared,
     uint32_t quads = SOLO_QUADS * solo->grid, units = fours * d, stage = SOLO_QUADS * stage_bytes(d),
              window = fp__cuda_attention_tuning[FP__TUNE_WINDOW];
     SoloShape *s = &k->shape;
-    s->stages = min_of((shared - SOLO_RING) / stage, MAX_STAGES);
+    uint32_t stages = fp__cuda_attention_tuning[FP__TUNE_SOLO_STAGES];
+    s->stages = stages ? stages : min_of((shared - SOLO_RING) / stage, MAX_STAGES);
     s->window = min_of(s->stages, window ? window : 3);
     s->readers = min_of(quads / solo->kv_heads, units);
     s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;

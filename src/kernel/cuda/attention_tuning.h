@@ -16,6 +16,7 @@ enum {
     FP__TUNE_PREFILL, /* groups of 64 rows in a tile of the prefill kernel, 4: whole segments are for teams */
     FP__TUNE_SOLO,    /* 1: one sequence is treated as many are */
     FP__TUNE_WINDOW,  /* copies under way at once for a quad of that kernel */
+    FP__TUNE_SOLO_STAGES, /* half slabs in the ring of a quad there */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
