@@ -427,7 +427,7 @@ fi
 [ "$(id -u)" != 0 ] || chown -R 0 readonly.ws
 
 # ---- Ctrl-C ----
-rm -rf ws && cp -r ws.good ws
+rm -rf ws output && cp -r ws.good ws # output: it is waited for, and a shell not yet replaced by the program would clean up
 "$program" run -m a.gguf -a library -p x --ignore-eog --ctx 32768 >output 2>error </dev/null &
 pid=$!
 for _ in $(seq 3000); do # a slow machine takes its time
