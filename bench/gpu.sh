@@ -25,6 +25,8 @@ export FIELDPRINT_COMMIT PYTHONUNBUFFERED=1 PYTHONPATH=${FIELDPRINT_PEERS:-}${PY
 timeout 120 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,power.limit --format=csv >"$raw/nvidia-smi.txt" 2>&1 || true
 start=$SECONDS
 failed=0
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 # step NAME LIMIT COMMAND...: standard output to raw/NAME.jsonl, the rest to raw/NAME.log.
 step() {
@@ -70,6 +72,7 @@ model() { # TYPE LIMIT ARGUMENT...
 if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # four to five minutes
     step check_attention 20 "$programs/cuda_attention" --check 8
     step check_engine 10 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation async --json
+    step check_store 15 "$programs/cuda_store" check "$scratch"
     step torch_peers 24 python3 "$here/torch_sdpa.py"
     step bench_attention 25 "$programs/cuda_attention" --bench
     model q4_0 60 --points "$points" --prefill 8192
@@ -87,6 +90,7 @@ else
     step check_ops 60 "$programs/ops_gpu" check
     step check_forward 60 "$programs/cuda_forward" check
     step check_engine 30 "$fieldprint" bench model --device cuda --shape tiny --context 300 --batch 1,3 --anchor 70 --steps 70 --runs 1 --validation none,async,async-cpu,sync-page,sync-token --json
+    step check_store 30 "$programs/cuda_store" check "$scratch"
     step check_sanitize 300 "$here/gpu/sanitize.sh" "$programs" "$raw/sanitize"
     [ ! -e "$programs/libfieldprint_attention.so" ] || step check_triton 45 python3 "$here/triton_reference.py" --library "$programs/libfieldprint_attention.so"
     step torch_peers 60 python3 "$here/torch_sdpa.py"
