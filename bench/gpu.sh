@@ -75,8 +75,8 @@ if [ "${FIELDPRINT_BRIEF:-0}" = 1 ]; then # four to five minutes
     step check_store 15 "$programs/cuda_store" check "$scratch"
     step torch_peers 24 python3 "$here/torch_sdpa.py"
     step bench_attention 25 "$programs/cuda_attention" --bench
-    model q4_0 60 --points "$points" --prefill 8192
-    model q8_0 32 --points "$points_q8_0"
+    model q4_0 60 --points "$points" --prefill 512,2048,8192
+    model q8_0 32 --points "$points_q8_0" --prefill 512,2048
     step flashinfer_peers 40 python3 "$here/flashinfer_peers.py"
     step hash_gpu 6 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 6 "$fieldprint" bench hash --device cuda --pages 32 --json
@@ -100,8 +100,8 @@ else
     step hash_gpu 10 "$fieldprint" bench hash --device cuda --pages 4 --json
     step hash_gpu_32 10 "$fieldprint" bench hash --device cuda --pages 32 --json
     step hash_cpu 10 "$fieldprint" bench hash --json
-    model q4_0 110 --points "$points" --prefill 8192,32768
-    model q8_0 60 --points "$points_q8_0" --prefill 8192
+    model q4_0 110 --points "$points" --prefill 512,2048,8192,32768
+    model q8_0 60 --points "$points_q8_0" --prefill 512,2048,8192
     experiment e1 5 e1_hashing.py --model-json "$raw/model_q4_0.jsonl"
     experiment e3 40 e3_scaling.py --model-json "$raw/model_q4_0.jsonl"
     step forward_q4_0 45 "$programs/cuda_forward" bench Q4_0

@@ -344,23 +344,79 @@ static size_t count_wrong(const struct lab *c, const struct device_lab *g, const
 }
 
 static size_t words_checked, words_wrong;
-static bool brief; /* under a tool that makes everything slow: each case once */
+static uint32_t choices[FP__TUNE_COUNT]; /* those asked for, where a plan is created */
+static bool brief;                       /* under a tool that makes everything slow: each case once */
+
+static void poison(const struct lab *c, const struct device_lab *g)
+{
+    size_t rows = (size_t)c->tokens * c->heads;
+    CUDA(cudaMemset(g->out, 0xa5, rows * c->d * 4));
+    CUDA(cudaMemset(g->alpha, 0xa5, rows * 4));
+}
+
+/* The second and third run begin before the one before them ends. */
+static void run_thrice(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, bool in_a_graph)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamCreate(&stream));
+    if (in_a_graph)
+        CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < 3; i++)
+        OK(fp_cuda_attention_run(plan, args, stream));
+    if (in_a_graph) {
+        CUDA(cudaStreamEndCapture(stream, &graph));
+        CUDA(cudaGraphInstantiate(&exec, graph, 0));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaStreamSynchronize(stream));
+        CUDA(cudaGraphExecDestroy(exec));
+        CUDA(cudaGraphDestroy(graph));
+    }
+    CUDA(cudaStreamSynchronize(stream));
+    CUDA(cudaStreamDestroy(stream));
+}
+
+/* Steps of one sequence of other lengths and by other kernels, one after the other, then the case's own. */
+static void take_turns(const struct lab *c, fp_cuda_attention *plan, const fp_cuda_attention_run_args *args)
+{
+    fp_cuda_attention_sequence other = c->sequences[0];
+    other.context.causal_tokens /= 2;
+    if (other.context.n_pages)
+        memset(&other.anchor, 0, sizeof other.anchor);
+    for (uint32_t i = 0; i < 9; i++) {
+        fp__cuda_attention_tuning[FP__TUNE_SOLO] = i % 3 == 2 ? 1 : 5;
+        OK(fp_cuda_attention_plan(plan, i % 2 ? &other : c->sequences, 1, NULL));
+        for (uint32_t k = 0; k < 1 + i % 2; k++)
+            OK(fp_cuda_attention_run(plan, args, NULL));
+    }
+    fp__cuda_attention_tuning[FP__TUNE_SOLO] = 5;
+    OK(fp_cuda_attention_plan(plan, c->sequences, 1, NULL));
+}
 
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
-    static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
-                                                        {0, 0, 0, 0, 0, 0, 0, 1},
-                                                        {4, 4, 4, 1},
-                                                        {16, 16, 16, 1},
-                                                        {0, 4, 32, 2},
-                                                        {4, 16, 8, 0, 1},
-                                                        {0, 0, 0, 2, 1},
-                                                        {16, 4, 0, 1, 0, 1},
-                                                        {0, 0, 0, 2, 0, 0, 1},
-                                                        {0, 0, 0, 2, 0, 0, 2},
-                                                        {0, 0, 0, 2, 0, 0, 3},
-                                                        {0, 0, 0, 2, 0, 0, 4}};
+    static const uint32_t variants[][FP__TUNE_COUNT] = {
+        {0},
+        {[FP__TUNE_SOLO] = 1},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_AHEAD] = 1},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_AHEAD] = 4},
+        {4, 4, 4, 1, 2, [FP__TUNE_SOLO] = 1},
+        {16, 16, 16, 1, 2, [FP__TUNE_SOLO] = 1},
+        {0, 4, 32, 2, [FP__TUNE_SOLO] = 1},
+        {4, 16, 8, 0, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 1, [FP__TUNE_SOLO] = 1},
+        {16, 4, 0, 1, 2, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 2, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 3, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 4, [FP__TUNE_SOLO] = 1},
+        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1, [FP__TUNE_SOLO] = 1},
+        {4, 16, 0, 1, 2, 0, 0, 0, 0, 2, 2, [FP__TUNE_SOLO] = 1},
+        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3, [FP__TUNE_SOLO] = 1},
+        {4, 4, 0, 1, 1, 0, 0, 3, 0, 2, 4, [FP__TUNE_SOLO] = 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -375,6 +431,7 @@ static void check_lab(struct lab *c, const char *name)
     fp_cuda_attention_config config = {c->heads,       c->kv_heads,     c->d,           c->tokens,
                                        (uint32_t)c->n, (uint32_t)pages, (size_t)1 << 30};
     fp_cuda_attention *plan;
+    memcpy(fp__cuda_attention_tuning, choices, sizeof choices);
     OK(fp_cuda_attention_create(&config, &plan));
     fp_cuda_attention_run_args args = {g.planes,        g.s_q,   g.pool, c->group_bytes,
                                        c->layer_offset, g.gamma, g.out,  g.alpha};
@@ -382,14 +439,20 @@ static void check_lab(struct lab *c, const char *name)
         memcpy(fp__cuda_attention_tuning, variants[v], sizeof variants[v]);
         OK(fp_cuda_attention_plan(plan, c->sequences, c->n, NULL));
         for (int again = 0; again < (brief ? 1 : 2); again++) {
-            CUDA(cudaMemset(g.out, 0xa5, rows * c->d * 4));
-            CUDA(cudaMemset(g.alpha, 0xa5, rows * 4));
-            for (int i = 0; i < 3; i++) /* the second and third begin before the one before them ends */
-                OK(fp_cuda_attention_run(plan, &args, NULL));
+            poison(c, &g);
+            run_thrice(plan, &args, again);
             CUDA(cudaDeviceSynchronize());
             words_wrong += count_wrong(c, &g, name, (int)v * 10 + again);
             words_checked += rows * (c->d + 1);
         }
+    }
+    if (c->n == 1 && c->tokens <= 8) {
+        take_turns(c, plan, &args);
+        poison(c, &g);
+        OK(fp_cuda_attention_run(plan, &args, NULL));
+        CUDA(cudaDeviceSynchronize());
+        words_wrong += count_wrong(c, &g, name, -1);
+        words_checked += rows * (c->d + 1);
     }
     memset(fp__cuda_attention_tuning, 0, sizeof fp__cuda_attention_tuning);
     /* the comparison sees other pages */
@@ -690,20 +753,22 @@ static void bench_segment(fp_cuda_attention_segment *s, uint32_t *next, uint32_t
     s->causal_tokens = query_tokens ? tokens - query_tokens : 0;
 }
 
-/* Time of one layer: a graph of several layers, each with its own pages, so that no cache helps. */
-static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
+/* Time of one layer (decodes: sequences of one query token beside the others): a graph of several layers,
+ * each with its own pages, so that no cache helps. */
+static void bench_shape(const struct shape *c, uint32_t decodes, double copy, cudaStream_t stream)
 {
-    uint32_t heads = c->kv_heads * c->group, T = c->sequences * c->tokens, next = 0;
-    fp_cuda_attention_sequence *s = allocate(c->sequences * sizeof *s);
-    for (uint32_t i = 0; i < c->sequences; i++) {
-        s[i].first_token = i * c->tokens;
-        s[i].tokens = c->tokens;
+    uint32_t heads = c->kv_heads * c->group, n = c->sequences + decodes, T = 0, next = 0;
+    fp_cuda_attention_sequence *s = allocate(n * sizeof *s);
+    for (uint32_t i = 0; i < n; i++) {
+        s[i].first_token = T;
+        s[i].tokens = i < c->sequences ? c->tokens : 1;
+        T += s[i].tokens;
         s[i].mode = c->mode;
         if (c->shared && i)
             s[i].anchor = s[0].anchor;
         else
             bench_segment(&s[i].anchor, &next, c->anchor, 0);
-        bench_segment(&s[i].context, &next, c->context, c->tokens);
+        bench_segment(&s[i].context, &next, c->context, s[i].tokens);
     }
     size_t slab = fp__slab_bytes(c->d), layer_bytes = next * c->kv_heads * slab,
            layers = pool_bytes / layer_bytes;
@@ -720,7 +785,7 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     uint32_t *gamma, *g = allocate(heads * 4);
     int8_t *planes;
     for (size_t i = 0; i < rows * c->d; i++)
-        host[i] = random_float(2.0f);
+        host[i] = i < 1 << 22 ? random_float(2.0f) : host[i - (1 << 22)];
     for (uint32_t i = 0; i < heads; i++)
         g[i] = 6554;
     q = device_copy(host, rows * c->d * 4), s_q = device_copy(host, rows * 4),
@@ -728,12 +793,12 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     CUDA(cudaMalloc((void **)&out, rows * c->d * 4));
     CUDA(cudaMalloc((void **)&alpha, rows * 4));
     CUDA(cudaMalloc((void **)&planes, rows * c->d * 2));
-    fp_cuda_attention_config config = {heads, c->kv_heads, c->d, T, c->sequences, 0, 0};
-    for (uint32_t i = 0; i < c->sequences; i++)
+    fp_cuda_attention_config config = {heads, c->kv_heads, c->d, T, n, 0, 0};
+    for (uint32_t i = 0; i < n; i++)
         config.max_pages += s[i].anchor.n_pages + s[i].context.n_pages;
     fp_cuda_attention *plan;
     OK(fp_cuda_attention_create(&config, &plan));
-    OK(fp_cuda_attention_plan(plan, s, c->sequences, stream));
+    OK(fp_cuda_attention_plan(plan, s, n, stream));
     double us[3]; /* as in a step, with the queries' preparation, and without overlap of kernels */
     uint32_t no_overlap = fp__cuda_attention_tuning[FP__TUNE_NO_OVERLAP];
     for (int kind = 0; kind < 3; kind++) {
@@ -769,15 +834,16 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
            c->name, c->d, c->kv_heads, c->group, c->sequences, c->tokens, c->anchor, c->context,
            c->shared ? "true" : "false", c->mode, layers, us[0], us[1], us[2], bytes, rate, rate / copy);
     if (c->tokens > 8) { /* causal prefill: 4·d operations per visible (row, token) */
-        double pairs =
-            (double)c->sequences * heads *
-            ((double)c->tokens * (c->context - c->tokens + c->anchor) + 0.5 * c->tokens * (c->tokens + 1.0));
+        double pairs = (double)c->sequences * heads *
+                           ((double)c->tokens * (c->context - c->tokens + c->anchor) +
+                            0.5 * c->tokens * (c->tokens + 1.0)) +
+                       (double)decodes * heads * (c->context + c->anchor);
         printf(", \"tflops_equivalent\": %.1f", pairs * 4 * c->d / us[0] / 1e6);
     }
     printf("}\n");
     fflush(stdout);
     fp_cuda_attention_destroy(plan);
-    for (uint32_t i = 0; i < c->sequences; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         if (i == 0 || !c->shared)
             free((void *)s[i].anchor.pages);
         free((void *)s[i].context.pages);
@@ -786,12 +852,25 @@ static void bench_shape(const struct shape *c, double copy, cudaStream_t stream)
     free(s), free(host), free(g);
 }
 
+/* Whether a name contains one of the parts of a list, a|b|c; no list wants all. */
+static bool wanted(const char *list, const char *name)
+{
+    char part[128];
+    if (!list)
+        return true;
+    for (const char *at = list, *end; *at; at = *end ? end + 1 : end) {
+        end = at + strcspn(at, "|");
+        snprintf(part, sizeof part, "%.*s", (int)(end - at), at);
+        if (strstr(name, part))
+            return true;
+    }
+    return false;
+}
+
 static int bench(const char *only)
 {
     static const struct shape shapes[] = {
-        {"decode 1x4k", 128, 8, 4, 1, 1, 0, 4096, false, 0},
         {"decode 1x8k", 128, 8, 4, 1, 1, 0, 8192, false, 0},
-        {"decode 1x16k", 128, 8, 4, 1, 1, 0, 16384, false, 0},
         {"decode 1x32k", 128, 8, 4, 1, 1, 0, 32768, false, 0},
         {"decode 1x131k", 128, 8, 4, 1, 1, 0, 131072, false, 0},
         {"decode 8x32k", 128, 8, 4, 8, 1, 0, 32768, false, 0},
@@ -849,6 +928,36 @@ static int bench(const char *only)
         {"prefill 8k", 128, 8, 4, 1, 8192, 0, 8192, false, 0},
         {"prefill 32k", 128, 8, 4, 1, 32768, 0, 32768, false, 0},
         {"prefill 512 at 32k", 128, 8, 4, 1, 512, 0, 32768, false, 0},
+        {"prefill 2k", 128, 8, 4, 1, 2048, 0, 2048, false, 0},
+    };
+    /* timed when they are asked for: chunks, several prompts, and decoding sequences beside a chunk */
+    static const struct {
+        struct shape shape;
+        uint32_t decodes;
+    } more[] = {
+        {{"prefill 32 at 8k", 128, 8, 4, 1, 32, 0, 8192, false, 0}, 0},
+        {{"prefill 64 at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0}, 0},
+        {{"prefill 128 at 8k", 128, 8, 4, 1, 128, 0, 8192, false, 0}, 0},
+        {{"prefill 256 at 8k", 128, 8, 4, 1, 256, 0, 8192, false, 0}, 0},
+        {{"prefill 512 at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0}, 0},
+        {{"prefill 1024 at 8k", 128, 8, 4, 1, 1024, 0, 8192, false, 0}, 0},
+        {{"prefill 32 at 32k", 128, 8, 4, 1, 32, 0, 32768, false, 0}, 0},
+        {{"prefill 64 at 32k", 128, 8, 4, 1, 64, 0, 32768, false, 0}, 0},
+        {{"prefill 128 at 32k", 128, 8, 4, 1, 128, 0, 32768, false, 0}, 0},
+        {{"prefill 256 at 32k", 128, 8, 4, 1, 256, 0, 32768, false, 0}, 0},
+        {{"prefill 1024 at 32k", 128, 8, 4, 1, 1024, 0, 32768, false, 0}, 0},
+        {{"prefill 8x512", 128, 8, 4, 8, 512, 0, 512, false, 0}, 0},
+        {{"prefill 4x2k", 128, 8, 4, 4, 2048, 0, 2048, false, 0}, 0},
+        {{"decode 1x1k", 128, 8, 4, 1, 1, 0, 1024, false, 0}, 0},
+        {{"decode 1x2k", 128, 8, 4, 1, 1, 0, 2048, false, 0}, 0},
+        {{"decode 1x4k", 128, 8, 4, 1, 1, 0, 4096, false, 0}, 0},
+        {{"decode 1x12k", 128, 8, 4, 1, 1, 0, 12288, false, 0}, 0},
+        {{"decode 1x16k", 128, 8, 4, 1, 1, 0, 16384, false, 0}, 0},
+        {{"decode 1x24k", 128, 8, 4, 1, 1, 0, 24576, false, 0}, 0},
+        {{"decode 1x8k, anchor 128", 128, 8, 4, 1, 1, 128, 8064, false, 0}, 0},
+        {{"prefill 512", 128, 8, 4, 1, 512, 0, 512, false, 0}, 0},
+        {{"prefill 512 and 16 decodes at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0}, 16},
+        {{"prefill 64 and 16 decodes at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0}, 16},
     };
     cudaStream_t stream;
     struct cudaDeviceProp prop;
@@ -861,11 +970,18 @@ static int bench(const char *only)
     CUDA(cudaMalloc((void **)&pool, pool_bytes));
     uint32_t filled = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (only && !strstr(shapes[i].name, only))
+        if (!wanted(only, shapes[i].name))
             continue;
         if (filled != shapes[i].d)
             fill_pool(filled = shapes[i].d);
-        bench_shape(&shapes[i], copy, stream);
+        bench_shape(&shapes[i], 0, copy, stream);
+    }
+    for (size_t i = 0; only && i < sizeof more / sizeof *more; i++) {
+        if (!wanted(only, more[i].shape.name))
+            continue;
+        if (filled != more[i].shape.d)
+            fill_pool(filled = more[i].shape.d);
+        bench_shape(&more[i].shape, more[i].decodes, copy, stream);
     }
     return 0;
 }
@@ -877,12 +993,13 @@ int main(int argc, char **argv)
         printf("no GPU: skipped\n");
         return 77;
     }
+    for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASES or --check N, then [choice value]… */
+        int choice = atoi(argv[i]);
+        if (choice >= 0 && choice < FP__TUNE_COUNT)
+            choices[choice] = (uint32_t)atoi(argv[i + 1]);
+    }
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        for (int i = 3; i + 1 < argc; i += 2) { /* --bench CASE [choice value]… */
-            int choice = atoi(argv[i]);
-            if (choice >= 0 && choice < FP__TUNE_COUNT)
-                fp__cuda_attention_tuning[choice] = (uint32_t)atoi(argv[i + 1]);
-        }
+        memcpy(fp__cuda_attention_tuning, choices, sizeof choices);
         return bench(argc > 2 && argv[2][0] ? argv[2] : NULL);
     }
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)

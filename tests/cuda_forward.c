@@ -729,20 +729,18 @@ static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool
         fp__cuda_tuning tune;
     } parts[] = {
         {"as it is", {0}},
+        {"separate kernels", {.separate = 1}},
+        {"rows dealt out before", {.no_taking = 1}},
+        {"ring of 80 KiB", {.decode_stage_bytes = 80 << 10}},
+        {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
+        {"carve-out 60", {.carveout = 60}},
         {"without attention", {.no_attention = 1}},
+        {"separate kernels, without attention", {.separate = 1, .no_attention = 1}},
         {"no launch overlap", {.no_overlap = 1}},
-        {"no launch overlap, without attention", {.no_overlap = 1, .no_attention = 1}},
-        {"carve-out as the driver likes", {.carveout = 101}},
-        {"carve-out 40", {.carveout = 40}},
-        {"carve-out 80", {.carveout = 80}},
-        {"carve-out 100", {.carveout = 100}},
-        {"rings of 64 KiB", {.decode_stage_bytes = 64 << 10}},
-        {"rings of 128 KiB", {.decode_stage_bytes = 128 << 10}},
-        {"as it is", {0}},
     };
-    static const size_t contexts[] = {4096, 32768};
+    static const size_t contexts[] = {4096, 32768, 102400};
     for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++)
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        for (size_t i = 0; i < (c == 0 ? sizeof parts / sizeof *parts : 2); i++) {
             decoding d;
             double least, median;
             fp__cuda_tune = parts[i].tune;
@@ -812,6 +810,7 @@ static void bench(uint32_t type, const char *name, bool parts)
     printf("{\"device\": \"%s\", \"copy_GBps\": %.0f, \"type\": \"%s\", \"pool_pages\": %u, "
            "\"page_group_bytes\": %zu}\n",
            properties.name, rate * 1e-9, name, pool.pages, group);
+    fflush(stdout);
     fill_pool(&pool, 128);
     for (size_t i = 0; i < sizeof batches / sizeof *batches && !parts; i++) {
         bench_decode(m, name, &pool, batches[i], contexts[i], rate, "");

@@ -264,9 +264,9 @@ static void do_stack(void *arg, int step, cudaStream_t stream)
 {
     enum { C = 4096, F = 14336 };
     stack_work *s = arg;
-    fp__cuda_input normed = {s->x, C, s->norm, 1e-5f, C, s->act, s->error, 0},
-                   attention = {s->y, 6144, NULL, 0.0f, C, s->act, s->error, 0},
-                   hidden = {s->hidden, F, NULL, 0.0f, F, s->act, s->error, 0};
+    fp__cuda_input normed = {s->x, C, s->norm, 1e-5f, C, s->act, s->error, 0, NULL},
+                   attention = {s->y, 6144, NULL, 0.0f, C, s->act, s->error, 0, NULL},
+                   hidden = {s->hidden, F, NULL, 0.0f, F, s->act, s->error, 0, NULL};
     (void)step;
     for (int i = 0; i < 32; i++) {
         fp__cuda_weight qkv = nth(&s->qkv, i), o = nth(&s->o, i), gate_up = nth(&s->gate_up, i),

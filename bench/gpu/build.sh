@@ -9,7 +9,7 @@ mkdir -p "$out/objects"
 cd "$root"
 include="-Isrc -Iinclude"
 pids=
-for source in src/kernel/cuda/linear_decode.cu src/kernel/cuda/linear_prefill.cu src/kernel/cuda/elementwise.cu \
+for source in src/kernel/cuda/linear_decode.cu src/kernel/cuda/linear_token.cu src/kernel/cuda/linear_prefill.cu src/kernel/cuda/elementwise.cu \
     src/kernel/cuda/sha256.cu bench/gpu/wtile_host.cu; do
     object=$out/objects/$(basename "$source").o
     if [ ! -e "$object" ] || [ -n "$(find src/kernel "$source" -newer "$object" -name '*.[ch]*' | head -1)" ]; then

@@ -183,7 +183,7 @@ def update(path, results):
         made = TABLES[match.group(1)](results)
         return "<!-- figures: %s -->\n%s\n<!-- end -->" % (match.group(1), made) if made else match.group(0)
 
-    text, count = re.subn(r"<!-- figures: (\w+) -->\n(?:.*?\n)?<!-- end -->", new, text, flags=re.S)
+    text, count = re.subn(r"<!-- figures: (\w+) -->\n(?:.*?\n)??<!-- end -->", new, text, flags=re.S)
     with open(path, "w") as file:
         file.write(text)
     print("%s: %d tables" % (path, count))

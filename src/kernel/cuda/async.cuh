@@ -119,15 +119,5 @@ static __device__ __forceinline__ uint2 load_shared8(uint32_t at)
     return v;
 }
 
-static __device__ __forceinline__ uint32_t load_acquire(const uint32_t *p)
-{
-    uint32_t v;
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                 : "=r"(v)
-                 : "l"(__cvta_generic_to_global(p))
-                 : "memory");
-    return v;
-}
-
 } // namespace fp
 #endif

@@ -1,7 +1,7 @@
-/* The decode kernel for heads of 96; a file each, so that they compile side by side. */
+/* The decode kernels for heads of 96; a file each, so that they compile side by side. */
 #include "kernel/cuda/attention_decode.cuh"
 
-fp::attn::Kernel fp::attn::decode_kernel_96()
+fp::attn::Kernel fp::attn::decode_kernel_96(uint32_t tiles, uint32_t quads)
 {
-    return decode<96>;
+    return decode_kernel<96>(tiles, quads);
 }

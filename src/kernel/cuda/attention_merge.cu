@@ -1,8 +1,11 @@
-/* States of split work → outputs: one CTA of 4 warps per (token, head, slice of channels), in canonical order
- * (arithmetic §6: spans into their chunk, chunks in order, then the mix of the two segments). The pieces of
- * both segments are one list: their heads, one a thread, and all their channels are in flight at once; the
- * factors of all are worked out side by side; what is left to do in order is two operations a piece and
- * channel. */
+/* States of split work → outputs, in canonical order (arithmetic §6: spans into their chunk, chunks in order,
+ * then the mix of the two segments). The pieces of both segments of a row are one list. Two ways:
+ *
+ *  - few rows: a CTA takes 32 channels of a row. The heads of all pieces, one a thread, and all channels are
+ * in flight at once; the factors of all are worked out side by side; what is left to do in order is two
+ * operations a piece and channel.
+ *  - many: a warp takes one row after the other, 32 to 128 channels of it, and goes through its pieces. They
+ * come through a ring in shared memory that runs ahead over rows. */
 #include "kernel/cuda/async.cuh"
 #include "kernel/cuda/attention_mix.cuh"
 
@@ -22,37 +25,105 @@ struct Piece {
     float l;
     uint32_t flags;
 };
-/* Shared memory: factors of up to max(32, batch) pieces, o of `batch`. */
+/* Shared memory of a CTA: factors and o of a batch of pieces. */
 struct Table {
     Factor *factor;
     Piece *piece;
-    float *o; // [batch][channels of the slice]
+    float *o; // [batch][NARROW]
     uint32_t batch;
 };
 static_assert(sizeof(Factor) + sizeof(Piece) == MERGE_FACTOR_BYTES, "the plan knows what a piece takes");
-static __device__ __forceinline__ Table make_room(uint8_t *shared, uint32_t bytes, uint32_t channels)
+constexpr int NARROW = 32; /* channels of a CTA's slice */
+static __device__ __forceinline__ Table make_room(uint8_t *shared, uint32_t bytes)
 {
     Table t;
-    uint32_t many = min(bytes / (MERGE_FACTOR_BYTES + 4 * channels) / 32 * 32, (uint32_t)MERGE_THREADS);
-    t.batch = many ? many : (bytes - 32 * MERGE_FACTOR_BYTES) / (4 * channels);
-    uint32_t factors = many ? many : 32;
+    t.batch = min(bytes / (MERGE_FACTOR_BYTES + 4 * NARROW) / 32 * 32, (uint32_t)MERGE_THREADS);
     t.factor = reinterpret_cast<Factor *>(shared);
-    t.piece = reinterpret_cast<Piece *>(t.factor + factors);
-    t.o = reinterpret_cast<float *>(t.piece + factors);
+    t.piece = reinterpret_cast<Piece *>(t.factor + t.batch);
+    t.o = reinterpret_cast<float *>(t.piece + t.batch);
     return t;
 }
 
-/* The pieces of one row: the anchor's, then the context's. */
-struct RowPieces {
+/* What the plan says of a row. Its pieces: the anchor's, then the context's. */
+struct Row {
     uint32_t anchors, all;
-    uint32_t stride[2]; /* state rows between pieces */
-    size_t first[2];
+    uint32_t first[2], stride[2]; /* state rows */
+    uint32_t out, mode, gamma_at; /* out: token·H + head */
 
-    __device__ __forceinline__ size_t row(uint32_t i) const
+    __device__ __forceinline__ uint32_t piece(uint32_t i) const
     {
-        return i < anchors ? first[0] + (size_t)i * stride[0] : first[1] + (size_t)(i - anchors) * stride[1];
+        return i < anchors ? first[0] + i * stride[0] : first[1] + (i - anchors) * stride[1];
     }
 };
+
+static __device__ __forceinline__ uint32_t find_pieces(const Params &p, const uint4 &segment,
+                                                       uint32_t kv_head, uint32_t g, uint32_t &first,
+                                                       uint32_t &stride)
+{
+    first = stride = 0;
+    if (segment.x == 0) /* a MergeSegment: blocks, row, rows_per_stream, stream_at */
+        return 0;
+    uint32_t row = segment.y + g, block = row / segment.z;
+    uint4 stream = __ldg(reinterpret_cast<const uint4 *>(p.plan + segment.w + block * 4));
+    stride = stream.w; /* a MergeStream: state, stride, pieces, rows */
+    first = stream.x + kv_head * stream.y + row % segment.z;
+    return stream.z;
+}
+static_assert(sizeof(MergeToken) == 48 && sizeof(MergeStream) == 16, "they are read 16 bytes at a time");
+
+static __device__ __forceinline__ Row find_row(const Params &p, const Header &h, uint32_t number)
+{
+    Row r;
+    uint32_t head = number % p.heads_q, kv_head = head / p.group, g = head % p.group;
+    const uint4 *at = reinterpret_cast<const uint4 *>(p.plan + h.merge_at) + number / p.heads_q * 3;
+    uint4 token = __ldg(at), anchor = __ldg(at + 1), context = __ldg(at + 2);
+    r.out = token.x * p.heads_q + head;
+    r.mode = token.y;
+    r.gamma_at = token.z * p.heads_q + head;
+    r.anchors = find_pieces(p, anchor, kv_head, g, r.first[0], r.stride[0]);
+    r.all = r.anchors + find_pieces(p, context, kv_head, g, r.first[1], r.stride[1]);
+    return r;
+}
+
+/* m and l of a segment, and of some channels o. */
+template <int N> struct Sum {
+    float m, l, o[N];
+    __device__ __forceinline__ void clear()
+    {
+        m = FP_NEG_INF, l = 0.0f;
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            o[c] = 0.0f;
+    }
+};
+
+/* A row's outputs, channel and those behind it. `write` is false in a rehearsal. */
+template <int N>
+static __device__ __forceinline__ void write_outputs(const Params &p, const Row &row, uint32_t gamma,
+                                                     uint32_t channel, const Sum<N> &anchor,
+                                                     const Sum<N> &context, bool write)
+{
+    Mix mix = mix_shares(anchor.m, anchor.l, context.m, context.l, row.mode, gamma);
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        float x = mix_channel(mix, anchor.o[c], anchor.l, context.o[c], context.l);
+        if (write && channel + c < p.d)
+            p.out[(size_t)row.out * p.d + channel + c] = x;
+    }
+    if (write && p.alpha && channel == 0)
+        p.alpha[row.out] = mix.alpha;
+}
+
+/* Starts a copy of 16 bytes to shared memory. */
+static __device__ __forceinline__ void copy_piece(void *to, const void *from)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)),
+                 "l"(__cvta_generic_to_global(from))
+                 : "memory");
+}
+
+/* ---- a CTA a row ----------------------------------------------------------------------------------------
+ */
 
 /* Of the pieces of a batch, behind the last BEFORE ones of the batch before it (a chunk has at most 4
  * pieces). */
@@ -65,7 +136,7 @@ struct Heads {
 
 /* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. Returns whether all
  * pieces are chunks. */
-static __device__ __forceinline__ bool make_factors(const Params &p, const RowPieces &rows, uint32_t from,
+static __device__ __forceinline__ bool make_factors(const Params &p, const Row &row, uint32_t from,
                                                     uint32_t end, float carry, Heads &heads,
                                                     const Table &table)
 {
@@ -73,9 +144,9 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const RowPi
     bool valid = i < end, next_starts = true, starts = true;
     float m = FP_NEG_INF, l = 0.0f;
     if (valid) {
-        uint4 bits = __ldcg(reinterpret_cast<const uint4 *>(p.heads + rows.row(i)));
-        if (i + 1 < rows.all && i + 1 != rows.anchors)
-            next_starts = __ldcg(&p.heads[rows.row(i + 1)].starts_chunk);
+        uint4 bits = __ldcg(reinterpret_cast<const uint4 *>(p.heads + row.piece(i)));
+        if (i + 1 < row.all && i + 1 != row.anchors)
+            next_starts = __ldcg(&p.heads[row.piece(i + 1)].starts_chunk);
         m = __uint_as_float(bits.x), l = __uint_as_float(bits.y), starts = bits.z;
     }
     heads.m[at] = m;
@@ -89,15 +160,15 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const RowPi
         begun = heads.starts[at - back];
     }
     float high = fmaxf(before, m), top = m, older = FP_NEG_INF;
-    uint32_t warp_from = i - lane, segment = rows.anchors <= warp_from ? max(rows.anchors, from) : from;
+    uint32_t warp_from = i - lane, segment = row.anchors <= warp_from ? max(row.anchors, from) : from;
     for (uint32_t j = segment + lane; j < warp_from; j += 32)
         older = fmaxf(older, heads.m[BEFORE + j - from]);
 #pragma unroll
     for (int k = 1; k < 32; k *= 2)
         older = fmaxf(older, __shfl_xor_sync(~0u, older, k));
-    if (segment == from && rows.anchors != from)
+    if (segment == from && row.anchors != from)
         older = fmaxf(older, carry);
-    int first = i >= rows.anchors && rows.anchors >= warp_from ? (int)(rows.anchors - warp_from) : -1;
+    int first = i >= row.anchors && row.anchors >= warp_from ? (int)(row.anchors - warp_from) : -1;
 #pragma unroll
     for (int k = 1; k < 32; k *= 2) {
         float other = __shfl_up_sync(~0u, top, k);
@@ -109,7 +180,7 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const RowPi
     heads.top[at] = top;
     __syncthreads();
     uint32_t chunk = i - back; /* its first piece */
-    float top_before = chunk == 0 || chunk == rows.anchors ? FP_NEG_INF : heads.top[at - back - 1];
+    float top_before = chunk == 0 || chunk == row.anchors ? FP_NEG_INF : heads.top[at - back - 1];
     bool live = m != FP_NEG_INF, ends = valid && next_starts && high != FP_NEG_INF;
     if (tid < max(32u, end - from)) {
         Factor f;
@@ -125,68 +196,58 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const RowPi
     return __syncthreads_and(!valid || (starts && ends));
 }
 
-/* Channels slice·C.. of all pieces of a batch → table.o. */
-template <int C>
-static __device__ __forceinline__ void fetch_states(const Params &p, const RowPieces &rows, uint32_t from,
+/* Channels slice·NARROW.. of all pieces of a batch → table.o. */
+static __device__ __forceinline__ void fetch_states(const Params &p, const Row &row, uint32_t from,
                                                     uint32_t end, uint32_t slice, const Table &table)
 {
-    uint32_t part = threadIdx.x % (C / 4) * 4, channel = slice * C + part;
-    for (uint32_t i = from + threadIdx.x / (C / 4); i < end && channel < p.d; i += MERGE_THREADS / (C / 4))
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                         shared_address(table.o + (i - from) * C + part)),
-                     "l"(__cvta_generic_to_global(p.states + rows.row(i) * p.d + channel))
-                     : "memory");
+    constexpr uint32_t LANES = NARROW / 4; /* of a piece */
+    uint32_t part = threadIdx.x % LANES * 4, channel = slice * NARROW + part;
+    for (uint32_t i = from + threadIdx.x / LANES; i < end && channel < p.d; i += MERGE_THREADS / LANES)
+        copy_piece(table.o + (i - from) * NARROW + part, p.states + (size_t)row.piece(i) * p.d + channel);
 }
 
-struct Sum {
-    float l, o;
-};
-static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, float o, Sum &chunk,
-                                                  Sum &total)
+static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &piece, float o, Sum<1> &chunk,
+                                                  Sum<1> &total)
 {
     bool start = piece.flags & START, end = piece.flags & END;
     float l = __fmaf_rn(chunk.l, f.a, __fmul_rn(piece.l, f.b)),
-          x = __fmaf_rn(chunk.o, f.a, __fmul_rn(o, f.b));
+          x = __fmaf_rn(chunk.o[0], f.a, __fmul_rn(o, f.b));
     chunk.l = start ? piece.l : l;
-    chunk.o = start ? o : x;
+    chunk.o[0] = start ? o : x;
     l = __fmaf_rn(total.l, f.up, __fmul_rn(chunk.l, f.down)),
-    x = __fmaf_rn(total.o, f.up, __fmul_rn(chunk.o, f.down));
+    x = __fmaf_rn(total.o[0], f.up, __fmul_rn(chunk.o[0], f.down));
     total.l = end ? l : total.l;
-    total.o = end ? x : total.o;
+    total.o[0] = end ? x : total.o[0];
 }
 
 /* Pieces from, …, end - 1 of a batch, all of one segment, one channel. */
-template <int C>
 static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t from, uint32_t end,
-                                                    bool simple, Sum &chunk, Sum &total)
+                                                    bool simple, Sum<1> &chunk, Sum<1> &total)
 {
-    const float *o = table.o + threadIdx.x % C;
+    const float *o = table.o + threadIdx.x % NARROW;
     if (simple) {
 #pragma unroll 8
         for (uint32_t i = from; i < end; i++) {
             float up = table.factor[i].up, down = table.factor[i].down;
             total.l = __fmaf_rn(total.l, up, __fmul_rn(table.piece[i].l, down));
-            total.o = __fmaf_rn(total.o, up, __fmul_rn(o[i * C], down));
+            total.o[0] = __fmaf_rn(total.o[0], up, __fmul_rn(o[i * NARROW], down));
         }
     } else {
 #pragma unroll 4
         for (uint32_t i = from; i < end; i++)
-            take_piece(table.factor[i], table.piece[i], o[i * C], chunk, total);
+            take_piece(table.factor[i], table.piece[i], o[i * NARROW], chunk, total);
     }
 }
 
-/* Chain of all pieces of one row; of each thread below C, one channel. */
-template <int C>
-static __device__ __forceinline__ void merge_pieces(const Params &p, const RowPieces &rows, uint32_t slice,
-                                                    const Table &table, Heads &heads, Sum (&sum)[2],
-                                                    float (&m)[2])
+/* Chain of all pieces of one row; of each thread below NARROW, one channel. */
+static __device__ __forceinline__ void chain_row(const Params &p, const Row &row, uint32_t slice,
+                                                 const Table &table, Heads &heads, Sum<1> (&sum)[2])
 {
-    Sum chunk = {};
-    sum[0] = sum[1] = {};
-    m[0] = m[1] = FP_NEG_INF;
+    Sum<1> chunk;
+    chunk.clear(), sum[0].clear(), sum[1].clear();
     float carry = FP_NEG_INF;
-    for (uint32_t from = 0; from < rows.all; from += table.batch) {
-        uint32_t end = min(from + table.batch, rows.all), n = end - from;
+    for (uint32_t from = 0; from < row.all; from += table.batch) {
+        uint32_t end = min(from + table.batch, row.all), n = end - from;
         __syncthreads();
         if (from && threadIdx.x < BEFORE) { /* BEFORE ≤ batch: the places do not overlap */
             heads.m[threadIdx.x] = heads.m[table.batch + threadIdx.x];
@@ -194,76 +255,256 @@ static __device__ __forceinline__ void merge_pieces(const Params &p, const RowPi
             heads.top[threadIdx.x] = heads.top[table.batch + threadIdx.x];
         }
         __syncthreads();
-        fetch_states<C>(p, rows, from, end, slice, table);
-        bool simple = make_factors(p, rows, from, end, carry, heads, table);
+        fetch_states(p, row, from, end, slice, table);
+        bool simple = make_factors(p, row, from, end, carry, heads, table);
         asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
         carry = heads.top[BEFORE + n - 1];
-        if (rows.anchors > from)
-            m[0] = heads.top[BEFORE + min(rows.anchors, end) - 1 - from];
-        if (rows.all > rows.anchors && end > rows.anchors)
-            m[1] = carry;
-        uint32_t anchors = rows.anchors <= from ? 0 : min(rows.anchors - from, n);
-        if (threadIdx.x < C) {
-            chain_pieces<C>(table, 0, anchors, simple, chunk, sum[0]);
-            chain_pieces<C>(table, anchors, n, simple, chunk, sum[1]);
+        if (row.anchors > from)
+            sum[0].m = heads.top[BEFORE + min(row.anchors, end) - 1 - from];
+        if (row.all > row.anchors && end > row.anchors)
+            sum[1].m = carry;
+        uint32_t anchors = row.anchors <= from ? 0 : min(row.anchors - from, n);
+        if (threadIdx.x < NARROW) {
+            chain_pieces(table, 0, anchors, simple, chunk, sum[0]);
+            chain_pieces(table, anchors, n, simple, chunk, sum[1]);
         }
     }
 }
 
-static __device__ __forceinline__ uint32_t find_pieces(const Params &p, const MergeSegment &s,
-                                                       uint32_t kv_head, uint32_t g, size_t &first,
-                                                       uint32_t &stride)
+/* The first row is rehearsed while decode runs, on whatever is there: the code is then in the instruction
+ * caches when it counts. */
+static __device__ __forceinline__ void merge_by_ctas(const Params &p, const Header &h, uint8_t *shared)
 {
-    first = stride = 0;
-    if (s.blocks == 0)
-        return 0;
-    uint32_t row = s.row + g, block = row / s.rows_per_stream;
-    MergeStream stream = *reinterpret_cast<const MergeStream *>(p.plan + s.stream_at + block * 4);
-    stride = stream.rows;
-    first = stream.state + (size_t)kv_head * stream.stride + row % s.rows_per_stream;
-    return stream.pieces;
-}
-
-template <int C>
-static __device__ __forceinline__ void merge_rows(const Params &p, const Header &h, uint8_t *shared,
-                                                  Heads &heads)
-{
-    Table table = make_room(shared, p.merge_bytes, C);
-    uint32_t d = p.d, slices = (d + C - 1) / C, tasks = h.merge_tokens * p.heads_q * slices;
-    for (uint32_t task = blockIdx.x; task < tasks; task += gridDim.x) {
-        uint32_t slice = task % slices, head = task / slices % p.heads_q, at = task / slices / p.heads_q;
-        const MergeToken token = reinterpret_cast<const MergeToken *>(p.plan + h.merge_at)[at];
-        uint32_t channel = slice * C + threadIdx.x, kv_head = head / p.group, g = head % p.group;
-        RowPieces rows;
-        rows.anchors = find_pieces(p, token.segment[0], kv_head, g, rows.first[0], rows.stride[0]);
-        rows.all = rows.anchors + find_pieces(p, token.segment[1], kv_head, g, rows.first[1], rows.stride[1]);
-        wait_previous(); /* the plan is older than the step, the states are not */
-        uint32_t gamma = p.gamma ? p.gamma[(size_t)token.gamma_row * p.heads_q + head] : 0;
-        Sum sum[2];
-        float m[2];
-        merge_pieces<C>(p, rows, slice, table, heads, sum, m);
-        if (threadIdx.x >= C || channel >= d)
-            continue;
-        Mix mix = mix_shares(m[0], sum[0].l, m[1], sum[1].l, token.mode, gamma);
-        size_t row = (size_t)token.token * p.heads_q + head;
-        p.out[row * d + channel] = mix_channel(mix, sum[0].o, sum[0].l, sum[1].o, sum[1].l);
-        if (p.alpha && channel == 0)
-            p.alpha[row] = mix.alpha;
+    Heads &heads = *reinterpret_cast<Heads *>(shared);
+    Table table = make_room(shared + sizeof(Heads), p.merge_bytes - (uint32_t)sizeof(Heads));
+    uint32_t slices = (p.d + NARROW - 1) / NARROW, tasks = h.merge_tokens * p.heads_q * slices;
+    bool waited = false, known = false;
+    Row row;
+#pragma unroll 1
+    for (uint32_t task = blockIdx.x; task < tasks;) {
+        if (!known)
+            row = find_row(p, h, task / slices);
+        uint32_t slice = task % slices, gamma = p.gamma ? p.gamma[row.gamma_at] : 0;
+        Sum<1> sum[2];
+        chain_row(p, row, slice, table, heads, sum);
+        write_outputs<1>(p, row, gamma, slice * NARROW + threadIdx.x, sum[0], sum[1],
+                         waited && threadIdx.x < NARROW);
+        known = !waited;
+        if (waited) {
+            task += gridDim.x;
+        } else {
+            wait_previous(); /* the plan is older than the step, the states are not */
+            waited = true;
+        }
     }
 }
 
-/* Registers and shared memory of a CTA fit beside a CTA of decode. */
-static __global__ void __launch_bounds__(MERGE_THREADS) merge(const __grid_constant__ Params p)
+/* ---- a warp a row ---------------------------------------------------------------------------------------
+ */
+
+constexpr uint32_t WARPS_OF_MERGE = MERGE_THREADS / 32;
+constexpr uint32_t BATCH = 4; /* pieces that are fetched and taken together */
+
+/* A place of the ring. */
+template <int C> struct Place {
+    uint4 head[BATCH]; /* StateHead */
+    float o[BATCH][C];
+};
+
+/* Waits until at most `pending` of this thread's groups of copies are under way. */
+static __device__ __forceinline__ void wait_copies(uint32_t pending)
+{
+    if (pending >= 3)
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
+    else if (pending == 2)
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
+    else
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+
+/* What a warp fetches: pieces from piece on of the row that lane `row` knows. */
+struct Fetch {
+    uint32_t row, piece, slot;
+};
+
+/* The next pieces of a row into the next place; an empty group behind the last. */
+template <int C>
+static __device__ __forceinline__ void fetch_pieces(const Params &p, const Row &mine, uint32_t rows,
+                                                    uint32_t slices, uint32_t first, uint32_t stride,
+                                                    Place<C> *ring, uint32_t places, uint32_t lane, Fetch &at)
+{
+    constexpr uint32_t LANES = C / 4; /* of a piece */
+    if (at.row < rows) {
+        Row row;
+        row.anchors = __shfl_sync(~0u, mine.anchors, at.row), row.all = __shfl_sync(~0u, mine.all, at.row);
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            row.first[s] = __shfl_sync(~0u, mine.first[s], at.row);
+            row.stride[s] = __shfl_sync(~0u, mine.stride[s], at.row);
+        }
+        uint32_t channel = (first + at.row * stride) % slices * C + lane % LANES * 4;
+        Place<C> &to = ring[at.slot];
+        if (lane < BATCH && at.piece + lane < row.all)
+            copy_piece(&to.head[lane], p.heads + row.piece(at.piece + lane));
+#pragma unroll
+        for (uint32_t k = lane / LANES; k < BATCH; k += 32 / LANES)
+            if (at.piece + k < row.all && channel < p.d)
+                copy_piece(&to.o[k][lane % LANES * 4],
+                           p.states + (size_t)row.piece(at.piece + k) * p.d + channel);
+        at.piece += BATCH;
+        if (at.piece >= row.all)
+            at.piece = 0, at.row++;
+        if (++at.slot == places)
+            at.slot = 0;
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+template <int N> static __device__ __forceinline__ void load_channels(const float *from, float (&o)[N])
+{
+    static_assert(N == 1 || N == 2 || N == 4, "a load's width");
+    if constexpr (N == 4) {
+        float4 v = *reinterpret_cast<const float4 *>(from);
+        o[0] = v.x, o[1] = v.y, o[2] = v.z, o[3] = v.w;
+    } else if constexpr (N == 2) {
+        float2 v = *reinterpret_cast<const float2 *>(from);
+        o[0] = v.x, o[1] = v.y;
+    } else {
+        o[0] = *from;
+    }
+}
+
+/* A state with m, l, o merged into one. */
+template <int N>
+static __device__ __forceinline__ void take(Sum<N> &into, float m, float l, const float (&o)[N])
+{
+    float high = fmaxf(into.m, m), a = exp2c(__fsub_rn(into.m, high)), b = exp2c(__fsub_rn(m, high));
+    bool live = m != FP_NEG_INF;
+    into.m = high;
+    float merged = __fmaf_rn(into.l, a, __fmul_rn(l, b));
+    into.l = live ? merged : into.l;
+#pragma unroll
+    for (int c = 0; c < N; c++) {
+        merged = __fmaf_rn(into.o[c], a, __fmul_rn(o[c], b));
+        into.o[c] = live ? merged : into.o[c];
+    }
+}
+
+/* What a row's pieces give so far: chunk is not yet in total; total is of the anchor until the context
+ * begins. */
+template <int N> struct Chain {
+    Sum<N> chunk, total, anchor;
+};
+
+/* Pieces i, … of a row, at most BATCH. */
+template <int C>
+static __device__ __forceinline__ void take_pieces(const Place<C> &at, uint32_t i, uint32_t anchors,
+                                                   uint32_t all, uint32_t lane, Chain<C / 32> &chain)
+{
+    constexpr int N = C / 32;
+#pragma unroll
+    for (uint32_t k = 0; k < BATCH; k++) {
+        if (i + k >= all)
+            break;
+        uint4 head = at.head[k];
+        float m = __uint_as_float(head.x), l = __uint_as_float(head.y), o[N];
+        load_channels<N>(&at.o[k][lane * N], o);
+        if (i + k != 0 && i + k != anchors && !head.z) { /* a span of a chunk that has begun */
+            take<N>(chain.chunk, m, l, o);
+            continue;
+        }
+        take<N>(chain.total, chain.chunk.m, chain.chunk.l, chain.chunk.o);
+        if (i + k == anchors) {
+            chain.anchor = chain.total;
+            chain.total.clear();
+        }
+        chain.chunk.m = m, chain.chunk.l = l;
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            chain.chunk.o[c] = o[c];
+    }
+}
+
+/* The first row is rehearsed, as above. */
+template <int C>
+static __device__ __forceinline__ void merge_by_warps(const Params &p, const Header &h, uint8_t *shared)
+{
+    constexpr int N = C / 32; /* channels of a lane */
+    uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32,
+             bytes = p.merge_bytes / WARPS_OF_MERGE / 16 * 16,
+             places = min(bytes / (uint32_t)sizeof(Place<C>), 4u), slices = (p.d + C - 1) / C,
+             tasks = h.merge_tokens * p.heads_q * slices, stride = WARPS_OF_MERGE * gridDim.x;
+    Place<C> *ring = reinterpret_cast<Place<C> *>(shared + warp * bytes);
+    bool waited = false, known = false;
+    Row mine; /* of up to 32 rows; a lane knows of one */
+#pragma unroll 1
+    for (uint32_t first = warp * gridDim.x + blockIdx.x; first < tasks;) {
+        uint32_t rows = min((tasks - first + stride - 1) / stride, 32u);
+        if (!known)
+            mine = find_row(p, h, min(first + lane * stride, tasks - 1) / slices);
+        if (!waited)
+            rows = 1;
+        uint32_t mine_gamma = p.gamma ? p.gamma[mine.gamma_at] : 0, slot = 0;
+        Fetch fetch = {0, 0, 0};
+        for (uint32_t n = 1; n < places; n++)
+            fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
+#pragma unroll 1
+        for (uint32_t r = 0; r < rows; r++) {
+            uint32_t anchors = __shfl_sync(~0u, mine.anchors, r), all = __shfl_sync(~0u, mine.all, r);
+            Chain<N> chain;
+            chain.chunk.clear(), chain.total.clear(), chain.anchor.clear();
+#pragma unroll 1
+            for (uint32_t i = 0; i < all; i += BATCH) {
+                fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
+                wait_copies(places - 1);
+                __syncwarp();
+                take_pieces<C>(ring[slot], i, anchors, all, lane, chain);
+                __syncwarp(); /* the place is filled again */
+                if (++slot == places)
+                    slot = 0;
+            }
+            take<N>(chain.total, chain.chunk.m, chain.chunk.l, chain.chunk.o);
+            if (anchors == all) {
+                chain.anchor = chain.total;
+                chain.total.clear();
+            }
+            Row row;
+            row.out = __shfl_sync(~0u, mine.out, r), row.mode = __shfl_sync(~0u, mine.mode, r);
+            uint32_t gamma = __shfl_sync(~0u, mine_gamma, r);
+            write_outputs<N>(p, row, gamma, (first + r * stride) % slices * C + lane * N, chain.anchor,
+                             chain.total, waited);
+        }
+        known = !waited;
+        if (waited) {
+            first += 32 * stride;
+        } else {
+            wait_previous();
+            waited = true;
+        }
+    }
+}
+
+/* One CTA a multiprocessor: registers and shared memory fit beside a CTA of decode. So all begin while decode
+ * runs, and the kernel after this one need not wait for a place. */
+static __global__ void __maxnreg__(MERGE_REGISTERS) merge(const __grid_constant__ Params p)
 {
     extern __shared__ __align__(128) uint8_t shared[];
-    __shared__ Heads heads;
     launch_next();
     const Header h = *reinterpret_cast<const Header *>(p.plan);
-    if (h.merge_narrow)
-        merge_rows<32>(p, h, shared, heads);
-    else
-        merge_rows<128>(p, h, shared, heads);
+    switch (h.merge_form) {
+    case MERGE_CTA:
+        merge_by_ctas(p, h, shared);
+        break;
+    case MERGE_WARP_32:
+        merge_by_warps<32>(p, h, shared);
+        break;
+    case MERGE_WARP_64:
+        merge_by_warps<64>(p, h, shared);
+        break;
+    default:
+        merge_by_warps<128>(p, h, shared);
+    }
     if (blockIdx.x == 0 && threadIdx.x == 0) { /* the run is over: nothing is drawn any more */
         wait_previous();
         *p.control = {};

@@ -24,21 +24,20 @@ constexpr uint32_t MAGIC = 0x4B400000u; /* bits of 12582912: adding it to 0..655
                                            low bits are the integer */
 #define FP_NEG_INF __int_as_float((int)0xff800000)
 
-static __device__ __forceinline__ void mma_s8(int (&c)[4], const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-static __device__ __forceinline__ void mma_u8s8(int (&c)[4], const uint32_t *a, uint32_t b0, uint32_t b1)
-{
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
+/* c += A·B of one m16n8k32, by the types of A and B. */
+#define FP_ATTENTION_MMA(name, types)                                                                        \
+    static __device__ __forceinline__ void name(int(&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,           \
+                                                uint32_t a3, uint32_t b0, uint32_t b1)                       \
+    {                                                                                                        \
+        asm("mma.sync.aligned.m16n8k32.row.col.s32." types ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "    \
+            "{%0,%1,%2,%3};"                                                                                 \
+            : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                                 \
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));                                         \
+    }
+FP_ATTENTION_MMA(mma_s8s8, "s8.s8")
+FP_ATTENTION_MMA(mma_u8s8, "u8.s8")
+FP_ATTENTION_MMA(mma_s8u8, "s8.u8")
+#undef FP_ATTENTION_MMA
 
 template <int D, int NT> struct Rows {
     uint32_t q[NT][D / 8]; /* [k step][hi first half, lo first half, hi second half, lo second half] */
@@ -153,6 +152,24 @@ static __device__ __forceinline__ void weigh(const float (&x)[16], float m, cons
     l += __shfl_xor_sync(~0u, l, 2);
 }
 
+/* m and l of a page into those of a state; what is left to do to its o: O' = fma(O, keep, o·scale). unit is
+ * 2^e; dead: a page of which the row sees nothing. */
+static __device__ __forceinline__ void merge_page(float m, int l, int e, bool dead, float &state_m,
+                                                  float &state_l, float &keep, float &unit, float &scale)
+{
+    float before = state_m, after = before > m ? before : m, b = exp2c(__fsub_rn(m, after));
+    keep = exp2c(__fsub_rn(before, after));
+    unit = pow2(e);
+    scale = __fmul_rn(b, unit);
+    state_m = after;
+    if (dead) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
+        keep = 1.0f;
+        scale = -0.0f;
+    } else {
+        state_l = __fmaf_rn(state_l, keep, __fmul_rn(__int2float_rn(l), b));
+    }
+}
+
 template <int D, int NT>
 static __device__ __forceinline__ void multiply_keys(const Rows<D, NT> &rows, uint32_t stage, uint32_t lane,
                                                      int (&acc)[NT][8][4])
@@ -171,15 +188,18 @@ static __device__ __forceinline__ void multiply_keys(const Rows<D, NT> &rows, ui
             uint4 k = load_shared16(row + 2 * j * D + 64 * i + 16 * c);
 #pragma unroll
             for (int t = 0; t < NT; t++) {
-                mma_s8(acc[t][j], rows.q[t] + 8 * i, k.x, k.y);
-                mma_s8(acc[t][j], rows.q[t] + 8 * i + 4, k.z, k.w);
+                const uint32_t *q = rows.q[t] + 8 * i;
+                mma_s8s8(acc[t][j], q[0], q[1], q[2], q[3], k.x, k.y);
+                mma_s8s8(acc[t][j], q[4], q[5], q[6], q[7], k.z, k.w);
             }
         }
         if (D % 64) {
             uint2 k = load_shared8(row + 2 * j * D + D / 64 * 64 + 8 * c);
 #pragma unroll
-            for (int t = 0; t < NT; t++)
-                mma_s8(acc[t][j], rows.q[t] + D / 64 * 8, k.x, k.y);
+            for (int t = 0; t < NT; t++) {
+                const uint32_t *q = rows.q[t] + D / 64 * 8;
+                mma_s8s8(acc[t][j], q[0], q[1], q[2], q[3], k.x, k.y);
+            }
         }
     }
 }
@@ -227,18 +247,7 @@ static __device__ __forceinline__ void page_scores(const Rows<D, NT> &rows, uint
         float down = exponent_scale(largest, e);
         bool dead = !full && visible == 0;
         weigh<NT>(x, dead ? 0.0f : m, s_v, __fmul_rn(65535.0f, down), out.p[t], l);
-        float before = state.m[t], after = before > m ? before : m;
-        float b = exp2c(__fsub_rn(m, after));
-        out.keep[t] = exp2c(__fsub_rn(before, after));
-        out.unit[t] = pow2(e);
-        out.scale[t] = __fmul_rn(b, out.unit[t]);
-        state.m[t] = after;
-        if (dead) { /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
-            out.keep[t] = 1.0f;
-            out.scale[t] = -0.0f;
-        } else {
-            state.l[t] = __fmaf_rn(state.l[t], out.keep[t], __fmul_rn(__int2float_rn(l), b));
-        }
+        merge_page(m, l, e, dead, state.m[t], state.l[t], out.keep[t], out.unit[t], out.scale[t]);
     }
 }
 
@@ -254,8 +263,9 @@ static __device__ __forceinline__ void page_values(const Weights<NT> &w, uint32_
 #pragma unroll
         for (int t = 0; t < NT; t++) {
             int o[4] = {0, 0, 0, 0};
-            mma_u8s8(o, w.p[t], v.x, v.y);
-            mma_u8s8(o, w.p[t] + 4, v.z, v.w);
+            const uint32_t *p = w.p[t];
+            mma_u8s8(o, p[0], p[1], p[2], p[3], v.x, v.y);
+            mma_u8s8(o, p[4], p[5], p[6], p[7], v.z, v.w);
             state.o[t][2 * j] =
                 __fmaf_rn(state.o[t][2 * j], w.keep[t], __fmul_rn(join(o[0], o[2]), w.scale[t]));
             state.o[t][2 * j + 1] =

@@ -18,11 +18,9 @@ constexpr uint32_t NONE = 0xffffffffu;
  * rows over one segment and one KV head. Split streams of decode have up to 8 rows, each held by every warp
  * of a quad; stacked ones up to 32, 8 a warp; team streams up to 64·team_tiles, held by the 8 warps of a CTA
  * together. */
-constexpr int QUAD = 4;                               /* warps that work on a unit of decode */
-constexpr int QUADS = 2, DECODE_WARPS = QUAD * QUADS; /* of a CTA */
-constexpr int SPLIT_ROWS = 8, STACKED_ROWS = 8 * QUAD;
-constexpr int DECODE_REGISTERS =
-    216; /* a thread: leaves room for a warp of 80 in each quarter of a multiprocessor */
+constexpr int QUAD = 4;               /* warps that work on a unit of decode */
+constexpr int DECODE_REGISTERS = 432; /* of a thread of each quad together: leaves room for a warp of merge in
+                                         each quarter of a multiprocessor */
 
 /* Row tiles of 8 that one warp of a team holds. */
 constexpr __host__ __device__ int team_tiles(int d)
@@ -31,16 +29,17 @@ constexpr __host__ __device__ int team_tiles(int d)
 }
 
 struct Header {
-    uint32_t team_items, decode_items, decode_singles; /* paired items follow decode_singles others */
-    uint32_t merge_tokens, merge_narrow;               /* narrow: a merge task is 32 channels, else 128 */
-    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at;  /* word offsets */
-    uint32_t prefill_items, prefill_at;                         /* whole items of the prefill kernel */
+    uint32_t team_items, decode_items, decode_singles;         /* paired items follow decode_singles others */
+    uint32_t merge_tokens, merge_form;                         /* MergeForm */
+    uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
+    uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
     uint32_t anchor_pieces, pieces, pieces_at, mode, gamma_row; /* of a step of one sequence */
 };
 
 /* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */
 struct Control {
-    uint32_t decode_taken, team_taken;
+    unsigned long long decode_taken; /* low half: from the front of the list, high half: from its end */
+    uint32_t team_taken;
 };
 /* The buffer begins: header, control, decode items. */
 constexpr uint32_t HEADER_WORDS = 32, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
@@ -106,7 +105,7 @@ struct StateHead {
 struct SoloShape {
     uint4 *inbox;     // [HK][readers][pieces][m, l of all rows; share]
     uint32_t stages;  /* half slabs in the ring of a quad */
-    uint32_t window;  /* copies under way at once for a quad */
+    uint32_t ahead;   /* half slabs of a warp that it asks into L2 behind its ring */
     uint32_t readers; /* of a KV head */
     uint32_t share;   /* float4 of a state that a reader makes outputs of */
 };
@@ -128,6 +127,8 @@ struct Params {
     uint32_t level_bytes;                /* shared memory of one level of team states */
     uint32_t prefill_stages;             /* ring stages of the prefill kernel */
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
+    uint32_t early_stages;               /* of a ring, filled before the kernels ahead have ended */
+    uint32_t ahead_halves;               /* half slabs of a warp that it asks into L2 behind its ring */
     int high;                            /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments
     SoloShape solo;
@@ -141,25 +142,31 @@ static inline constexpr __host__ __device__ uint32_t stage_bytes(uint32_t d)
 }
 /* Shared memory of a team: barriers, two levels of states, the ring. */
 constexpr uint32_t TEAM_BARRIER_BYTES = 2 * 8 * MAX_STAGES;
-/* Of decode: barriers, what a quad tells each other, the rings of the warps. */
-constexpr uint32_t DECODE_BARRIER_BYTES = DECODE_WARPS * 8 * MAX_STAGES,
-                   DECODE_PART_BYTES = DECODE_WARPS * 8 * 16;
-constexpr uint32_t DECODE_FIXED_BYTES = DECODE_BARRIER_BYTES + DECODE_PART_BYTES + 128;
-/* Of a CTA for one sequence: barriers, parts, the rings of its quads; a warp more issues the copies. */
-constexpr int SOLO_QUADS = 2, SOLO_WARPS = SOLO_QUADS * QUAD, SOLO_THREADS = (SOLO_WARPS + 1) * 32;
-constexpr uint32_t SOLO_BARRIER_BYTES = 640, SOLO_PART_BYTES = SOLO_WARPS * 8 * 16,
-                   SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6, SOLO_SHARE = 16;
+/* Of a quad of decode: barriers, what it tells each other; behind those of all, the rings of the warps. */
+constexpr uint32_t DECODE_BARRIER_BYTES = QUAD * 8 * MAX_STAGES, DECODE_MAIL_BYTES = 128, PART_BYTES = 16;
+constexpr uint32_t DECODE_QUAD_BYTES = DECODE_BARRIER_BYTES + DECODE_MAIL_BYTES + QUAD * 8 * PART_BYTES;
+/* Merging: who takes a row of how many channels. A CTA fits beside one of decode. */
+enum MergeForm { MERGE_CTA, MERGE_WARP_32, MERGE_WARP_64, MERGE_WARP_128 };
+constexpr int MERGE_THREADS = 128, MERGE_REGISTERS = 80;
+/* Shared memory: what a CTA needs for 32 pieces, or its warps for two places of their rings; for 128 pieces.
+ */
+constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_HEAD_BYTES = 12 * (4 + MERGE_THREADS),
+                   MERGE_LEAST_BYTES = 4 * 2 * 4 * (16 + 512), MERGE_MOST_BYTES = 4 * 3 * 4 * (16 + 512);
+static_assert(MERGE_MOST_BYTES >= MERGE_HEAD_BYTES + MERGE_THREADS * (MERGE_FACTOR_BYTES + 128),
+              "128 pieces fit");
+/* Of a CTA for one sequence: barriers, parts, the rings of its quads. */
+constexpr int SOLO_QUADS = 2, SOLO_WARPS = SOLO_QUADS * QUAD;
+constexpr uint32_t SOLO_BARRIER_BYTES = SOLO_QUADS * 2 * QUAD * 8, SOLO_PART_BYTES = SOLO_WARPS * 8 * 16,
+                   SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6,
+                   SOLO_MOST_STAGES = 2 * QUAD, SOLO_SHARE = 16;
 constexpr uint32_t EMPTY = 0xffffffffu; /* a word that was not written yet */
 /* Words of the plan, one a piece. */
 enum PieceFlags { PIECE_ENDS = 1 /* its chunk */, PIECE_BACK = 1 /* shift: pieces of the chunk before it */ };
-constexpr int MERGE_THREADS = 128;
-/* Of a merging CTA: factors of at least 32 pieces, and o of as many as there is room for. It fits beside
- * decode. */
-constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_LEAST_BYTES = 32 * MERGE_FACTOR_BYTES + 8 * 512,
-                   MERGE_MOST_BYTES = MERGE_THREADS * (MERGE_FACTOR_BYTES + 128);
 
 typedef void (*Kernel)(Params);
-Kernel decode_kernel_64(), decode_kernel_96(), decode_kernel_128(), decode_kernel_256();
+/* Decode in tiles of 4 rows a warp, with so many quads a CTA. */
+Kernel decode_kernel_64(uint32_t tiles, uint32_t quads), decode_kernel_96(uint32_t tiles, uint32_t quads),
+    decode_kernel_128(uint32_t tiles, uint32_t quads), decode_kernel_256(uint32_t tiles, uint32_t quads);
 Kernel team_kernel_64(), team_kernel_96(), team_kernel_128(), team_kernel_256();
 Kernel merge_kernel();
 /* By query rows a KV head: up to 4, or 8. */

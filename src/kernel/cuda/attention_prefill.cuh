@@ -5,18 +5,21 @@
  * A CTA is a warpgroup for each 64 rows, and a producer warp. The producer copies pages into a ring of shared
  * memory (16 bytes a lane, into the blocks that wgmma reads), and prepares each page's scales once for all
  * rows. A group multiplies Q (two planes, in shared memory) with K, makes P (two planes, in registers) and
- * multiplies it with V; while one group waits for its products, the weights of the others are computed.
+ * multiplies it with V. One or two groups multiply the next page with Q while they work out the weights of a
+ * page; three have no registers for that: while one waits for its products, the others work out weights.
  *
  *  - K's tokens lie in shared memory in the order in which thread c of a quad ends up with tokens 16a +
  * 4c..+3 (a = 0..3) of its rows: P as the next product's A operand without a move between threads.
- *  - span states are in registers, those of the chunk in shared memory, of the segment in device memory (L2).
- *  - what does not wait for a product is done while one is under way: the heads of a page's merge, and
- * looking for the next page.
+ *  - o of a span is in registers, states of the chunk are in shared memory, of the segment in device memory
+ * (L2), the complete one in shared memory again.
  *  - units (tile, KV head) are taken in a fixed order, longest first, back and forth over the CTAs.
  *
- * Rewrites of §6, all exact: x - m is cut off at -20, as exp2c(-20)·65535 rounds to 0 like all below; p is
- * never put together: with p = y·2^n (y the polynomial), the products p·65535 and p·s_v·65535 are those of y,
- * scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is exp2c(0) = 1. */
+ * Rewrites of §6, all exact: (m - x)/32 is one saturating fma, which cuts it off at 1: exp2c(-32)·65535
+ * rounds to 0 like all below; the polynomial takes what is left as it is, its coefficients have the powers of
+ * 32; p is never put together: with p = y·2^n (y the polynomial), the products p·65535 and p·s_v·65535 are
+ * those of y, scaled by 2^n in the addition that rounds them; of exp2c(M - M') and exp2c(m - M') one is
+ * exp2c(0) = 1. (m/32 and the fma may round where numbers are near the smallest: then x - m is so near 0 that
+ * y is 1 either way.) */
 #ifndef FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PREFILL_CUH
 #include "kernel/cuda/async.cuh"
@@ -65,9 +68,18 @@ struct Place {
     }
 };
 
+/* Something at a shared address: so the compiler has 32 bits to carry. */
+template <typename T> static __device__ __forceinline__ T *at_shared(uint32_t address)
+{
+    return reinterpret_cast<T *>(__cvta_shared_to_generic(address));
+}
+
 struct Shared {
     uint32_t barriers, ring, stages; /* full[stages], empty[stages] */
-    uint8_t *base;
+    __device__ __forceinline__ uint32_t stage(uint32_t slot, uint32_t bytes) const
+    {
+        return ring + slot * bytes;
+    }
     __device__ __forceinline__ uint32_t full(uint32_t slot) const
     {
         return barriers + 8 * slot;
@@ -159,8 +171,7 @@ template <int D> struct Producer {
     {
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         __syncwarp();
-        Scales *s = reinterpret_cast<Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
-                                               out.slot * Stage<D>::BYTES + Stage<D>::SCALES);
+        Scales *s = at_shared<Scales>(sh.stage(out.slot, Stage<D>::BYTES) + Stage<D>::SCALES);
         prepare_scales(s, fills >> 8 * (started - published - 1) & 255, lane);
         __syncwarp();
         if (lane == 0)
@@ -184,7 +195,7 @@ template <int D> struct Producer {
             const uint8_t *slab = base + __shfl_sync(~0u, page_window, (int)(i % 32)) * p.group_bytes;
             uint32_t fill = __shfl_sync(~0u, fill_window, (int)(i % 32));
             barrier_wait(sh.empty(in.slot), in.parity ^ 1);
-            copy_slab<D>(sh.ring + in.slot * Stage<D>::BYTES, slab, lane);
+            copy_slab<D>(sh.stage(in.slot, Stage<D>::BYTES), slab, lane);
             asm volatile("cp.async.commit_group;" ::: "memory");
             in.next(sh.stages);
             fills = fills << 8 | fill;
@@ -251,26 +262,33 @@ struct Tile {
  */
 template <int D>
 static __device__ __forceinline__ void load_tile(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 *scale,
+                                                 uint32_t group, uint32_t warp, uint32_t lane, float2 &scale,
                                                  Tile &t)
 {
     Row first = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4),
         second = find_row(p, item, kv_head, group * 64 + warp * 16 + lane / 4 + 8);
-    *scale = make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
-    group_barrier(group);
-#pragma unroll 1
-    for (uint32_t half = 0; half < 2; half++) { /* 8 rows by 4 columns of 16 bytes at a time */
-        uint32_t place = warp * 16 + half * 8 + lane % 8;
-        Row row = find_row(p, item, kv_head, group * 64 + place);
-        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
-        uint32_t to = t.q + lane / 8 * 1024 + place * 16;
+    const float2 both =
+        make_float2(first.on ? p.q_scales[first.at] : 0.0f, second.on ? p.q_scales[second.at] : 0.0f);
+    /* 8 rows by 4 columns of 16 bytes at a time; all of them are under way before the tile is free */
+    uint4 x[2][2 * D / 64];
 #pragma unroll
-        for (int j = 0; j < 2 * D / 64; j++) {
-            uint4 x = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
-            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x.x), "r"(x.y),
-                         "r"(x.z), "r"(x.w)
+    for (uint32_t half = 0; half < 2; half++) {
+        Row row = find_row(p, item, kv_head, group * 64 + warp * 16 + half * 8 + lane % 8);
+        const uint8_t *q = reinterpret_cast<const uint8_t *>(p.q_planes) + row.at * 2 * D + 16 * (lane / 8);
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++)
+            x[half][j] = row.on ? *reinterpret_cast<const uint4 *>(q + 64 * j) : make_uint4(0, 0, 0, 0);
+    }
+    group_barrier(group);
+    scale = both;
+#pragma unroll
+    for (uint32_t half = 0; half < 2; half++) {
+        uint32_t to = t.q + lane / 8 * 1024 + (warp * 16 + half * 8 + lane % 8) * 16;
+#pragma unroll
+        for (int j = 0; j < 2 * D / 64; j++)
+            asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to + j * 4096), "r"(x[half][j].x),
+                         "r"(x[half][j].y), "r"(x[half][j].z), "r"(x[half][j].w)
                          : "memory");
-        }
     }
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     group_barrier(group);
@@ -287,12 +305,9 @@ static __device__ __forceinline__ void set_limits(const Params &p, const uint32_
 }
 
 template <int D> struct Span {
-    float m[2], l[2], o[D / 2]; /* o: channels 8j + 2c + e of row r at [4j + 2r + e] */
+    float o[D / 2]; /* channels 8j + 2c + e of row r at [4j + 2r + e] */
     __device__ __forceinline__ void clear()
     {
-#pragma unroll
-        for (int r = 0; r < 2; r++)
-            m[r] = FP_NEG_INF, l[r] = 0.0f;
 #pragma unroll
         for (int i = 0; i < D / 2; i++)
             o[i] = 0.0f;
@@ -325,20 +340,30 @@ static __device__ __forceinline__ float join_by(int hi, int lo, int high)
     return __int2float_rn(s);
 }
 
-/* Four tokens of one row: x - m → P bytes of both planes; returns the sum of their rint(65535·p) + MAGIC. */
+/* a·b + c between 0 and 1. */
+static __device__ __forceinline__ float fma_saturated(float a, float b, float c)
+{
+    float r;
+    asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(r) : "f"(a), "f"(b), "f"(c));
+    return r;
+}
+
+/* Four tokens of one row: x and m/32 → P bytes of both planes; returns the sum of their rint(65535·p) +
+ * MAGIC.
+ */
 static __device__ __forceinline__ uint32_t weigh_four(const float *x, float m, const float (&s_v)[4],
                                                       uint32_t &hi, uint32_t &lo)
 {
     uint32_t w[4], u[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        float d = fmaxf(__fsub_rn(x[i], m), -20.0f);
-        float t = __fadd_rn(d, 12582912.0f), f = __fsub_rn(d, __fsub_rn(t, 12582912.0f));
-        float y = __fmaf_rn(0x1.3fa206p-13f, f, 0x1.5f0b82p-10f);
-        y = __fmaf_rn(y, f, 0x1.3b30ap-7f);
-        y = __fmaf_rn(y, f, 0x1.c6af76p-5f);
-        y = __fmaf_rn(y, f, 0x1.ebfbd8p-3f);
-        y = __fmaf_rn(y, f, 0x1.62e43p-1f);
+        float d = fma_saturated(x[i], -0x1p-5f, m);
+        float t = __fsub_rn(393216.0f, d), f = __fsub_rn(__fsub_rn(393216.0f, t), d);
+        float y = __fmaf_rn(0x1.3fa206p17f, f, 0x1.5f0b82p15f);
+        y = __fmaf_rn(y, f, 0x1.3b30ap13f);
+        y = __fmaf_rn(y, f, 0x1.c6af76p10f);
+        y = __fmaf_rn(y, f, 0x1.ebfbd8p7f);
+        y = __fmaf_rn(y, f, 0x1.62e43p4f);
         y = __fmaf_rn(y, f, 1.0f);
         float power = __uint_as_float((__float_as_uint(t) << 23) + 0x3f800000u);
         u[i] = __float_as_uint(__fmaf_rn(__fmul_rn(y, 65535.0f), power, 12582912.0f));
@@ -370,36 +395,44 @@ struct Weights {
     int e[2];
 };
 
-/* Scores → weights. `four`: s_k of the thread's tokens. MASKED: rows see a part of the page. */
-template <bool MASKED>
-static __device__ __forceinline__ void
-make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], uint32_t before,
-             const int (&limits)[2], uint32_t c, const int (&hi)[32], const int (&lo)[32], Weights &w)
-{
+/* Scores of a thread's two rows, tokens 16a + c..+3 at [4a]. */
+struct Scores {
     float x[2][16];
-    int visible[2] = {PAGE, PAGE};
+};
+static __device__ __forceinline__ void find_scores(const float2 &s_q, const Scales *s, uint32_t c,
+                                                   const int (&hi)[32], const int (&lo)[32], Scores &scores)
+{
+    const float q[2] = {s_q.x, s_q.y};
 #pragma unroll
     for (int a = 0; a < 4; a++) {
-        float s_k[4] = {four[a].x, four[a].y, four[a].z, four[a].w};
+        float4 four = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
+        const float s_k[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
             for (int b = 0; b < 4; b++) {
                 int i = 4 * (2 * a + b / 2) + 2 * r + b % 2;
-                x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(s_q[r], s_k[b]));
+                scores.x[r][4 * a + b] = __fmul_rn(join(hi[i], lo[i]), __fmul_rn(q[r], s_k[b]));
             }
     }
-    w.e[0] = w.e[1] = s->e[PAGE - 1];
+}
 
+/* Scores → weights. MASKED: rows see a part of the page. */
+template <bool MASKED>
+static __device__ __forceinline__ void make_weights(const Scales *s, uint32_t before, const int (&limits)[2],
+                                                    uint32_t c, Scores &scores, Weights &w)
+{
+    float(&x)[2][16] = scores.x;
+    w.e[0] = w.e[1] = s->e[PAGE - 1];
     if (MASKED) {
         int fill = (int)s->fill;
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            visible[r] = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
-            w.e[r] = visible[r] ? s->e[visible[r] - 1] : 0;
+            int visible = fill ? fill : max(0, min(PAGE, limits[r] - (int)before));
+            w.e[r] = visible ? s->e[visible - 1] : 0;
 #pragma unroll
             for (int u = 0; u < 16; u++)
-                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible[r] ? x[r][u] : FP_NEG_INF;
+                x[r][u] = 16 * (u / 4) + (int)c + u % 4 < visible ? x[r][u] : FP_NEG_INF;
         }
     }
 #pragma unroll
@@ -410,6 +443,9 @@ make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], ui
             m = fmaxf(m, fmaxf(fmaxf(x[r][u], x[r][u + 1]), fmaxf(x[r][u + 2], x[r][u + 3])));
         w.m[r] = __fadd_rn(quad_max(m), 0.0f);
     }
+    /* no visible token: all weights are 0 */
+    const float m[2] = {MASKED && w.m[0] == FP_NEG_INF ? 0.0f : __fmul_rn(w.m[0], 0x1p-5f),
+                        MASKED && w.m[1] == FP_NEG_INF ? 0.0f : __fmul_rn(w.m[1], 0x1p-5f)};
     w.sum[0] = w.sum[1] = 0;
 #pragma unroll
     for (int a = 0; a < 4; a++) {
@@ -423,61 +459,65 @@ make_weights(const float (&s_q)[2], const Scales *s, const float4 (&four)[4], ui
                 s_v[0] = __fmul_rn(low_float(raw.x), down), s_v[1] = __fmul_rn(high_float(raw.x), down);
                 s_v[2] = __fmul_rn(low_float(raw.y), down), s_v[3] = __fmul_rn(high_float(raw.y), down);
             }
-            w.sum[r] += weigh_four(&x[r][4 * a], w.m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
+            w.sum[r] += weigh_four(&x[r][4 * a], m[r], s_v, w.p[0][a / 2][2 * (a % 2) + r],
                                    w.p[1][a / 2][2 * (a % 2) + r]);
         }
     }
 }
 
 /* m and l of a page merged; the factors of O' = fma(O, keep, o·scale). */
-template <int D>
-static __device__ __forceinline__ void merge_page(const Weights &w, Span<D> &span, float (&keep)[2],
+static __device__ __forceinline__ void merge_page(const Weights &w, float4 &heads, float (&keep)[2],
                                                   float (&scale)[2])
 {
+    float4 before = heads;
+    float m[2] = {before.x, before.y}, sum[2] = {before.z, before.w};
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int l = (int)(w.sum[r] - 16u * MAGIC);
         l += __shfl_xor_sync(~0u, l, 1);
         l += __shfl_xor_sync(~0u, l, 2);
         bool dead = w.m[r] == FP_NEG_INF;
-        Step step = merge_step(span.m[r], w.m[r]);
-        float merged = __fmaf_rn(span.l[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
+        Step step = merge_step(m[r], w.m[r]);
+        float merged = __fmaf_rn(sum[r], step.keep, __fmul_rn(__int2float_rn(l), step.b));
         keep[r] = dead ? 1.0f : step.keep; /* fma(O, 1, (+0)·(-0)) leaves O as it is, -0 included */
         scale[r] = dead ? -0.0f : __fmul_rn(step.b, pow2(w.e[r]));
-        span.m[r] = dead ? span.m[r] : step.m;
-        span.l[r] = dead ? span.l[r] : merged;
+        m[r] = dead ? m[r] : step.m;
+        sum[r] = dead ? sum[r] : merged;
     }
+    __syncwarp(); /* all four have read them */
+    heads = make_float4(m[0], m[1], sum[0], sum[1]);
 }
 
-/* P·V of channels FIRST..FIRST + 2·N - 1, begun. */
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int (&hi)[N],
-                                                       int (&lo)[N])
+/* P·V of 32 channels from `first` on, both planes, begun. */
+struct Values {
+    int hi[16], lo[16];
+};
+template <int D>
+static __device__ __forceinline__ void multiply_values(const Weights &w, uint32_t v, int first, Values &o)
 {
     wgmma_begin();
-    wgmma<true, 0>(hi, w.p[0][0], v + FIRST);
-    wgmma<true, 0>(lo, w.p[1][0], v + FIRST);
-    wgmma<true, 1>(hi, w.p[0][1], v + FIRST + (32 * D >> 4));
-    wgmma<true, 1>(lo, w.p[1][1], v + FIRST + (32 * D >> 4));
+    wgmma<true, 0>(o.hi, w.p[0][0], v + first);
+    wgmma<true, 0>(o.lo, w.p[1][0], v + first);
+    wgmma<true, 1>(o.hi, w.p[0][1], v + first + (32 * D >> 4));
+    wgmma<true, 1>(o.lo, w.p[1][1], v + first + (32 * D >> 4));
     wgmma_commit();
 }
-/* Waited for, and merged. */
-template <int D, int FIRST, int N>
-static __device__ __forceinline__ void merge_values(int (&hi)[N], int (&lo)[N], const float (&keep)[2],
-                                                    const float (&scale)[2], int high, Span<D> &span)
+/* Merged, when they are there. */
+template <int D>
+static __device__ __forceinline__ void
+merge_values(Values &v, const float (&keep)[2], const float (&scale)[2], int high, int first, Span<D> &span)
 {
-    wgmma_wait<0>();
-    wgmma_results(hi);
-    wgmma_results(lo);
+    wgmma_results(v.hi);
+    wgmma_results(v.lo);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < 16; i++) {
         int r = i / 2 % 2;
-        float &o = span.o[FIRST / 2 + i];
-        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(hi[i], lo[i], high), scale[r]));
+        float &o = span.o[first / 2 + i];
+        o = __fmaf_rn(o, keep[r], __fmul_rn(join_by(v.hi[i], v.lo[i], high), scale[r]));
     }
 }
 
-/* m (x, y) and l (z, w) of a thread's two rows in a chunk or segment, kept in shared memory. */
+/* m (x, y) and l (z, w) of a thread's two rows in a span, chunk or segment. */
 static __device__ __forceinline__ float4 no_heads()
 {
     return make_float4(FP_NEG_INF, FP_NEG_INF, 0.0f, 0.0f);
@@ -505,54 +545,136 @@ static __device__ __forceinline__ float4 merge_four(float4 to, const float4 &fro
     return to;
 }
 
-/* Where a thread keeps states of its rows: [j][thread] in Span's order, then heads. */
-struct Levels {
-    float4 *chunk_o, *chunk;
+/* What a thread keeps in shared memory: 16 bytes of each column; and what the four threads of its rows keep
+ * together, all of them writing the same. */
+template <int D> struct Mine {
+    uint32_t at, rows; /* the chunk's o in Span's order; the span's heads */
+    __device__ __forceinline__ float4 &o(int j) const
+    {
+        return *at_shared<float4>(at + j * 128 * 16);
+    }
+    __device__ __forceinline__ float4 &span() const /* m (x, y) and l (z, w) */
+    {
+        return *at_shared<float4>(rows);
+    }
+    __device__ __forceinline__ float4 &chunk() const
+    {
+        return *at_shared<float4>(rows + 32 * 16);
+    }
+    __device__ __forceinline__ float2 &scale() const /* s_q of both rows */
+    {
+        return *at_shared<float2>(rows + 2 * 32 * 16);
+    }
 };
 
-/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. */
+/* The span that ends with `page` into the chunk; at the chunk's end, the chunk into the segment. `complete`:
+ * the segment is, and no other follows; its state stays where the chunk's was. */
 template <int D>
-static __device__ __forceinline__ void merge_span(Span<D> &span, const Levels &at, float4 *total_o,
-                                                  uint32_t page, bool end)
+static __device__ __forceinline__ void merge_span(Span<D> &span, const Mine<D> &mine, float4 *total_o,
+                                                  uint32_t page, bool end, bool complete)
 {
     const float4 zero = make_float4(0, 0, 0, 0);
     bool empty = page % CHUNK_PAGES < SPAN_PAGES, first = page < CHUNK_PAGES;
     float a[2], b[2];
-    float4 chunk = empty ? no_heads() : *at.chunk;
-    merge_row(chunk.x, chunk.z, span.m[0], span.l[0], a[0], b[0]);
-    merge_row(chunk.y, chunk.w, span.m[1], span.l[1], a[1], b[1]);
+    float4 chunk = empty ? no_heads() : mine.chunk();
+    const float4 heads = mine.span();
+    merge_row(chunk.x, chunk.z, heads.x, heads.z, a[0], b[0]);
+    merge_row(chunk.y, chunk.w, heads.y, heads.w, a[1], b[1]);
+    __syncwarp(); /* all four threads of a row have read what is theirs together */
     if (!end) {
-        *at.chunk = chunk;
+        mine.chunk() = chunk;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            at.chunk_o[j * 128] = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
+            mine.o(j) = merge_four(empty ? zero : mine.o(j), o, a, b);
         }
     } else {
         float up[2], down[2];
         float4 total = first ? no_heads() : total_o[D / 8 * 128];
         merge_row(total.x, total.z, chunk.x, chunk.z, up[0], down[0]);
         merge_row(total.y, total.w, chunk.y, chunk.w, up[1], down[1]);
-        total_o[D / 8 * 128] = total;
+        if (complete)
+            mine.chunk() = total;
+        else
+            total_o[D / 8 * 128] = total;
 #pragma unroll
         for (int j = 0; j < D / 8; j++) {
             float4 o = make_float4(span.o[4 * j], span.o[4 * j + 1], span.o[4 * j + 2], span.o[4 * j + 3]);
-            o = merge_four(empty ? zero : at.chunk_o[j * 128], o, a, b);
-            total_o[j * 128] = merge_four(first ? zero : total_o[j * 128], o, up, down);
+            o = merge_four(empty ? zero : mine.o(j), o, a, b);
+            o = merge_four(first ? zero : total_o[j * 128], o, up, down);
+            if (complete)
+                mine.o(j) = o;
+            else
+                total_o[j * 128] = o;
         }
     }
     span.clear();
+    mine.span() = no_heads();
 }
 
-/* Both segments' states → outputs. anchor_o, context_o: nullptr if the segment is empty. */
+/* Divides many numbers by one, 2^10 ≤ it ≤ 2^60, correctly rounded: the steps of __fdiv_rn, of which those
+ * that depend on the divisor alone are done once. */
+struct Divisor {
+    float l, inverse;
+    __device__ __forceinline__ explicit Divisor(float by) : l(by)
+    {
+        float r;
+        asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(by));
+        inverse = __fmaf_rn(r, __fmaf_rn(-by, r, 1.0f), r);
+    }
+    __device__ __forceinline__ float divide(float o) const
+    {
+        float q = __fmul_rn(o, inverse);
+        return __fmaf_rn(inverse, __fmaf_rn(-l, q, o), q);
+    }
+};
+
+/* A segment that is alone: its state, 4 columns at a time, divided by l. */
 template <int D>
-static __device__ __forceinline__ void write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head,
-                                                     uint32_t group, uint32_t warp, uint32_t lane,
-                                                     const float4 &anchor, const float4 *anchor_o,
-                                                     const float4 &context, const float4 *context_o)
+static __device__ __forceinline__ void write_quotients(const Mine<D> &mine, const float (&l)[2],
+                                                       float *const (&out)[2])
 {
-    const float4 zero = make_float4(0, 0, 0, 0);
+    constexpr int N = 4;
+    /* a row that is not there has l = 0 */
+    const Divisor by[2] = {Divisor(l[0] > 0.0f ? l[0] : 65535.0f), Divisor(l[1] > 0.0f ? l[1] : 65535.0f)};
+#pragma unroll 1
+    for (int j = 0; j < D / 8; j += N) {
+        float4 o[N];
+        float least = 1.0f, most = 1.0f;
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            o[i] = mine.o(j + i);
+            least =
+                fminf(least, fminf(fminf(fabsf(o[i].x), fabsf(o[i].y)), fminf(fabsf(o[i].z), fabsf(o[i].w))));
+            most =
+                fmaxf(most, fmaxf(fmaxf(fabsf(o[i].x), fabsf(o[i].y)), fmaxf(fabsf(o[i].z), fabsf(o[i].w))));
+        }
+        bool plain = least > 0x1p-60f && most < 0x1p90f; /* else steps of the division leave the range */
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            float4 q = make_float4(by[0].divide(o[i].x), by[0].divide(o[i].y), by[1].divide(o[i].z),
+                                   by[1].divide(o[i].w));
+            if (!plain)
+                q = make_float4(__fdiv_rn(o[i].x, l[0]), __fdiv_rn(o[i].y, l[0]), __fdiv_rn(o[i].z, l[1]),
+                                __fdiv_rn(o[i].w, l[1]));
+            if (out[0])
+                *reinterpret_cast<float2 *>(out[0] + 8 * (j + i)) = make_float2(q.x, q.y);
+            if (out[1])
+                *reinterpret_cast<float2 *>(out[1] + 8 * (j + i)) = make_float2(q.z, q.w);
+        }
+    }
+}
+
+/* Both segments' states → outputs. The last one's is in shared memory: the context's, or, where there is
+ * none, the anchor's. other_o: the anchor before a context, or nullptr. */
+template <int D>
+static __device__ __forceinline__ void
+write_outputs(const Params &p, const uint32_t *item, uint32_t kv_head, uint32_t group, uint32_t warp,
+              uint32_t lane, const Mine<D> &mine, bool is_context, const float4 *other_o)
+{
     uint32_t mode = item_word(item, MODE), gamma_row = item_word(item, GAMMA_ROW), c = lane % 4;
+    float4 other = other_o ? other_o[D / 8 * 128] : no_heads(), anchor = is_context ? other : mine.chunk(),
+           context = is_context ? mine.chunk() : no_heads();
     float ma[2] = {anchor.x, anchor.y}, la[2] = {anchor.z, anchor.w}, mc[2] = {context.x, context.y},
           lc[2] = {context.z, context.w};
     Mix mix[2];
@@ -566,9 +688,14 @@ static __device__ __forceinline__ void write_outputs(const Params &p, const uint
         if (p.alpha && row.on && c == 0)
             p.alpha[row.at] = mix[r].alpha;
     }
+    if (!other_o) {
+        const float l[2] = {is_context ? lc[0] : la[0], is_context ? lc[1] : la[1]};
+        write_quotients<D>(mine, l, out);
+        return;
+    }
 #pragma unroll 4
     for (int j = 0; j < D / 8; j++) {
-        float4 a = anchor_o ? anchor_o[j * 128] : zero, x = context_o ? context_o[j * 128] : zero;
+        float4 a = other_o[j * 128], x = mine.o(j);
         if (out[0])
             *reinterpret_cast<float2 *>(out[0] + 8 * j) = make_float2(
                 mix_channel(mix[0], a.x, la[0], x.x, lc[0]), mix_channel(mix[0], a.y, la[0], x.y, lc[0]));
@@ -585,9 +712,9 @@ template <int D, int GROUPS> struct Consumer {
     Place at;
     uint32_t group, warp, lane;
     uint32_t q; /* shared address */
-    Levels levels;
-    float2 *scale;     /* shared memory: s_q of the thread's rows */
+    Mine<D> mine;
     float4 *context_o; /* device memory: states of the context, and behind them of the anchor */
+    static constexpr bool AHEAD = GROUPS < 3;
 
     /* Tokens of a segment that the thread's rows see in causal pages. */
     __device__ __forceinline__ int limit_of(const uint32_t *item, int limit_word, uint32_t r) const
@@ -597,8 +724,7 @@ template <int D, int GROUPS> struct Consumer {
     }
     __device__ __forceinline__ const Scales *scales(uint32_t slot) const
     {
-        return reinterpret_cast<const Scales *>(sh.base + (sh.ring - shared_address(sh.base)) +
-                                                slot * Stage<D>::BYTES + Stage<D>::SCALES);
+        return at_shared<const Scales>(sh.stage(slot, Stage<D>::BYTES) + Stage<D>::SCALES);
     }
     /* Waits for the page at a place; returns its fill. */
     __device__ __forceinline__ uint32_t await(const Place &place) const
@@ -606,93 +732,103 @@ template <int D, int GROUPS> struct Consumer {
         barrier_wait(sh.full(place.slot), place.parity);
         return scales(place.slot)->fill;
     }
-    /* c: 4·(lane % 4). Returns the fill of the next page, if there is one. */
-    __device__ __forceinline__ uint32_t page(const uint32_t *item, const Tile &t, uint32_t before, bool whole,
-                                             int limit_word, uint32_t c, bool more, const Place &next,
-                                             Span<D> &span) const
+    /* O of a page: two parts of 32 channels are under way at a time. */
+    __device__ __forceinline__ void values(const Weights &w, uint32_t stage, Span<D> &span) const
     {
-        const Scales *s = scales(at.slot);
-        uint32_t stage = sh.ring + at.slot * Stage<D>::BYTES, v = wgmma_operand(stage + Stage<D>::V, 16 * D),
-                 fill = 0;
-        int hi[32], lo[32];
-        Weights w;
-        float keep[2], scales_o[2];
-        float4 s_k[4];
-        multiply_keys<D>(t, stage, hi, lo);
-        float2 s_q = *scale;
+        uint32_t v = wgmma_operand(stage + Stage<D>::V, 16 * D);
+        float keep[2], scale[2];
+        Values part[2];
+        multiply_values<D>(w, v, 0, part[0]);
+        multiply_values<D>(w, v, 32, part[1]);
+        merge_page(w, mine.span(), keep, scale);
 #pragma unroll
-        for (int a = 0; a < 4; a++)
-            s_k[a] = *reinterpret_cast<const float4 *>(&s->k[16 * a + c]);
-        wgmma_wait<0>();
-        wgmma_results(hi);
-        wgmma_results(lo);
-        if (whole) {
-            const int none[2] = {0, 0};
-            make_weights<false>({s_q.x, s_q.y}, s, s_k, before, none, c, hi, lo, w);
-        } else {
-            const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
-            make_weights<true>({s_q.x, s_q.y}, s, s_k, before, limits, c, hi, lo, w);
+        for (int i = 0; i < D / 32; i++) {
+            if (i + 1 < D / 32)
+                wgmma_wait<1>();
+            else
+                wgmma_wait<0>();
+            merge_values<D>(part[i % 2], keep, scale, p.high, 32 * i, span);
+            if (i + 2 < D / 32)
+                multiply_values<D>(w, v, 32 * (i + 2), part[i % 2]);
         }
-        multiply_values<D, 0>(w, v, hi, lo);
-        if (p.high) /* always so; else the compiler would move it before the product */
-            merge_page<D>(w, span, keep, scales_o);
-        if constexpr (D == 64) {
-            if (more)
-                fill = await(next);
-            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
-        } else {
-            merge_values<D, 0>(hi, lo, keep, scales_o, p.high, span);
-            int hi2[D / 2 - 32], lo2[D / 2 - 32];
-            multiply_values<D, 64>(w, v, hi2, lo2);
-            if (more)
-                fill = await(next);
-            merge_values<D, 64>(hi2, lo2, keep, scales_o, p.high, span);
-        }
-        return fill;
     }
-    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
-                                            int limit_word, float4 *total_o)
+    __device__ __forceinline__ void release() const
     {
-        Span<D> span;
-        uint32_t c = lane % 4 * 4, fill = await(at);
+        __syncwarp();
+        if (lane == 0)
+            barrier_arrive(sh.empty(at.slot));
+    }
+    /* While the weights of a page are worked out, the next page is multiplied with Q, if there are registers
+     * for it: three groups hide each other's products. */
+    __device__ __forceinline__ void segment(const uint32_t *item, const Tile &t, uint32_t pages,
+                                            int limit_word, float4 *total_o, bool complete)
+    {
+        uint32_t c = lane % 4 * 4, fill = await(at),
+                 seen = t.most < 0 ? 0 : min(pages, ((uint32_t)t.most + PAGE - 1) / PAGE);
         asm volatile("" : "+r"(c)); /* is not to be worked out again and again */
+        Span<D> span;
         span.clear();
+        mine.span() = no_heads();
+        int hi[32], lo[32];
+        if (AHEAD && seen)
+            multiply_keys<D>(t, sh.stage(at.slot, Stage<D>::BYTES), hi, lo);
 #pragma unroll 1
-        for (uint32_t page_number = 0; page_number < pages; page_number++) {
-            uint32_t before = page_number * PAGE;
-            bool seen = t.most >= 0 && (fill || t.most > (int)before), last = page_number + 1 == pages;
-            bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
+        for (uint32_t number = 0; number < seen; number++) {
+            uint32_t before = number * PAGE, stage = sh.stage(at.slot, Stage<D>::BYTES);
+            bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE), last = number + 1 == pages;
+            const Scales *s = scales(at.slot);
             Place next = at;
             next.next(sh.stages);
-            if (seen)
-                fill = page(item, t, before, whole, limit_word, c, !last, next, span);
-            else if (!last)
+            Scores scores;
+            Weights w;
+            if (!AHEAD)
+                multiply_keys<D>(t, stage, hi, lo);
+            wgmma_wait<0>();
+            wgmma_results(hi);
+            wgmma_results(lo);
+            find_scores(mine.scale(), s, c, hi, lo, scores);
+            if (!last)
                 fill = await(next);
-            __syncwarp();
-            if (lane == 0)
-                barrier_arrive(sh.empty(at.slot));
+            if (AHEAD) /* after the last page it is multiplied again, for nothing */
+                multiply_keys<D>(t, sh.stage(last ? at.slot : next.slot, Stage<D>::BYTES), hi, lo);
+            if (whole) {
+                const int none[2] = {0, 0};
+                make_weights<false>(s, before, none, c, scores, w);
+            } else {
+                const int limits[2] = {limit_of(item, limit_word, 0), limit_of(item, limit_word, 1)};
+                make_weights<true>(s, before, limits, c, scores, w);
+            }
+            values(w, stage, span);
+            release();
             at = next;
-            if (page_number % SPAN_PAGES == SPAN_PAGES - 1 || last)
-                merge_span<D>(span, levels, total_o, page_number,
-                              page_number % CHUNK_PAGES == CHUNK_PAGES - 1 || last);
+            if (number % SPAN_PAGES == SPAN_PAGES - 1 || number + 1 == seen)
+                merge_span<D>(span, mine, total_o, number,
+                              number % CHUNK_PAGES == CHUNK_PAGES - 1 || number + 1 == seen,
+                              complete && number + 1 == seen);
+        }
+        wgmma_wait<0>();
+        for (uint32_t number = seen; number < pages; number++) {
+            await(at);
+            release();
+            at.next(sh.stages);
         }
     }
     __device__ __forceinline__ void unit(const uint32_t *item, uint32_t kv_head)
     {
         Tile t;
         t.q = q;
-        load_tile<D>(p, item, kv_head, group, warp, lane, scale, t);
+        load_tile<D>(p, item, kv_head, group, warp, lane, mine.scale(), t);
         uint32_t anchor_pages = item_word(item, ANCHOR_PAGES), pages = item_word(item, PAGES);
         float4 *anchor_o = context_o + (D / 8 + 1) * 128;
 #pragma unroll 1
         for (int run = anchor_pages ? 0 : 1; run < (pages ? 2 : 1); run++) {
             set_limits(p, item, run ? LIMIT : ANCHOR_LIMIT, group, t);
             segment(item, t, run ? pages : anchor_pages, run ? LIMIT : ANCHOR_LIMIT,
-                    run ? context_o : anchor_o);
+                    run ? context_o : anchor_o, run || pages == 0);
         }
-        write_outputs<D>(p, item, kv_head, group, warp, lane,
-                         anchor_pages ? anchor_o[D / 8 * 128] : no_heads(), anchor_pages ? anchor_o : nullptr,
-                         pages ? context_o[D / 8 * 128] : no_heads(), pages ? context_o : nullptr);
+        if (t.most >= 0) /* some of its rows are there */
+            write_outputs<D>(p, item, kv_head, group, warp, lane, mine, pages != 0,
+                             anchor_pages && pages ? anchor_o : nullptr);
     }
     __device__ __forceinline__ void all()
     {
@@ -713,8 +849,8 @@ __global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(con
     uint32_t lane = threadIdx.x % 32, warp = __shfl_sync(~0u, threadIdx.x / 32, 0); /* known to be uniform */
     const Header h = *reinterpret_cast<const Header *>(p.plan);
     Shared sh;
-    sh.base = shared;
     sh.barriers = shared_address(shared);
+    asm volatile("" : "+r"(sh.barriers)); /* is not to be worked out again and again */
     sh.stages = p.prefill_stages;
     sh.ring = sh.barriers + PREFILL_BARRIER_BYTES + GROUPS * prefill_group_bytes(D);
     if (threadIdx.x < sh.stages) {
@@ -732,22 +868,12 @@ __global__ void __launch_bounds__(prefill_threads(GROUPS), 1) attend_prefill(con
     } else {
         if (GROUPS > 1)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers<GROUPS>::CONSUMER));
-        uint32_t group = warp / 4, q = PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D);
-        float4 *chunk = reinterpret_cast<float4 *>(shared + q + 128 * D) + threadIdx.x % 128;
+        uint32_t group = warp / 4, q = sh.barriers + PREFILL_BARRIER_BYTES + group * prefill_group_bytes(D),
+                 mine = q + 128 * D + threadIdx.x % 128 * 16, rows = q + 384 * D + threadIdx.x % 128 / 4 * 16;
+        asm volatile("" : "+r"(mine), "+r"(rows), "+r"(lane));
         float4 *context_o =
             p.prefill_scratch + (blockIdx.x * GROUPS + group) * (2 * (D / 8 + 1) * 128) + threadIdx.x % 128;
-        Consumer<D, GROUPS> consumer = {
-            p,
-            h,
-            sh,
-            {0, 0},
-            group,
-            warp % 4,
-            lane,
-            sh.barriers + q,
-            {chunk, chunk + D / 8 * 128},
-            reinterpret_cast<float2 *>(shared + q + 128 * D + (D / 8 + 1) * 2048) + threadIdx.x % 128,
-            context_o};
+        Consumer<D, GROUPS> consumer = {p, h, sh, {0, 0}, group, warp % 4, lane, q, {mine, rows}, context_o};
         consumer.all();
     }
 #endif

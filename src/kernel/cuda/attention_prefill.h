@@ -18,11 +18,10 @@ static inline constexpr __host__ __device__ uint32_t prefill_stage_bytes(uint32_
 {
     return 128 * d + 1152;
 }
-/* Shared memory of a group: both planes of Q, the chunks' states, and the heads (32 bytes a row) of chunks
- * and segments. */
+/* Shared memory of a group: both planes of Q, the chunks' states, and what is kept of the rows. */
 static inline constexpr __host__ __device__ uint32_t prefill_group_bytes(uint32_t d)
 {
-    return 64 * (d * (2 + 4) + 32 + 16);
+    return 64 * d * (2 + 4) + 3 * 32 * 16;
 }
 /* Device memory of a CTA: the states of the context and of the anchor, and their heads. */
 static inline constexpr __host__ __device__ uint32_t prefill_scratch_bytes(uint32_t d)

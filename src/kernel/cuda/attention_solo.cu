@@ -1,9 +1,6 @@
-#include "kernel/cuda/attention_solo.h"
-
-#include "core/error.h"
-#include "kernel/cuda/attention_tuning.h"
-
-#include <cuda_runtime.h>
+#include "kernel/cuda/attention_launch.cuh"
+#include "kernel/cuda/attention_work.cuh"
+#include "kernel/cuda/try.h"
 
 namespace fp
 {
@@ -11,61 +8,45 @@ namespace attn
 {
 
 /* The CTAs of the kernel wait for each other, so two of its grids must not share the GPU by halves: of all
- * plans of a process, one at a time has it on a device. Its own runs follow each other: one begins when the
- * one before has all of its CTAs on the GPU. */
+ * plans of a process, one at a time has it on a device, and none where processes share the GPU (MPS). Its own
+ * runs follow each other: one begins when the one before has all of its CTAs on the GPU. */
 constexpr int DEVICES = 64;
 static uint32_t taken[DEVICES];
-constexpr uint32_t MOST_PAGES = 16384; /* of a plan: inboxes have room for as many pieces as they may have */
-constexpr uint32_t ROUNDS = 8;         /* of spans; contexts of more for each quad go by chunks */
+constexpr uint32_t UNITS = 2; /* spans that a quad takes at most: longer contexts are not for this kernel */
+constexpr uint32_t MOST_UNITS = 4; /* that may be asked for */
+constexpr uint32_t AHEAD_HALVES = 2;
 
-static fp_status failed(cudaError_t e, const char *what)
+static uint32_t most_spans(const Solo *solo, uint32_t units)
 {
-    return fp__fail(e == cudaErrorMemoryAllocation ? FP_NO_MEMORY : FP_UNSUPPORTED, "%s: %s", what,
-                    cudaGetErrorString(e));
-}
-#define CUDA_TRY(call, what)                                                                                 \
-    do {                                                                                                     \
-        cudaError_t cuda_error = (call);                                                                     \
-        if (cuda_error != cudaSuccess)                                                                       \
-            return failed(cuda_error, what);                                                                 \
-    } while (0)
-
-static uint32_t ceil_div(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
-static uint32_t min_of(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
+    return units * solo->quads / solo->kv_heads;
 }
 
-/* shared: of half a multiprocessor, so that the CTAs of two layers are there side by side. */
-static void shape(const Solo *solo, uint32_t d, uint32_t fours, uint32_t shared, SoloKernel *k)
+static void choose_shape(const Solo *solo, uint32_t d, uint32_t fours, uint32_t room, SoloKernel *k)
 {
-    uint32_t quads = SOLO_QUADS * solo->grid, units = fours * d, stage = SOLO_QUADS * stage_bytes(d),
-             window = fp__cuda_attention_tuning[FP__TUNE_WINDOW];
+    uint32_t units = fours * d, stage = SOLO_QUADS * stage_bytes(d);
     SoloShape *s = &k->shape;
-    uint32_t stages = fp__cuda_attention_tuning[FP__TUNE_SOLO_STAGES];
-    s->stages = stages ? stages : min_of((shared - SOLO_RING) / stage, MAX_STAGES);
-    s->window = min_of(s->stages, window ? window : 3);
-    s->readers = min_of(quads / solo->kv_heads, units);
+    s->stages = min_of((room - SOLO_RING) / stage, SOLO_MOST_STAGES);
+    s->ahead = AHEAD_HALVES;
+    s->readers = min_of(solo->quads / solo->kv_heads, units);
     s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;
     s->readers = ceil_div(units, s->share);
     k->shared_bytes = SOLO_RING + (size_t)s->stages * stage;
 }
 
-/* Shared memory of a CTA, or 0 where the kernel cannot be. */
-static fp_status find_room(const fp_cuda_attention_config *c, int device, uint32_t *room)
+/* Shared memory of a CTA: half a multiprocessor, so that those of two layers are there side by side; 0 where
+ * the kernel cannot be. */
+static fp_status find_room(uint32_t d, int device, uint32_t *room)
 {
-    int major, shared, reserved;
-    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-             "reading the GPU's properties");
-    CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-             "reading the GPU's properties");
-    CUDA_TRY(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
-             "reading the GPU's properties");
+    int major, shared, reserved, mps;
+    FP_CUDA(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+            "reading the GPU's properties");
+    FP_CUDA(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+            "reading the GPU's properties");
+    FP_CUDA(cudaDeviceGetAttribute(&reserved, cudaDevAttrReservedSharedMemoryPerBlock, device),
+            "reading the GPU's properties");
+    FP_CUDA(cudaDeviceGetAttribute(&mps, cudaDevAttrMpsEnabled, device), "reading the GPU's properties");
     *room = (uint32_t)(shared / 2 - reserved);
-    if (major < 9 || *room < SOLO_RING + SOLO_QUADS * SOLO_LEAST_STAGES * stage_bytes(c->d))
+    if (major < 9 || mps || *room < SOLO_RING + SOLO_QUADS * SOLO_LEAST_STAGES * stage_bytes(d))
         *room = 0;
     return FP_OK;
 }
@@ -80,36 +61,34 @@ fp_status solo_create(const fp_cuda_attention_config *c, uint32_t grid, Solo *so
                                                : nullptr;
     *solo = {};
     solo->device = -1;
-    solo->grid = grid;
+    solo->quads = SOLO_QUADS * grid;
     solo->kv_heads = c->kv_heads;
-    CUDA_TRY(cudaGetDevice(&device), "no GPU to plan for");
-    FP_TRY(find_room(c, device, &room));
-    if (!kernel || room == 0 || c->max_pages > MOST_PAGES || device >= DEVICES ||
+    FP_CUDA(cudaGetDevice(&device), "no GPU to plan for");
+    FP_TRY(find_room(c->d, device, &room));
+    if (!kernel || room == 0 || device >= DEVICES ||
         __atomic_exchange_n(&taken[device], 1u, __ATOMIC_ACQUIRE))
         return FP_OK;
     solo->device = device;
-    size_t pieces = (size_t)ROUNDS * ceil_div(SOLO_QUADS * grid, c->kv_heads) + c->max_pages / CHUNK_PAGES +
-                    2 * CHUNK_PAGES,
-           most = 0;
+    size_t pieces = most_spans(solo, MOST_UNITS), most = 0;
     for (uint32_t fours = 1; fours <= 2; fours++) {
         SoloKernel *k = &solo->kernels[fours - 1];
-        shape(solo, c->d, fours, room, k);
+        choose_shape(solo, c->d, fours, room, k);
         if (k->shape.share > SOLO_SHARE)
             continue;
         k->kernel = kernel(4 * fours);
-        CUDA_TRY(cudaFuncSetAttribute(k->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      (int)k->shared_bytes),
-                 "reserving shared memory");
+        FP_CUDA(cudaFuncSetAttribute(k->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                     (int)k->shared_bytes),
+                "reserving shared memory");
         size_t words = c->kv_heads * k->shape.readers * pieces * (2 * fours + k->shape.share);
         most = words > most ? words : most;
     }
     if (most == 0)
         return FP_OK;
     uint4 *inbox;
-    CUDA_TRY(cudaMalloc((void **)&inbox, most * sizeof(uint4)), "device memory for attention's pieces");
+    FP_CUDA(cudaMalloc((void **)&inbox, most * sizeof(uint4)), "device memory for attention's pieces");
     solo->kernels[0].shape.inbox = solo->kernels[1].shape.inbox = inbox;
-    CUDA_TRY(cudaMemset(inbox, 0xff, most * sizeof(uint4)), "emptying attention's pieces"); /* EMPTY */
-    CUDA_TRY(cudaDeviceSynchronize(), "emptying attention's pieces");
+    FP_CUDA(cudaMemset(inbox, 0xff, most * sizeof(uint4)), "emptying attention's pieces"); /* EMPTY */
+    FP_CUDA(cudaDeviceSynchronize(), "emptying attention's pieces");
     return FP_OK;
 }
 
@@ -120,44 +99,48 @@ void solo_destroy(Solo *solo)
         __atomic_store_n(&taken[solo->device], 0u, __ATOMIC_RELEASE);
 }
 
-const SoloKernel *solo_find(const Solo *solo, uint32_t rows)
+const SoloKernel *solo_choose(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
 {
+    const Solo *solo = &plan->solo;
+    uint32_t rows = s->tokens * plan->group, tuned = tuned_or(FP__TUNE_SOLO, 1 + UNITS) - 1,
+             spans = ceil_div(s->anchor.n_pages, SPAN_PAGES) + ceil_div(s->context.n_pages, SPAN_PAGES);
     const SoloKernel *k = &solo->kernels[rows > 4];
-    return rows <= 8 && k->kernel && fp__cuda_attention_tuning[FP__TUNE_SOLO] != 1 ? k : nullptr;
+    return rows <= 8 && k->kernel && spans <= most_spans(solo, min_of(tuned, MOST_UNITS)) ? k : nullptr;
 }
 
-/* How long the busiest quad takes for so many units of a chunk, then of a span, dealt as the kernel does; in
- * tenths of the time for a page. */
-static uint32_t busiest_quad(uint32_t quads, uint32_t chunks, uint32_t spans)
+bool solo_items(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
 {
-    uint32_t most = 0, units = chunks + spans;
-    for (uint32_t w = 0; w < quads; w++) {
-        uint32_t time = 0;
-        for (uint32_t round = 0;; round++) {
-            uint32_t unit = round * quads + (round % 2 ? quads - 1 - w : w);
-            if (unit >= units)
-                break;
-            time += unit < chunks ? 46 : 16;
+    uint32_t piece = 0;
+    plan->decode_items.n = plan->piece_flags.n = 0;
+    plan->solo.anchor_pieces = 0;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        const List *list = &plan->lists.at[i];
+        uint32_t pages = seen_pages(list->segment, s->tokens);
+        for (uint32_t first = 0; first < pages; first += SPAN_PAGES, piece++) {
+            uint32_t n = min_of(SPAN_PAGES, pages - first), *flags = plan->piece_flags.add(1);
+            Item *item = add_item(plan, list, 0, &plan->decode_items);
+            if (!item || !flags)
+                return false;
+            item->word[ROWS] = s->tokens * plan->group;
+            item->word[FIRST_PAGE] = first;
+            item->word[PAGES] = n;
+            item->word[STATE] = piece;
+            item->word[EARLY] = early_pages(list->segment, first, n);
+            inline_pages(plan, list, first, n, item->word);
+            *flags = ((first + n) % CHUNK_PAGES == 0 || first + n == pages ? PIECE_ENDS : 0u) |
+                     first % CHUNK_PAGES / SPAN_PAGES << PIECE_BACK;
         }
-        most = time > most ? time : most;
+        if (s->anchor.n_pages && i == 0)
+            plan->solo.anchor_pieces = piece;
     }
-    return most;
+    return true;
 }
 
-uint32_t solo_chunks(Solo *solo, uint32_t whole, uint32_t spans)
+cudaError_t solo_run(const SoloKernel *k, uint32_t grid, Params p, cudaStream_t stream)
 {
-    uint32_t quads = SOLO_QUADS * solo->grid, best_time = 0;
-    if ((uint64_t)spans * solo->kv_heads >= (uint64_t)ROUNDS * quads)
-        return whole;
-    if (solo->spans_asked == spans && solo->whole_asked == whole)
-        return solo->chunks_for_asked; /* it changes once in 256 tokens */
-    for (uint32_t chunks = 0; chunks <= whole; chunks++) {
-        uint32_t time = busiest_quad(quads, chunks * solo->kv_heads, (spans - 4 * chunks) * solo->kv_heads);
-        if (chunks == 0 || time <= best_time)
-            solo->chunks_for_asked = chunks, best_time = time;
-    }
-    solo->whole_asked = whole, solo->spans_asked = spans;
-    return solo->chunks_for_asked;
+    p.solo = k->shape;
+    p.solo.ahead = tuned_or(FP__TUNE_SOLO_AHEAD, 1 + AHEAD_HALVES) - 1;
+    return launch(k->kernel, grid, SOLO_WARPS * 32, k->shared_bytes, stream, p);
 }
 
 } // namespace attn

@@ -1,9 +1,11 @@
-/* Host side of the attention kernel for one sequence (attention_solo.cuh): whether a plan has it, its launch,
- * and how it cuts a context. Functions are called by one thread at a time for one Solo. */
+/* Host side of the attention kernel for one sequence (attention_solo.cuh): whether a plan has it, what it
+ * makes of a step, its launch. Functions are called by one thread at a time for one Solo. */
 #ifndef FP_KERNEL_CUDA_ATTENTION_SOLO_H
 #define FP_KERNEL_CUDA_ATTENTION_SOLO_H
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/attention_plan.cuh"
+
+#include <cuda_runtime.h>
 
 namespace fp
 {
@@ -19,20 +21,21 @@ struct SoloKernel {
 
 struct Solo {
     SoloKernel kernels[2];
-    int device;                                          /* whose solo kernel this is, or -1 */
-    uint32_t grid, kv_heads;                             /* CTAs */
-    uint32_t whole_asked, spans_asked, chunks_for_asked; /* the last choice of solo_chunks */
+    int device;        /* whose solo kernel this is, or -1 */
+    uint32_t quads;    /* of a grid */
+    uint32_t kv_heads; /* of the model */
+    uint32_t anchor_pieces;
 };
 
 /* No kernels, and FP_OK, where the GPU, the model or a plan that has the device's solo kernel leaves none.
- * FP_NO_MEMORY, FP_UNSUPPORTED: the GPU failed. */
+ * Other statuses: the GPU failed. */
 fp_status solo_create(const fp_cuda_attention_config *config, uint32_t grid, Solo *solo);
 void solo_destroy(Solo *solo);
-/* The kernel for so many query rows a KV head, or null. */
-const SoloKernel *solo_find(const Solo *solo, uint32_t rows);
-/* Of a context of so many whole chunks and so many spans in all: how many chunks are one unit each, so that
- * the busiest quad is done soonest; the rest goes span by span. */
-uint32_t solo_chunks(Solo *solo, uint32_t whole, uint32_t spans);
+/* The kernel for a step of one sequence, or null where the general kernels do it better. */
+const SoloKernel *solo_choose(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequence);
+/* Items and pieces of the lists of such a step. False: no memory. */
+bool solo_items(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequence);
+cudaError_t solo_run(const SoloKernel *kernel, uint32_t grid, Params p, cudaStream_t stream);
 
 } // namespace attn
 } // namespace fp

@@ -45,7 +45,7 @@ cudaError_t fp__cuda_linear(const fp__cuda_weight *w, const uint8_t *act, uint32
                             const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
 /* The same from floats: norm (if it is not NULL), quantiser and product; the two functions below, then the
- * one above. */
+ * one above, or one kernel for all where there is one token (`act` is not written then). y is not x. */
 typedef struct fp__cuda_input {
     const float *x;    // [T][stride], the first `width` of each row; with a norm stride = width
     size_t stride;     /* a multiple of 4 */
@@ -55,6 +55,8 @@ typedef struct fp__cuda_input {
     uint8_t *act;    // fp__device_act_bytes(T, width), scratch
     uint32_t *error; // [T]
     uint32_t code;   /* of the norm; the quantiser has code + 1, or code where there is no norm */
+    uint32_t *taken; /* NULL, or a word of device memory for products with this matrix alone, zero before the
+                        first: who takes which rows of it is then decided as they go */
 } fp__cuda_input;
 cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__cuda_weight *w, uint32_t tokens,
                                  const float *bias, const float *residual, float *y, size_t y_stride,
@@ -114,6 +116,8 @@ typedef struct fp__cuda_tuning {
     uint32_t always_prefill;
     uint32_t carveout; /* percent of shared memory; above 100: the driver's choice */
     uint32_t no_attention;
+    uint32_t separate;  /* 1: norm, quantiser and product are kernels of their own for one token too */
+    uint32_t no_taking; /* 1: rows are dealt out before, with one token too */
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;
 #ifdef __cplusplus

@@ -250,6 +250,7 @@ extern "C" cudaError_t fp__cuda_ops_init(int device)
     FP_CUDA_TRY(cudaDeviceGetAttribute(&s.major, cudaDevAttrComputeCapabilityMajor, device));
     known = s;
     FP_CUDA_TRY(linear_decode_init());
+    FP_CUDA_TRY(linear_token_init());
     FP_CUDA_TRY(linear_prefill_init());
     return cudaFuncSetAttribute(norm_quantise_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 128 * 1024);
@@ -279,6 +280,16 @@ extern "C" cudaError_t fp__cuda_linear_from(const fp__cuda_input *in, const fp__
         return cudaErrorInvalidValue;
     if (in->norm && in->stride != in->width)
         return cudaErrorInvalidValue;
+    if (in->norm && (in->width % 32 != 0 || in->width > 16384))
+        return cudaErrorInvalidValue;
+    if (w->gated && (bias || residual))
+        return cudaErrorInvalidValue;
+    if (tokens == 1 && !fp__cuda_tune.separate) {
+        bool done;
+        cudaError_t e = linear_token(in, w, bias, residual, y, &done, stream);
+        if (done || e != cudaSuccess)
+            return e;
+    }
     if (in->norm)
         FP_CUDA_TRY(fp__cuda_norm_quantise(in->x, NULL, in->norm, in->eps, tokens, in->width, in->act,
                                            in->error, in->code, stream));

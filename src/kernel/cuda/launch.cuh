@@ -13,9 +13,14 @@ struct device_sizes {
 };
 const device_sizes &sizes();
 cudaError_t linear_decode_init();
+cudaError_t linear_token_init();
 cudaError_t linear_prefill_init();
 cudaError_t linear_decode(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                           const float *residual, float *y, size_t y_stride, cudaStream_t stream);
+/* One token, from floats; *done false: its width has no room on a multiprocessor, or that has no bulk copies,
+ * and nothing was launched. */
+cudaError_t linear_token(const fp__cuda_input *in, const fp__cuda_weight *w, const float *bias,
+                         const float *residual, float *y, bool *done, cudaStream_t stream);
 cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_t tokens, const float *bias,
                            const float *residual, float *y, size_t y_stride, cudaStream_t stream);
 
@@ -28,24 +33,8 @@ template <typename... Params, typename... Args>
 static cudaError_t launch_split(unsigned carveout, void (*kernel)(Params...), dim3 grid, dim3 block,
                                 size_t shared, cudaStream_t stream, Args... args)
 {
-    cudaLaunchAttribute attributes[2] = {};
-    unsigned n = 0;
-    if (sizes().major >= 9 && !fp__cuda_tune.no_overlap) {
-        attributes[n].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        attributes[n++].val.programmaticStreamSerializationAllowed = 1;
-    }
-    if (carveout <= 100) {
-        attributes[n].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
-        attributes[n++].val.sharedMemCarveout = carveout;
-    }
-    cudaLaunchConfig_t config = {};
-    config.gridDim = grid;
-    config.blockDim = block;
-    config.dynamicSmemBytes = shared;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = n;
-    return cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...);
+    return launch_kernel(sizes().major >= 9 && !fp__cuda_tune.no_overlap, carveout, kernel, grid, block,
+                         shared, stream, args...);
 }
 template <typename... Params, typename... Args>
 static cudaError_t launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared,

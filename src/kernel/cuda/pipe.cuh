@@ -70,14 +70,33 @@ static __device__ __forceinline__ void barrier_wait(uint64_t *bar, uint32_t pari
     } while (!done);
 }
 
+/* One thread's arrival at a barrier that then waits for `bytes` of copies too; and such a copy. Only where
+ * the hardware has bulk copies. bytes: a multiple of 16, both ends aligned. */
+static __device__ __forceinline__ void barrier_expect(uint64_t *bar, uint32_t bytes)
+{
+#if FP_BULK
+    asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared.b64 s, [%0], %1; }" ::"r"(smem_at(bar)),
+                 "r"(bytes)
+                 : "memory");
+#endif
+}
+static __device__ __forceinline__ void bulk_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar)
+{
+#if FP_BULK
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            smem_at(to)),
+        "l"(from), "r"(bytes), "r"(smem_at(bar))
+        : "memory");
+#endif
+}
+
 /* A fill of one barrier: all lanes of a warp call begin, then copy any number of times, then end. */
 static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes, int lane)
 {
 #if FP_BULK
     if (lane == 0)
-        asm volatile("{ .reg .b64 s; mbarrier.arrive.expect_tx.shared.b64 s, [%0], %1; }" ::"r"(smem_at(bar)),
-                     "r"(bytes)
-                     : "memory");
+        barrier_expect(bar, bytes);
     __syncwarp();
 #endif
 }
@@ -88,11 +107,7 @@ static __device__ __forceinline__ void fill_copy(void *to, const void *from, uin
 {
 #if FP_BULK
     if (lane == by)
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                smem_at(to)),
-            "l"(from), "r"(bytes), "r"(smem_at(bar))
-            : "memory");
+        bulk_copy(to, from, bytes, bar);
 #else
     for (uint32_t i = 16 * lane; i < bytes; i += 512)
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_at(to) + i),

@@ -29,6 +29,14 @@ struct quad_quants {
     uint32_t q; /* this lane's four */
     float d, ds;
 };
+/* a / 127, correctly rounded: the quotient by the rounded reciprocal is off by a unit in the last place at
+ * most, its remainder is exact, and the sum rounds correctly (Markstein); the host compares all mantissas
+ * with the division. amax is far from where any of this underflows. */
+static __device__ __forceinline__ float over_127(float a)
+{
+    float q = __fmul_rn(a, 1.0f / 127.0f);
+    return __fmaf_rn(__fmaf_rn(-127.0f, q, a), 1.0f / 127.0f, q);
+}
 static __device__ __forceinline__ int quantise_one(float x, float inverse)
 {
     return max(-127, min(127, __float2int_rn(__fmul_rn(x, inverse))));
@@ -42,8 +50,8 @@ static __device__ __forceinline__ bool quantise_quad(float4 v, quad_quants &o)
     for (int s = 1; s < 8; s *= 2)
         amax = max(amax, __shfl_xor_sync(ALL, amax, s));
     bool use = amax >= AMAX_FLOOR && amax < AMAX_LIMIT;
-    o.d = use ? __fdiv_rn(__uint_as_float(amax), 127.0f) : 0.0f;
-    float inverse = use ? __fdiv_rn(1.0f, o.d) : 0.0f;
+    o.d = use ? over_127(__uint_as_float(amax)) : 0.0f;
+    float inverse = use ? __frcp_rn(o.d) : 0.0f;
     int q0 = 0, q1 = 0, q2 = 0, q3 = 0;
     if (use) {
         q0 = quantise_one(v.x, inverse), q1 = quantise_one(v.y, inverse);

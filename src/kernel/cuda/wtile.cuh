@@ -170,6 +170,46 @@ static __host__ __device__ __forceinline__ void load_scales(const uint8_t *unit,
     }
 }
 
+/* Scales of one row of a pair: row g (r 0) or g + 8 (r 1). */
+template <int TYPE> struct row_scales {
+    float dw[2][wtile<TYPE>::HALVES ? 2 : 1]; // [block][half]
+    float mw[2];                              // [block]
+};
+template <int TYPE>
+static __device__ __forceinline__ void load_row_scales(const uint8_t *unit, int p, int g, int r,
+                                                       row_scales<TYPE> &o)
+{
+    using W = wtile<TYPE>;
+    const uint8_t *scale = unit + W::LOW + W::HIGH;
+    int at = p * 8 + g;
+    uint32_t pick = r ? 0x4432u : 0x4410u; /* the upper or the lower half of a word */
+#pragma unroll
+    for (int b = 0; b < 2; b++) {
+        if constexpr (TYPE == T_F32) {
+            o.dw[b][0] = *(const float *)(scale + at * 16 + b * 8 + r * 4);
+        } else if constexpr (TYPE == T_Q4_1 || TYPE == T_Q5_1) {
+            uint32_t w = *(const uint32_t *)(scale + at * 16 + b * 8 + r * 4);
+            o.dw[b][0] = half_bits_float(w & 0xffffu);
+            o.mw[b] = half_bits_float(w >> 16);
+        } else {
+            uint2 v = *(const uint2 *)(scale + at * 8);
+            uint32_t w = b ? v.y : v.x;
+            if constexpr (TYPE == T_Q4_K || TYPE == T_Q5_K) {
+                uint32_t f = *(const uint32_t *)(scale + 256 + g * 8 + r * 4), s = __byte_perm(w, 0, pick);
+                o.dw[b][0] = mul_exact(half_bits_float(f & 0xffffu), byte_float(s, 0));
+                o.mw[b] = -mul_exact(half_bits_float(f >> 16), byte_float(s, 1));
+            } else if constexpr (TYPE == T_Q6_K) {
+                float d = half_bits_float(*(const uint16_t *)(scale + 256 + g * 4 + r * 2));
+                uint32_t s = w >> 8 * r;
+                o.dw[b][0] = mul_exact(d, byte_float(s, 0) - 128.0f);
+                o.dw[b][1] = mul_exact(d, byte_float(s, 2) - 128.0f);
+            } else {
+                o.dw[b][0] = half_bits_float(__byte_perm(w, 0, pick));
+            }
+        }
+    }
+}
+
 template <int TYPE>
 static __host__ __device__ __forceinline__ void load_pair(const uint8_t *unit, int p, int lane,
                                                           typename wtile<TYPE>::pair &o)

@@ -33,6 +33,8 @@ typedef struct slot {
     cudaEvent_t end;
 } slot;
 
+enum { LAYER_PRODUCTS = 6 }; /* at most: q, k, v, o, gate and up, down */
+
 struct fp__cuda_forward {
     const fp__cuda_model *m;
     fp__cuda_pool pool;
@@ -47,12 +49,13 @@ struct fp__cuda_forward {
     slot slots[2];
     size_t step, n_logits; /* n_logits of the last step */
     bool want_mass;        /* the step in progress */
+    size_t product;        /* of the step, that is enqueued next */
     uint64_t **mass_out;   // [S]
     size_t mass_spans;     /* of the step in progress, 0: none */
 
     /* device */
-    fp__cuda_token *token; // [T]
-    uint32_t *rows, *ids, *error;
+    fp__cuda_token *token;                // [T]
+    uint32_t *rows, *ids, *error, *taken; /* taken: of each product */
     float *x, *qkv, *attn, *hidden, *up, *q_scales, *alpha, *logits;
     int8_t *q_planes;
     uint8_t *act;
@@ -85,6 +88,7 @@ static void layout(fp__cuda_forward *f)
     f->rows = carve(d, &o, R * 4);
     f->ids = carve(d, &o, max_size(T, R) * 4);
     f->error = carve(d, &o, T * 4);
+    f->taken = carve(d, &o, (hp->layers * LAYER_PRODUCTS + 1) * 4);
     f->x = carve(d, &o, T * hp->width * 4);
     f->qkv = carve(d, &o, T * (Q + 2 * K) * 4);
     f->attn = carve(d, &o, T * Q * 4);
@@ -195,12 +199,27 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
 
 /* ---- the kernels of a step ----------------------------------------------------------------------------- */
 
+/* The input of the next product. */
+static fp__cuda_input input_of(fp__cuda_forward *f, const float *rows, size_t width, const float *norm,
+                               uint32_t code)
+{
+    fp__cuda_input in = {.x = rows,
+                         .stride = width,
+                         .norm = norm,
+                         .eps = f->m->hp.norm_epsilon,
+                         .width = (uint32_t)width,
+                         .act = f->act,
+                         .error = f->error,
+                         .code = code,
+                         .taken = f->taken + f->product++};
+    return in;
+}
+
 static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t code,
                                const fp__cuda_weight *w, uint32_t T, const float *bias, float *y,
                                size_t stride)
 {
-    uint32_t C = (uint32_t)f->m->hp.width;
-    fp__cuda_input in = {f->x, C, norm, f->m->hp.norm_epsilon, C, f->act, f->error, code};
+    fp__cuda_input in = input_of(f, f->x, f->m->hp.width, norm, code);
     return fp__cuda_linear_from(&in, w, T, bias, NULL, y, stride, f->stream);
 }
 
@@ -208,7 +227,7 @@ static cudaError_t norm_linear(fp__cuda_forward *f, const float *norm, uint32_t 
 static cudaError_t residual_linear(fp__cuda_forward *f, const float *rows, size_t width, uint32_t code,
                                    const fp__cuda_weight *w, uint32_t T)
 {
-    fp__cuda_input in = {rows, width, NULL, 0.0f, (uint32_t)width, f->act, f->error, code};
+    fp__cuda_input in = input_of(f, rows, width, NULL, code);
     return fp__cuda_linear_from(&in, w, T, NULL, f->x, f->x, f->m->hp.width, f->stream);
 }
 
@@ -297,6 +316,7 @@ static fp_status output(fp__cuda_forward *f, uint32_t n_rows, bool each)
     uint32_t code = (uint32_t)(hp->layers * PLACES), C = (uint32_t)hp->width, V = (uint32_t)hp->vocabulary;
     if (n_rows == 0)
         return FP_OK;
+    f->product = f->m->hp.layers * LAYER_PRODUCTS;
     if (each) {
         FP_CUDA(norm_linear(f, f->m->output_norm, code + AT_OUTPUT_NORM, &f->m->output, n_rows, NULL,
                             f->logits, V),
@@ -316,6 +336,7 @@ static fp_status output(fp__cuda_forward *f, uint32_t n_rows, bool each)
 
 static fp_status enqueue(fp__cuda_forward *f, uint32_t T, uint32_t n_rows, bool each)
 {
+    f->product = 0;
     FP_CUDA(fp__cuda_embed(&f->m->embedding, f->ids, T, (uint32_t)f->m->hp.width, f->x, f->error, f->stream),
             "the embedding");
     for (size_t i = 0; i < f->m->hp.layers; i++) {
