@@ -401,8 +401,8 @@ static void check_lab(struct lab *c, const char *name)
     static const uint32_t variants[][FP__TUNE_COUNT] = {
         {0},
         {[FP__TUNE_SOLO] = 1},
-        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_AHEAD] = 1},
-        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_AHEAD] = 4},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_WINDOW] = 1},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_WINDOW] = 4},
         {4, 4, 4, 1, 2, [FP__TUNE_SOLO] = 1},
         {16, 16, 16, 1, 2, [FP__TUNE_SOLO] = 1},
         {0, 4, 32, 2, [FP__TUNE_SOLO] = 1},

@@ -194,6 +194,11 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     free(plan);
 }
 
+uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan)
+{
+    return plan->alone ? 1 : 0;
+}
+
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
 {
     if (!plan->planned)

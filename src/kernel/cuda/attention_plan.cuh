@@ -105,7 +105,7 @@ struct StateHead {
 struct SoloShape {
     uint4 *inbox;     // [HK][readers][pieces][m, l of all rows; share]
     uint32_t stages;  /* half slabs in the ring of a quad */
-    uint32_t ahead;   /* half slabs of a warp that it asks into L2 behind its ring */
+    uint32_t window;  /* half slabs of a quad under way at once before the kernels ahead have ended */
     uint32_t readers; /* of a KV head */
     uint32_t share;   /* float4 of a state that a reader makes outputs of */
 };

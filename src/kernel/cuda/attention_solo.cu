@@ -14,7 +14,7 @@ constexpr int DEVICES = 64;
 static uint32_t taken[DEVICES];
 constexpr uint32_t UNITS = 2; /* spans that a quad takes at most: longer contexts are not for this kernel */
 constexpr uint32_t MOST_UNITS = 4; /* that may be asked for */
-constexpr uint32_t AHEAD_HALVES = 2;
+constexpr uint32_t WINDOW = 2;
 
 static uint32_t most_spans(const Solo *solo, uint32_t units)
 {
@@ -26,7 +26,6 @@ static void choose_shape(const Solo *solo, uint32_t d, uint32_t fours, uint32_t 
     uint32_t units = fours * d, stage = SOLO_QUADS * stage_bytes(d);
     SoloShape *s = &k->shape;
     s->stages = min_of((room - SOLO_RING) / stage, SOLO_MOST_STAGES);
-    s->ahead = AHEAD_HALVES;
     s->readers = min_of(solo->quads / solo->kv_heads, units);
     s->share = s->readers ? ceil_div(units, s->readers) : SOLO_SHARE + 1;
     s->readers = ceil_div(units, s->share);
@@ -139,7 +138,7 @@ bool solo_items(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
 cudaError_t solo_run(const SoloKernel *k, uint32_t grid, Params p, cudaStream_t stream)
 {
     p.solo = k->shape;
-    p.solo.ahead = tuned_or(FP__TUNE_SOLO_AHEAD, 1 + AHEAD_HALVES) - 1;
+    p.solo.window = min_of(tuned_or(FP__TUNE_SOLO_WINDOW, WINDOW), QUAD);
     return launch(k->kernel, grid, SOLO_WARPS * 32, k->shared_bytes, stream, p);
 }
 

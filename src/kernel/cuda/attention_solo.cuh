@@ -2,8 +2,8 @@
  * costs is a long chain of waits, not its bytes; so:
  *
  *  - Two layers fit a multiprocessor side by side: while the CTA of one computes and merges, that of the next
- * reads pages that were complete before the step: keys as far as registers, which makes room in its rings,
- * what these have no room for as far as L2.
+ * reads pages that were complete before the step, and takes keys as far as registers, which makes room in
+ * its rings.
  *  - A quad of 4 warps works on a unit: a span of one KV head, each warp a page, as in attention_decode.cuh.
  * Its parts are chained in canonical order to a piece, the state of the span.
  *  - Each quad makes a share of the outputs too. A piece is written to the inboxes (in L2) of all quads that
@@ -141,6 +141,17 @@ template <int D, int NT> struct Feeder {
         return p.kv + word(words, INLINE + (int)q.part) * p.group_bytes + p.layer_offset +
                (size_t)(q.deal.unit(own / 2) % q.deal.kv_heads) * (128 * D + 256);
     }
+    /* What is read ahead must not fill the queues to memory, in which the queries and states of the layer
+     * before wait too: so many half slabs of a quad are under way at once. */
+    __device__ __forceinline__ void pace(uint32_t round, uint32_t words, uint32_t after) const
+    {
+        if (half(next) < q.p.solo.window)
+            return;
+        uint32_t before = half(next) - q.p.solo.window, page = before % QUAD,
+                 item = before / HALVES == round ? words : after;
+        if (page < word(item, EARLY) || page >= word(item, PAGES))
+            q.wait_fill(before);
+    }
     /* Starts fills for which there is room, when so many half slabs of the quad are done with; before the
      * kernels ahead have ended (early) of pages that were complete before the step. words, after: the items
      * of round `round` and the next. */
@@ -156,26 +167,12 @@ template <int D, int NT> struct Feeder {
             }
             if (early && q.part >= word(item, EARLY))
                 return;
+            if (early)
+                pace(round, words, after);
             const uint8_t *at = slab(next, item);
             fill_stage(bar, q.stage(half(next)), at + next % 2 * (64 * D), 64 * D, at + 128 * D,
                        next % 2 ? 0 : 256, q.lane);
         }
-    }
-    /* Asks for what comes then, of rounds 0 and 1. */
-    __device__ __forceinline__ void ask(uint32_t words, uint32_t after) const
-    {
-#if FP_CUDA_BULK
-        for (uint32_t own = next; own < min(next + q.p.solo.ahead, min(all, 4)); own++) {
-            uint32_t item = own < 2 ? words : after;
-            if (q.part >= word(item, PAGES) || q.part >= word(item, EARLY))
-                continue;
-            const uint8_t *at = slab(own, item) + own % 2 * (64 * D);
-            if (q.lane == 0) /* the scales lie behind V */
-                asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(at)),
-                             "r"(own % 2 ? 64 * D + 256 : 64 * D)
-                             : "memory");
-        }
-#endif
     }
 };
 
@@ -453,10 +450,8 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
         }
         q.meet(); /* the first `early` have their keys */
         feeder.fill(round, words, after, round * HALVES + early, round == 0);
-        if (round == 0) {
-            feeder.ask(words, after);
+        if (round == 0)
             wait_previous();
-        }
         if (head != kv_head)
             places.load(q.p, kv_head = head, q.lane, x);
         if (early < QUAD) {

@@ -22,7 +22,8 @@ enum {
     FP__TUNE_EARLY,  /* 1 + stages filled before the kernels ahead have ended */
     FP__TUNE_QUADS,  /* of decode: 2 or 3 */
     FP__TUNE_SOLO,   /* 1 + spans a quad up to which one sequence has a kernel of its own: 1 to 5 */
-    FP__TUNE_SOLO_AHEAD, /* 1 + half slabs that a warp of that kernel asks into L2 behind its ring */
+    FP__TUNE_SOLO_WINDOW, /* half slabs of a quad under way at once there, before the kernels ahead have ended
+                           */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
