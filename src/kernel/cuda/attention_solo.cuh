@@ -51,10 +51,11 @@ static __device__ __forceinline__ void pin(uint32_t &x)
 /* Units (item, KV head) are dealt to quads round by round; odd rounds go backwards, so that who had little
  * has more. */
 struct Deal {
-    uint32_t worker, workers, units, kv_heads;
+    uint32_t worker, units;
 
     __device__ __forceinline__ uint32_t unit(uint32_t round) const
     {
+        uint32_t workers = SOLO_QUADS * gridDim.x;
         return round * workers + (round % 2 ? workers - 1 - worker : worker);
     }
     __device__ __forceinline__ uint32_t rounds() const
@@ -66,8 +67,10 @@ struct Deal {
     }
     __device__ __forceinline__ uint32_t load_words(const Params &p, uint32_t round, uint32_t lane) const
     {
-        uint32_t u = unit(round);
-        return u < units ? __ldg(p.plan + DECODE_AT + u / kv_heads * ITEM_WORDS + lane) : 0;
+        /* loaded in any case: the buffer is long enough, and what says how many units there are comes with it
+         */
+        uint32_t u = unit(round), x = __ldg(p.plan + DECODE_AT + u / p.kv_heads * ITEM_WORDS + lane);
+        return u < units ? x : 0;
     }
 };
 
@@ -95,13 +98,18 @@ template <int D, int NT> struct Quad {
     {
         barrier_wait(full(half), half / HALVES % 2);
     }
-    __device__ __forceinline__ uint32_t stage_offset(uint32_t half) const
+    __device__ __forceinline__ uint32_t stage_offset(uint32_t slot) const
     {
-        return SOLO_RING + (quad * p.solo.stages + half % p.solo.stages) * stage_bytes(D);
+        return SOLO_RING + (quad * p.solo.stages + slot) * stage_bytes(D);
     }
-    __device__ __forceinline__ uint32_t stage(uint32_t half) const
+    __device__ __forceinline__ uint32_t stage(uint32_t slot) const
     {
-        return base + stage_offset(half);
+        return base + stage_offset(slot);
+    }
+    /* Of the half slab n (up to the ring's length) behind that at `slot`. */
+    __device__ __forceinline__ uint32_t further(uint32_t slot, uint32_t n) const
+    {
+        return slot + n - (slot + n >= p.solo.stages ? p.solo.stages : 0);
     }
     /* 16-byte words of a piece in an inbox: m and l of each row, then o. */
     __device__ __forceinline__ uint32_t piece_words() const
@@ -139,7 +147,7 @@ template <int D, int NT> struct Feeder {
     {
         const Params &p = q.p;
         return p.kv + word(words, INLINE + (int)q.part) * p.group_bytes + p.layer_offset +
-               (size_t)(q.deal.unit(own / 2) % q.deal.kv_heads) * (128 * D + 256);
+               (size_t)(q.deal.unit(own / 2) % q.p.kv_heads) * (128 * D + 256);
     }
     /* What is read ahead must not fill the queues to memory, in which the queries and states of the layer
      * before wait too: so many half slabs of a quad are under way at once. */
@@ -165,13 +173,19 @@ template <int D, int NT> struct Feeder {
                     barrier_arrive(bar);
                 continue;
             }
-            if (early && q.part >= word(item, EARLY))
+            const uint8_t *at = slab(next, item);
+            if (early && q.part >= word(item, EARLY)) { /* not yet, but as far as L2 */
+                if (q.lane == 0)
+                    asm volatile(
+                        "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(at)),
+                        "n"(128 * D + 256)
+                        : "memory");
                 return;
+            }
             if (early)
                 pace(round, words, after);
-            const uint8_t *at = slab(next, item);
-            fill_stage(bar, q.stage(half(next)), at + next % 2 * (64 * D), 64 * D, at + 128 * D,
-                       next % 2 ? 0 : 256, q.lane);
+            fill_stage(bar, q.stage(half(next) % q.p.solo.stages), at + next % 2 * (64 * D), 64 * D,
+                       at + 128 * D, next % 2 ? 0 : 256, q.lane);
         }
     }
 };
@@ -276,12 +290,15 @@ template <int D> struct Keys {
     }
 };
 
-/* What one warp's part of a unit was, for one row; o lies at an offset in shared memory. */
+/* What one warp's part of a unit was, for one row. */
 struct Part {
-    float m, l, unit;
-    uint32_t at;
+    float m, l, unit, pad;
 };
 static_assert(SOLO_PART_BYTES == sizeof(Part) * SOLO_WARPS * 8, "the parts have their place");
+/* How the parts of a row are chained: O' = fma(O, a, o·b), in order. */
+struct Chain {
+    float a[QUAD], b[QUAD];
+};
 
 /* Factors of a merge of maximum x into one of maximum m: one of the two is exp2c(0) = 1. */
 static __device__ __forceinline__ void merge_factors(float m, float x, float &a, float &b)
@@ -334,41 +351,23 @@ template <int D, int NT> struct Posts {
     }
 };
 
-/* The parts of a quad in order → one piece, to its readers. Warp w of the quad takes float4 w of each lane.
- */
+/* m and l of the parts in order → those of the piece, to all readers. */
 template <int D, int NT>
-static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const Part *parts, uint32_t words,
-                                                   uint32_t kv_head, const Posts<D, NT> &posts)
+static __device__ __forceinline__ void chain_heads(const Quad<D, NT> &q, const Part *parts, uint4 *inbox,
+                                                   const Posts<D, NT> &posts, Chain (&chain)[NT])
 {
     uint32_t c = q.lane % 4;
-    uint4 *inbox = q.inbox(kv_head, 0, word(words, STATE));
-    /* a span that begins a chunk is merged into an empty one: -0 becomes +0 */
-    float zero = word(words, FIRST_PAGE) % CHUNK_PAGES == 0 ? 0.0f : -0.0f;
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-        float m = FP_NEG_INF, l = 0.0f, a[QUAD], b[QUAD];
-        const float4 *from[QUAD];
+        float m = FP_NEG_INF, l = 0.0f;
 #pragma unroll
         for (uint32_t k = 0; k < QUAD; k++) {
             Part x = parts[k * 8 + 4 * n + c];
-            from[k] = reinterpret_cast<const float4 *>(q.shared + x.at) + n * (D / 32) * 32 + q.lane;
-            merge_factors(m, x.m, a[k], b[k]);
-            l = __fmaf_rn(l, a[k], __fmul_rn(x.l, b[k]));
-            b[k] = __fmul_rn(b[k], x.unit);
+            float b;
+            merge_factors(m, x.m, chain[n].a[k], b);
+            l = __fmaf_rn(l, chain[n].a[k], __fmul_rn(x.l, b));
+            chain[n].b[k] = __fmul_rn(b, x.unit);
             m = fmaxf(m, x.m);
-        }
-        if (q.part < D / 32) {
-            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int k = 0; k < QUAD; k++) {
-                float4 x = from[k][q.part * 32];
-                v.x = __fmaf_rn(v.x, a[k], __fmul_rn(x.x, b[k]));
-                v.y = __fmaf_rn(v.y, a[k], __fmul_rn(x.y, b[k]));
-                v.z = __fmaf_rn(v.z, a[k], __fmul_rn(x.z, b[k]));
-                v.w = __fmaf_rn(v.w, a[k], __fmul_rn(x.w, b[k]));
-            }
-            post(inbox + posts.o[n], make_float4(__fadd_rn(v.x, zero), __fadd_rn(v.y, zero),
-                                                 __fadd_rn(v.z, zero), __fadd_rn(v.w, zero)));
         }
         /* lane: row c, to readers 8·part + g and further ones */
         uint4 *at = inbox + posts.head;
@@ -376,6 +375,36 @@ static __device__ __forceinline__ void chain_parts(const Quad<D, NT> &q, const P
             post(reinterpret_cast<float2 *>(at) + 4 * n + c, make_float2(m, l));
             at += 8 * QUAD * q.pieces * q.piece_words();
         }
+    }
+}
+
+/* o of the parts, in the stages from `slot` on, → o of the piece, to its readers. Warp w of the quad
+ * takes float4 w of each lane. */
+template <int D, int NT>
+static __device__ __forceinline__ void chain_values(const Quad<D, NT> &q, uint32_t slot, bool begins_chunk,
+                                                    const Chain (&chain)[NT], uint4 *inbox,
+                                                    const Posts<D, NT> &posts)
+{
+    /* a span that begins a chunk is merged into an empty one: -0 becomes +0 */
+    float zero = begins_chunk ? 0.0f : -0.0f;
+    if (q.part >= D / 32)
+        return;
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+        for (int k = 0; k < QUAD; k++) {
+            float4 x = reinterpret_cast<const float4 *>(
+                q.shared +
+                q.stage_offset(q.further(slot, (uint32_t)k)))[(n * (D / 32) + q.part) * 32 + q.lane];
+            float a = chain[n].a[k], b = chain[n].b[k];
+            o.x = __fmaf_rn(o.x, a, __fmul_rn(x.x, b));
+            o.y = __fmaf_rn(o.y, a, __fmul_rn(x.y, b));
+            o.z = __fmaf_rn(o.z, a, __fmul_rn(x.z, b));
+            o.w = __fmaf_rn(o.w, a, __fmul_rn(x.w, b));
+        }
+        post(inbox + posts.o[n], make_float4(__fadd_rn(o.x, zero), __fadd_rn(o.y, zero), __fadd_rn(o.z, zero),
+                                             __fadd_rn(o.w, zero)));
     }
 }
 
@@ -405,32 +434,13 @@ static __device__ __forceinline__ void weigh(const Columns<D, NT> &x, const Keys
     }
 }
 
-/* The part of this warp to shared memory, where the values were. */
-template <int D, int NT>
-static __device__ __forceinline__ void share_part(const Quad<D, NT> &q, uint32_t half, const Piece<D, NT> &s,
-                                                  const float (&unit)[NT], Part *parts)
-{
-    uint32_t to = q.stage_offset(half);
-    float4 *o = reinterpret_cast<float4 *>(q.shared + to) + q.lane;
-    __syncwarp();
-#pragma unroll
-    for (int n = 0; n < NT; n++) {
-        if (q.lane < 4)
-            parts[q.part * 8 + 4 * n + q.lane] = {s.m[n], s.l[n], unit[n], to};
-#pragma unroll
-        for (int i = 0; i < D / 32; i++)
-            o[(n * (D / 32) + i) * 32] =
-                make_float4(s.o[n][4 * i], s.o[n][4 * i + 1], s.o[n][4 * i + 2], s.o[n][4 * i + 3]);
-    }
-}
-
 /* All units of a quad → pieces. */
 template <int D, int NT>
 static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, NT> &feeder,
                                                const QueryPlaces<D, NT> &places, const Posts<D, NT> &posts,
                                                uint32_t words, uint32_t after)
 {
-    uint32_t kv_head = NONE;
+    uint32_t kv_head = NONE, slot = 0; /* of the first half slab of the unit */
     Part *parts = reinterpret_cast<Part *>(q.shared + SOLO_BARRIER_BYTES) + q.quad * QUAD * 8;
     Columns<D, NT> x; /* limit: query token of the row */
     Keys<D> keys;
@@ -439,14 +449,15 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
         x.limit[n] = places.token[n];
 #pragma unroll 1
     for (uint32_t round = 0; 2 * round < feeder.all; round++) {
-        uint32_t head = q.deal.unit(round) % q.deal.kv_heads, k = round * HALVES + q.part, v = k + QUAD,
+        uint32_t head = q.deal.unit(round) % q.p.kv_heads, k = round * HALVES + q.part, v = k + QUAD,
+                 values_slot = q.further(slot, QUAD), own_slot = q.further(values_slot, q.part),
                  early = round ? QUAD : min(word(words, EARLY), (uint32_t)QUAD);
         bool there = q.part < word(words, PAGES), late = there && q.part >= early;
         if (early >= word(words, PAGES))
             early = QUAD;
         if (!late) {
             q.wait_fill(k);
-            keys.load(q.stage(k), q.lane);
+            keys.load(q.stage(q.further(slot, q.part)), q.lane);
         }
         q.meet(); /* the first `early` have their keys */
         feeder.fill(round, words, after, round * HALVES + early, round == 0);
@@ -458,7 +469,7 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
             feeder.fill(round, words, after, early, false);
             if (late) {
                 q.wait_fill(k);
-                keys.load(q.stage(k), q.lane);
+                keys.load(q.stage(q.further(slot, q.part)), q.lane);
             }
             q.meet();
             feeder.fill(round, words, after, QUAD, false);
@@ -471,14 +482,31 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
             w.unit[n] = 1.0f;
         if (there)
             weigh<D, NT>(x, keys, words, q.part, q.lane, s, w);
+        if (q.lane < 4)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                parts[q.part * 8 + 4 * n + q.lane] = {s.m[n], s.l[n], w.unit[n], 0.0f};
+        q.meet();
+        Chain chain[NT];
+        uint4 *inbox = q.inbox(kv_head, 0, word(words, STATE));
+        bool begins_chunk = word(words, FIRST_PAGE) % CHUNK_PAGES == 0;
+        chain_heads(q, parts, inbox, posts, chain);
         q.wait_fill(v);
         if (there)
-            values<D, NT>(w, q.stage(v), q.lane, s);
-        share_part(q, v, s, w.unit, parts);
+            values<D, NT>(w, q.stage(own_slot), q.lane, s);
+        __syncwarp(); /* o lies where the values were */
+        float4 *o = reinterpret_cast<float4 *>(q.shared + q.stage_offset(own_slot)) + q.lane;
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+#pragma unroll
+            for (int i = 0; i < D / 32; i++)
+                o[(n * (D / 32) + i) * 32] =
+                    make_float4(s.o[n][4 * i], s.o[n][4 * i + 1], s.o[n][4 * i + 2], s.o[n][4 * i + 3]);
         q.meet();
-        chain_parts(q, parts, words, kv_head, posts);
+        chain_values(q, values_slot, begins_chunk, chain, inbox, posts);
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); /* copies fill the stages next */
         q.meet();
+        slot = q.further(values_slot, QUAD);
         words = after;
         after = q.deal.load_words(q.p, round + 2, q.lane);
         feeder.fill(round + 1, words, after, (round + 1) * HALVES, false);
@@ -612,22 +640,30 @@ struct Sum {
 
 /* The outputs that a quad makes of one KV head, and the one of this thread. */
 template <int D, int NT> struct Reader {
-    uint32_t kv_head, number, tid;
-    uint32_t own, outputs; /* float4 of a state; outputs */
-    uint32_t output, row, channel;
+    uint32_t tid, kv_head, number;
+    uint32_t own, outputs, output; /* float4 of a state; outputs */
+    uint32_t row, channel;
+};
+/* The same, while other numbers need the registers. */
+struct PackedReader {
+    uint32_t inbox, output, channel;
 
-    __device__ __forceinline__ explicit Reader(const Quad<D, NT> &q)
+    template <int D, int NT> __device__ __forceinline__ explicit PackedReader(const Quad<D, NT> &q)
     {
-        uint32_t share = q.p.solo.share, unit;
-        kv_head = q.deal.worker % q.deal.kv_heads, number = q.deal.worker / q.deal.kv_heads;
-        tid = q.part * 32 + q.lane;
-        own = number < q.p.solo.readers ? min(share, Quad<D, NT>::UNITS - number * share) : 0;
-        outputs = 4 * own;
-        output = own ? tid % outputs : 0;
-        unit = number * share + output / 4;
-        row = unit / D * 4 + unit % 4;
-        channel = unit / 32 % (D / 32) * 32 + 8 * (output % 4) + unit % 32 / 4;
-        pin(kv_head), pin(number), pin(own), pin(output), pin(row), pin(channel);
+        uint32_t share = q.p.solo.share, kv_head = q.deal.worker % q.p.kv_heads,
+                 number = q.deal.worker / q.p.kv_heads,
+                 own = number < q.p.solo.readers ? min(share, Quad<D, NT>::UNITS - number * share) : 0,
+                 at = own ? (q.part * 32 + q.lane) % (4 * own) : 0, unit = number * share + at / 4;
+        inbox = number << 16 | kv_head;
+        output = own << 16 | at;
+        channel =
+            (unit / D * 4 + unit % 4) << 16 | (unit / 32 % (D / 32) * 32 + 8 * (at % 4) + unit % 32 / 4);
+        pin(inbox), pin(output), pin(channel);
+    }
+    template <int D, int NT> __device__ __forceinline__ Reader<D, NT> open(const Quad<D, NT> &q) const
+    {
+        return {q.part * 32 + q.lane, inbox & 0xffff,  inbox >> 16,   output >> 16,
+                output >> 16 << 2,    output & 0xffff, channel >> 16, channel & 0xffff};
     }
 };
 
@@ -653,6 +689,10 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
 #pragma unroll
     for (int k = 0; k < NT; k++)
         make_factors<NT>(batch, n, cut, flags >> PIECE_BACK, end, 4 * k + q.part, stride, q.lane, top[k]);
+    if (q.lane < 2)
+#pragma unroll
+        for (int k = 0; k < NT; k++)
+            batch.top[q.lane][4 * k + q.part] = q.lane ? top[k][1] : top[k][0];
     q.meet();
     merge_chunks<NT>(batch, chunks, r.outputs, r.row, r.output, r.tid / r.outputs, QUAD * 32 / r.outputs,
                      stride);
@@ -671,11 +711,11 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
 
 /* All pieces of both segments → outputs. flags: of the first batch, by lane. */
 template <int D, int NT>
-static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Header &h,
-                                                    const Reader<D, NT> &r, uint32_t flags,
-                                                    uint32_t first_token, uint32_t rows)
+static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Reader<D, NT> &r,
+                                                    uint32_t flags, uint32_t first_token, uint32_t rows)
 {
     const Params &p = q.p;
+    const Header &h = *reinterpret_cast<const Header *>(p.plan);
     Batch<NT> &batch = *reinterpret_cast<Batch<NT> *>(q.shared + q.stage_offset(0));
     static_assert(sizeof(Batch<NT>) <= SOLO_LEAST_STAGES * stage_bytes(D), "it fits the ring");
     if (r.own == 0)
@@ -688,18 +728,13 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
     for (int k = 0; k < NT; k++)
         top[k][0] = top[k][1] = FP_NEG_INF;
 #pragma unroll 1
-    for (uint32_t from = 0; from < h.pieces;) {
+    for (uint32_t from = 0; from < q.pieces;) {
         if (from) { /* the batch before is done with */
-            flags = from + q.lane < h.pieces ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
+            flags = from + q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
             q.meet();
         }
         from += merge_batch(q, r, batch, from, h.anchor_pieces, flags, top, total);
     }
-    if (q.lane < 2)
-#pragma unroll
-        for (int k = 0; k < NT; k++)
-            batch.top[q.lane][4 * k + q.part] = q.lane ? top[k][1] : top[k][0];
-    q.meet();
     if (r.tid >= r.outputs || r.row >= rows)
         return;
     Mix mix = mix_shares(batch.top[0][r.row], total[0].l, batch.top[1][r.row], total[1].l, h.mode, gamma);
@@ -715,15 +750,14 @@ __global__ void __launch_bounds__(SOLO_WARPS * 32, 2) attend(const __grid_consta
 #if FP_CUDA_BULK
     extern __shared__ __align__(128) uint8_t shared[];
     launch_next();
-    const Header h = *reinterpret_cast<const Header *>(p.plan);
+    const Header &h = *reinterpret_cast<const Header *>(p.plan);
     uint32_t warp = threadIdx.x / 32;
     Quad<D, NT> q(p);
     q.shared = shared;
     q.base = shared_address(shared);
     q.quad = warp / QUAD % SOLO_QUADS, q.part = warp % QUAD, q.lane = threadIdx.x % 32;
     q.pieces = h.pieces;
-    q.deal = {q.quad * gridDim.x + blockIdx.x, SOLO_QUADS * gridDim.x, h.decode_items * p.kv_heads,
-              p.kv_heads};
+    q.deal = {q.quad * gridDim.x + blockIdx.x, h.decode_items * p.kv_heads};
     if (threadIdx.x < SOLO_QUADS * HALVES)
         barrier_init(q.base + 8 * threadIdx.x, 1);
     barrier_init_fence();
@@ -732,15 +766,15 @@ __global__ void __launch_bounds__(SOLO_WARPS * 32, 2) attend(const __grid_consta
     Feeder<D, NT> feeder(q, q.deal.rounds());
     feeder.fill(0, words, after, 0, true);
     uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), first_token = word(first, TOKEN),
-             rows = word(first, ROWS), flags = q.lane < h.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
+             rows = word(first, ROWS), flags = q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
     QueryPlaces<D, NT> places;
     places.kv_head = q.deal.unit(0) % p.kv_heads;
     places.find(p, first_token, rows, q.lane);
     Posts<D, NT> posts(q);
-    Reader<D, NT> reader(q);
+    PackedReader reader(q);
     consume(q, feeder, places, posts, words, after);
     wait_previous(); /* of quads without a unit */
-    make_outputs(q, h, reader, flags, first_token, rows);
+    make_outputs(q, reader.open(q), flags, first_token, rows);
 #endif
 }
 
