@@ -128,7 +128,25 @@ static __device__ __forceinline__ void spread_weights(const uint32_t (&w)[4][2],
     p[2] = odd ? lo0 : got0, p[3] = odd ? lo1 : got1;
 }
 
-/* Products of keys and queries; s_k and s_v of the lane's tokens, 16·(g/2) + g%2 + 2t + 8h, at [t + 4h]. */
+/* s_k and s_v of the lane's tokens, 16·(g/2) + g%2 + 2t + 8h, at [t + 4h]. */
+template <int D>
+static __device__ __forceinline__ void load_scales(uint32_t stage, uint32_t lane, float (&s_k)[8],
+                                                   float (&s_v)[8])
+{
+    uint32_t g = lane / 4, at = stage + 64 * D + 32 * (g / 2), take = g % 2 ? 0x3244 : 0x1044;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        uint4 k = load_shared16(at + 16 * h), v = load_shared16(at + 128 + 16 * h);
+        const uint32_t kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            s_k[t + 4 * h] = __uint_as_float(__byte_perm(kw[t], 0, take));
+            s_v[t + 4 * h] = __uint_as_float(__byte_perm(vw[t], 0, take));
+        }
+    }
+}
+
+/* Products of keys and queries, and the scales. */
 template <int D, int NT>
 static __device__ __forceinline__ void multiply_keys(const Columns<D, NT> &x, uint32_t stage, uint32_t lane,
                                                      int (&acc)[NT][4][4], float (&s_k)[8], float (&s_v)[8])
@@ -157,17 +175,7 @@ static __device__ __forceinline__ void multiply_keys(const Columns<D, NT> &x, ui
                 mma_s8s8(acc[n][t], a.x, b.x, a.y, b.y, x.q[n][D / 16 - 2], x.q[n][D / 16 - 1]);
         }
     }
-    uint32_t at = stage + 64 * D + 32 * (g / 2), take = g % 2 ? 0x3244 : 0x1044;
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint4 k = load_shared16(at + 16 * h), v = load_shared16(at + 128 + 16 * h);
-        const uint32_t kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int t = 0; t < 4; t++) {
-            s_k[t + 4 * h] = __uint_as_float(__byte_perm(kw[t], 0, take));
-            s_v[t + 4 * h] = __uint_as_float(__byte_perm(vw[t], 0, take));
-        }
-    }
+    load_scales<D>(stage, lane, s_k, s_v);
 }
 
 /* Softmax of a page for one row, of which `visible` tokens are seen: products → weights p, and m, l, 2^e. */

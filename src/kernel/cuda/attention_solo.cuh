@@ -48,55 +48,46 @@ static __device__ __forceinline__ void pin(uint32_t &x)
     asm volatile("" : "+r"(x));
 }
 
-/* Units (item, KV head) are dealt to quads round by round; odd rounds go backwards, so that who had little
- * has more. */
-struct Deal {
-    uint32_t worker, units;
-
-    __device__ __forceinline__ uint32_t unit(uint32_t round) const
-    {
-        uint32_t workers = SOLO_QUADS * gridDim.x;
-        return round * workers + (round % 2 ? workers - 1 - worker : worker);
-    }
-    __device__ __forceinline__ uint32_t rounds() const
-    {
-        uint32_t n = 0;
-        while (unit(n) < units)
-            n++;
-        return n;
-    }
-    __device__ __forceinline__ uint32_t load_words(const Params &p, uint32_t round, uint32_t lane) const
-    {
-        /* loaded in any case: the buffer is long enough, and what says how many units there are comes with it
-         */
-        uint32_t u = unit(round), x = __ldg(p.plan + DECODE_AT + u / p.kv_heads * ITEM_WORDS + lane);
-        return u < units ? x : 0;
-    }
-};
-
-/* Half slabs of a unit: K of the 4 warps, then V; half slab i of a quad is one of its unit i / HALVES. They
- * lie in a ring, in order. Each of a unit has a barrier, whose phases are units: the ring has no more than
- * HALVES stages, so a fill begins when who waited for the one before it is done. */
+/* Half slabs of a unit: K of the 4 warps, then V. They lie in a ring, unit after unit. Each has a barrier,
+ * whose phases are units: the ring has no more than HALVES stages, so a fill begins when who waited for the
+ * one before it is done. */
 constexpr uint32_t HALVES = 2 * QUAD;
 static_assert(SOLO_BARRIER_BYTES == SOLO_QUADS * HALVES * 8, "the barriers have their place");
 
 template <int D, int NT> struct Quad {
-    static constexpr uint32_t UNITS = NT * D; /* float4 of a piece */
+    static constexpr uint32_t OUTPUTS = NT * D; /* float4 of a piece */
     const Params &p;
     uint8_t *shared;
     uint32_t base, quad, part, lane, pieces;
-    Deal deal;
 
     __device__ __forceinline__ explicit Quad(const Params &params) : p(params)
     {
     }
+    __device__ __forceinline__ uint32_t worker() const
+    {
+        return quad * gridDim.x + blockIdx.x;
+    }
+    /* Units (item, KV head) are dealt to quads round by round; odd rounds go backwards, so that who had
+     * little has more. */
+    __device__ __forceinline__ uint32_t unit(uint32_t round) const
+    {
+        uint32_t workers = SOLO_QUADS * gridDim.x;
+        return round * workers + (round % 2 ? workers - 1 - worker() : worker());
+    }
+    /* The item of a unit, word by lane; of one that there is not, anything (the plan's buffer is long
+     * enough).
+     */
+    __device__ __forceinline__ uint32_t load_item(uint32_t round) const
+    {
+        return __ldg(p.plan + DECODE_AT + unit(round) / p.kv_heads * ITEM_WORDS + lane);
+    }
     __device__ __forceinline__ uint32_t full(uint32_t half) const
     {
-        return base + (quad * HALVES + half % HALVES) * 8;
+        return base + (quad * HALVES + half) * 8;
     }
-    __device__ __forceinline__ void wait_fill(uint32_t half) const
+    __device__ __forceinline__ void wait_fill(uint32_t half, uint32_t round) const
     {
-        barrier_wait(full(half), half / HALVES % 2);
+        barrier_wait(full(half), round % 2);
     }
     __device__ __forceinline__ uint32_t stage_offset(uint32_t slot) const
     {
@@ -106,19 +97,22 @@ template <int D, int NT> struct Quad {
     {
         return base + stage_offset(slot);
     }
-    /* Of the half slab n (up to the ring's length) behind that at `slot`. */
+    /* Of the half slab n (up to HALVES) behind that at `slot`. */
     __device__ __forceinline__ uint32_t further(uint32_t slot, uint32_t n) const
     {
-        return slot + n - (slot + n >= p.solo.stages ? p.solo.stages : 0);
+        uint32_t stages = p.solo.stages, to = slot + n;
+        to -= to >= stages ? stages : 0;
+        return to - (to >= stages ? stages : 0);
     }
     /* 16-byte words of a piece in an inbox: m and l of each row, then o. */
     __device__ __forceinline__ uint32_t piece_words() const
     {
         return 2 * NT + p.solo.share;
     }
-    __device__ __forceinline__ uint4 *inbox(uint32_t kv_head, uint32_t reader, uint32_t piece) const
+    /* Where a piece lies in the inboxes. */
+    __device__ __forceinline__ uint32_t place(uint32_t kv_head, uint32_t reader, uint32_t piece) const
     {
-        return p.solo.inbox + ((size_t)(kv_head * p.solo.readers + reader) * pieces + piece) * piece_words();
+        return ((kv_head * p.solo.readers + reader) * pieces + piece) * piece_words();
     }
     __device__ __forceinline__ void meet() const
     {
@@ -130,124 +124,103 @@ template <int D, int NT> struct Quad {
 /* ---- units to pieces -------------------------------------------------------------------------------------
  */
 
-/* The half slabs of one warp's pages: K, V of unit 0, K, V of unit 1, … */
-template <int D, int NT> struct Feeder {
-    const Quad<D, NT> &q;
-    uint32_t next, all; /* of this warp: to fill, in all */
-
-    __device__ __forceinline__ Feeder(const Quad<D, NT> &quad, uint32_t rounds)
-        : q(quad), next(0), all(2 * rounds)
-    {
-    }
-    __device__ __forceinline__ uint32_t half(uint32_t own) const
-    {
-        return own / 2 * HALVES + own % 2 * QUAD + q.part;
-    }
-    __device__ __forceinline__ const uint8_t *slab(uint32_t own, uint32_t words) const
-    {
-        const Params &p = q.p;
-        return p.kv + word(words, INLINE + (int)q.part) * p.group_bytes + p.layer_offset +
-               (size_t)(q.deal.unit(own / 2) % q.p.kv_heads) * (128 * D + 256);
-    }
-    /* What is read ahead must not fill the queues to memory, in which the queries and states of the layer
-     * before wait too: so many half slabs of a quad are under way at once. */
-    __device__ __forceinline__ void pace(uint32_t round, uint32_t words, uint32_t after) const
-    {
-        if (half(next) < q.p.solo.window)
-            return;
-        uint32_t before = half(next) - q.p.solo.window, page = before % QUAD,
-                 item = before / HALVES == round ? words : after;
-        if (page < word(item, EARLY) || page >= word(item, PAGES))
-            q.wait_fill(before);
-    }
-    /* Starts fills for which there is room, when so many half slabs of the quad are done with; before the
-     * kernels ahead have ended (early) of pages that were complete before the step. words, after: the items
-     * of round `round` and the next. */
-    __device__ __forceinline__ void fill(uint32_t round, uint32_t words, uint32_t after, uint32_t released,
-                                         bool early)
-    {
-        for (; next < all && next / 2 <= round + 1 && half(next) < released + q.p.solo.stages; next++) {
-            uint32_t item = next / 2 == round ? words : after, bar = q.full(half(next));
-            if (q.part >= word(item, PAGES)) {
-                if (q.lane == 0)
-                    barrier_arrive(bar);
-                continue;
-            }
-            const uint8_t *at = slab(next, item);
-            if (early && q.part >= word(item, EARLY)) { /* not yet, but as far as L2 */
-                if (q.lane == 0)
-                    asm volatile(
-                        "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(at)),
-                        "n"(128 * D + 256)
-                        : "memory");
-                return;
-            }
-            if (early)
-                pace(round, words, after);
-            fill_stage(bar, q.stage(half(next) % q.p.solo.stages), at + next % 2 * (64 * D), 64 * D,
-                       at + 128 * D, next % 2 ? 0 : 256, q.lane);
-        }
-    }
+/* A unit under way, as a warp has it. */
+struct Unit {
+    uint32_t words, round; /* its item, by lane */
+    uint32_t slot;         /* of its first half slab */
+    uint32_t filled;       /* of the two of this warp's page: K, V */
 };
 
-/* Where the queries of a lane's column and of its row 4·n + c are, for one KV head. */
-template <int D, int NT> struct QueryPlaces {
-    uint32_t kv_head;
-    const uint8_t *q[NT];
-    const float *scale[NT];
-    uint32_t token[NT]; /* query token of the row, from the first */
-    bool column[NT], row[NT];
+/* Starts those fills of the warp's page for which there is room, when the first `taken` warps have their
+ * keys; early: before the kernels ahead have ended, and only what was complete before the step. What is read
+ * then must not fill the queues to memory, in which the queries and pieces of the layer before wait too: so
+ * many half slabs of a quad are under way at once. */
+template <int D, int NT>
+static __device__ __forceinline__ void fill(const Quad<D, NT> &q, Unit &u, uint32_t taken, bool early)
+{
+    const Params &p = q.p;
+    for (; u.filled < 2; u.filled++) {
+        uint32_t half = u.filled * QUAD + q.part, pages = word(u.words, PAGES), done = word(u.words, EARLY);
+        if (half >= taken + p.solo.stages)
+            return;
+        if (q.part >= pages) {
+            if (q.lane == 0)
+                barrier_arrive(q.full(half));
+            continue;
+        }
+        const uint8_t *slab = p.kv + word(u.words, INLINE + (int)q.part) * p.group_bytes + p.layer_offset +
+                              (size_t)(q.unit(u.round) % p.kv_heads) * (128 * D + 256);
+        if (early && q.part >= done) { /* an open page: now as far as L2 */
+            if (q.lane == 0 && taken == 0)
+                asm volatile(
+                    "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(slab)),
+                    "n"(128 * D + 256)
+                    : "memory");
+            return;
+        }
+        if (early && half >= p.solo.window) {
+            uint32_t before = half - p.solo.window, page = before % QUAD;
+            if (page < done || page >= pages)
+                q.wait_fill(before, u.round);
+        }
+        fill_stage(q.full(half), q.stage(q.further(u.slot, half)), slab + u.filled * (64 * D), 64 * D,
+                   slab + 128 * D, u.filled ? 0 : 256, q.lane);
+    }
+}
 
-    __device__ __forceinline__ void find(const Params &p, uint32_t first_token, uint32_t rows, uint32_t lane)
+/* Where the queries of a lane's rows 4·n + c are, for KV head 0: query token · H + head; and 2^28 · the
+ * token, counted from the first; or NONE. */
+template <int D, int NT> struct QueryPlaces {
+    uint32_t row[NT];
+
+    __device__ __forceinline__ QueryPlaces(const Params &p, uint32_t first_token, uint32_t rows,
+                                           uint32_t lane)
     {
-        uint32_t g = lane / 4, c = lane % 4;
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            uint32_t r = 4 * n + g / 2, own = 4 * n + c;
-            column[n] = r < rows, row[n] = own < rows;
-            q[n] =
-                reinterpret_cast<const uint8_t *>(p.q_planes) + g % 2 * D +
-                ((size_t)(first_token + r / p.group) * p.heads_q + kv_head * p.group + r % p.group) * (2 * D);
-            token[n] = own / p.group;
-            scale[n] =
-                p.q_scales + (size_t)(first_token + token[n]) * p.heads_q + kv_head * p.group + own % p.group;
-            pin(q[n]), pin(scale[n]), pin(token[n]);
+            uint32_t own = 4 * n + lane % 4, token = own / p.group;
+            row[n] = own < rows ? ((first_token + token) * p.heads_q + own % p.group) | token << 28 : NONE;
+            pin(row[n]);
         }
     }
-    __device__ __forceinline__ void load(const Params &p, uint32_t head, uint32_t lane,
+    __device__ __forceinline__ uint32_t token(int n) const
+    {
+        return row[n] >> 28;
+    }
+    __device__ __forceinline__ void load(const Params &p, uint32_t kv_head, uint32_t lane,
                                          Columns<D, NT> &x) const
     {
-        uint32_t c = lane % 4;
-        int further = (int)((head - kv_head) * p.group);
+        uint32_t g = lane / 4, c = lane % 4, head = kv_head * p.group;
 #pragma unroll
         for (int n = 0; n < NT; n++) {
-            const uint8_t *at = q[n] + further * (2 * D);
+            uint32_t column = __shfl_sync(~0u, row[n], (int)(g / 2));
+            const uint8_t *at = reinterpret_cast<const uint8_t *>(p.q_planes) + g % 2 * D +
+                                (size_t)((column & 0xfffffff) + head) * (2 * D);
+            bool on = column != NONE;
 #pragma unroll
             for (int i = 0; i < D / 64; i++) {
-                uint4 v = column[n] ? __ldcg(reinterpret_cast<const uint4 *>(at + 64 * i + 16 * c))
-                                    : make_uint4(0, 0, 0, 0);
+                uint4 v = on ? __ldcg(reinterpret_cast<const uint4 *>(at + 64 * i + 16 * c))
+                             : make_uint4(0, 0, 0, 0);
                 x.q[n][4 * i] = v.x, x.q[n][4 * i + 1] = v.y, x.q[n][4 * i + 2] = v.z,
                            x.q[n][4 * i + 3] = v.w;
             }
             if (D % 64) {
-                uint2 v = column[n] ? __ldcg(reinterpret_cast<const uint2 *>(at + D / 64 * 64 + 8 * c))
-                                    : make_uint2(0, 0);
+                uint2 v =
+                    on ? __ldcg(reinterpret_cast<const uint2 *>(at + D / 64 * 64 + 8 * c)) : make_uint2(0, 0);
                 x.q[n][D / 16 - 2] = v.x, x.q[n][D / 16 - 1] = v.y;
             }
-            x.scale[n] = row[n] ? __ldcg(scale[n] + further) : 0.0f;
+            x.scale[n] = row[n] != NONE ? __ldcg(p.q_scales + (row[n] & 0xfffffff) + head) : 0.0f;
         }
     }
 };
 
-/* K half of a page in registers: of each tile of 16 tokens the lane's two, tokens of its row g and g + 8; the
- * scales of both. */
+/* K of a page in registers: of each tile of 16 tokens the lane's two, of its rows g and g + 8. */
 template <int D> struct Keys {
     uint32_t k[4][2][D / 16];
-    uint32_t s_k[4], s_v[4]; /* bfloat16 of tokens 2t + 8h */
 
     __device__ __forceinline__ void load(uint32_t stage, uint32_t lane)
     {
-        uint32_t g = lane / 4, c = lane % 4, token = 16 * (g / 2) + g % 2, at = stage + 64 * D + 32 * (g / 2);
+        uint32_t g = lane / 4, c = lane % 4, token = 16 * (g / 2) + g % 2;
 #pragma unroll
         for (int t = 0; t < 4; t++)
 #pragma unroll
@@ -264,15 +237,6 @@ template <int D> struct Keys {
                     k[t][h][D / 16 - 2] = v.x, k[t][h][D / 16 - 1] = v.y;
                 }
             }
-        uint4 k0 = load_shared16(at), k1 = load_shared16(at + 16), v0 = load_shared16(at + 128),
-              v1 = load_shared16(at + 144);
-        const uint32_t kw[2][4] = {{k0.x, k0.y, k0.z, k0.w}, {k1.x, k1.y, k1.z, k1.w}},
-                       vw[2][4] = {{v0.x, v0.y, v0.z, v0.w}, {v1.x, v1.y, v1.z, v1.w}};
-#pragma unroll
-        for (int t = 0; t < 4; t++) {
-            s_k[t] = __byte_perm(kw[0][t], kw[1][t], g % 2 ? 0x7632 : 0x5410);
-            s_v[t] = __byte_perm(vw[0][t], vw[1][t], g % 2 ? 0x7632 : 0x5410);
-        }
     }
     template <int NT>
     __device__ __forceinline__ void multiply(const Columns<D, NT> &x, int (&acc)[NT][4][4]) const
@@ -332,31 +296,29 @@ static __device__ __forceinline__ uint4 look(const void *at)
     return v;
 }
 
-/* Where in the inboxes of KV head 0 a thread posts of a piece: float4 `part` of its lane for row tile n, and
- * m and l of row 4n + c to reader 8·part + g; in 16-byte words. */
+/* Where in the inboxes of a KV head a thread posts float4 `part` of its lane for row tile n; in 16-byte
+ * words. */
 template <int D, int NT> struct Posts {
-    uint32_t o[NT], head;
+    uint32_t o[NT];
 
     __device__ __forceinline__ explicit Posts(const Quad<D, NT> &q)
     {
-        uint32_t share = q.p.solo.share, inbox_words = q.pieces * q.piece_words();
+        uint32_t share = q.p.solo.share;
 #pragma unroll
         for (int n = 0; n < NT; n++) {
             uint32_t unit = (n * (D / 32) + q.part) * 32 + q.lane;
-            o[n] = unit / share * inbox_words + 2 * NT + unit % share;
+            o[n] = unit / share * q.pieces * q.piece_words() + 2 * NT + unit % share;
             pin(o[n]);
         }
-        head = (8 * q.part + q.lane / 4) * inbox_words;
-        pin(head);
     }
 };
 
 /* m and l of the parts in order → those of the piece, to all readers. */
 template <int D, int NT>
 static __device__ __forceinline__ void chain_heads(const Quad<D, NT> &q, const Part *parts, uint4 *inbox,
-                                                   const Posts<D, NT> &posts, Chain (&chain)[NT])
+                                                   Chain (&chain)[NT])
 {
-    uint32_t c = q.lane % 4;
+    uint32_t c = q.lane % 4, reader = 8 * q.part + q.lane / 4, apart = q.pieces * q.piece_words();
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         float m = FP_NEG_INF, l = 0.0f;
@@ -369,12 +331,9 @@ static __device__ __forceinline__ void chain_heads(const Quad<D, NT> &q, const P
             chain[n].b[k] = __fmul_rn(b, x.unit);
             m = fmaxf(m, x.m);
         }
-        /* lane: row c, to readers 8·part + g and further ones */
-        uint4 *at = inbox + posts.head;
-        for (uint32_t to = 8 * q.part + q.lane / 4; to < q.p.solo.readers; to += 8 * QUAD) {
-            post(reinterpret_cast<float2 *>(at) + 4 * n + c, make_float2(m, l));
-            at += 8 * QUAD * q.pieces * q.piece_words();
-        }
+        /* row c to readers 8·part + g, … */
+        for (uint32_t to = reader; to < q.p.solo.readers; to += 8 * QUAD)
+            post(reinterpret_cast<float2 *>(inbox + to * apart) + 4 * n + c, make_float2(m, l));
     }
 }
 
@@ -408,27 +367,21 @@ static __device__ __forceinline__ void chain_values(const Quad<D, NT> &q, uint32
     }
 }
 
-/* Keys and queries of a page → weights, m, l; o is to be left as it is, with 2^E beside it. */
+/* Keys and queries of a page → weights, m, l; o is to be left as it is, with 2^E beside it. stage: where the
+ * keys were; their scales still are. visible: tokens that the rows see. */
 template <int D, int NT>
-static __device__ __forceinline__ void weigh(const Columns<D, NT> &x, const Keys<D> &keys, uint32_t words,
-                                             uint32_t part, uint32_t lane, Piece<D, NT> &s,
+static __device__ __forceinline__ void weigh(const Columns<D, NT> &x, const Keys<D> &keys, uint32_t stage,
+                                             const int (&visible)[NT], uint32_t lane, Piece<D, NT> &s,
                                              PageWeights<NT> &w)
 {
-    uint32_t first = (word(words, FIRST_PAGE) + part) * PAGE, limit = word(words, LIMIT),
-             fill = word(words, FILLS) >> (8 * part) & 255;
-    bool full = fill ? fill == PAGE : limit >= first + PAGE;
     int acc[NT][4][4];
     float s_k[8], s_v[8];
     keys.multiply(x, acc);
-#pragma unroll
-    for (int t = 0; t < 4; t++) {
-        s_k[t] = low_float(keys.s_k[t]), s_k[t + 4] = high_float(keys.s_k[t]);
-        s_v[t] = low_float(keys.s_v[t]), s_v[t + 4] = high_float(keys.s_v[t]);
-    }
+    load_scales<D>(stage, lane, s_k, s_v);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-        int l, e, visible = visible_tokens(limit + x.limit[n], first, fill, full);
-        weigh_row(acc[n], x.scale[n], s_k, s_v, visible, lane, s.m[n], l, e, w.p[n]);
+        int l, e;
+        weigh_row(acc[n], x.scale[n], s_k, s_v, visible[n], lane, s.m[n], l, e, w.p[n]);
         s.l[n] = __int2float_rn(l);
         w.unit[n] = pow2(e), w.keep[n] = 0.0f, w.scale[n] = 1.0f;
     }
@@ -436,43 +389,44 @@ static __device__ __forceinline__ void weigh(const Columns<D, NT> &x, const Keys
 
 /* All units of a quad → pieces. */
 template <int D, int NT>
-static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, NT> &feeder,
-                                               const QueryPlaces<D, NT> &places, const Posts<D, NT> &posts,
-                                               uint32_t words, uint32_t after)
+static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Unit u, uint32_t rounds,
+                                               const QueryPlaces<D, NT> &places, const Posts<D, NT> &posts)
 {
-    uint32_t kv_head = NONE, slot = 0; /* of the first half slab of the unit */
     Part *parts = reinterpret_cast<Part *>(q.shared + SOLO_BARRIER_BYTES) + q.quad * QUAD * 8;
-    Columns<D, NT> x; /* limit: query token of the row */
+    Columns<D, NT> x;
     Keys<D> keys;
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-        x.limit[n] = places.token[n];
 #pragma unroll 1
-    for (uint32_t round = 0; 2 * round < feeder.all; round++) {
-        uint32_t head = q.deal.unit(round) % q.p.kv_heads, k = round * HALVES + q.part, v = k + QUAD,
-                 values_slot = q.further(slot, QUAD), own_slot = q.further(values_slot, q.part),
-                 early = round ? QUAD : min(word(words, EARLY), (uint32_t)QUAD);
-        bool there = q.part < word(words, PAGES), late = there && q.part >= early;
-        if (early >= word(words, PAGES))
-            early = QUAD;
+    for (;;) {
+        uint32_t head = q.unit(u.round) % q.p.kv_heads, pages = word(u.words, PAGES),
+                 early = u.round || word(u.words, EARLY) >= pages ? QUAD : word(u.words, EARLY),
+                 key_stage = q.stage(q.further(u.slot, q.part)), values_slot = q.further(u.slot, QUAD),
+                 first = word(u.words, FIRST_PAGE), place = q.place(head, 0, word(u.words, STATE)),
+                 limit = word(u.words, LIMIT), page = (first + q.part) * PAGE,
+                 page_fill = word(u.words, FILLS) >> (8 * q.part) & 255;
+        bool there = q.part < pages, late = there && q.part >= early;
+        int visible[NT];
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+            visible[n] = visible_tokens(limit + places.token(n), page, page_fill,
+                                        page_fill ? page_fill == PAGE : limit >= page + PAGE);
         if (!late) {
-            q.wait_fill(k);
-            keys.load(q.stage(q.further(slot, q.part)), q.lane);
+            q.wait_fill(q.part, u.round);
+            keys.load(key_stage, q.lane);
         }
-        q.meet(); /* the first `early` have their keys */
-        feeder.fill(round, words, after, round * HALVES + early, round == 0);
-        if (round == 0)
+        q.meet(); /* the first `early` warps have their keys */
+        fill(q, u, early, u.round == 0);
+        pin(place);
+        if (u.round == 0)
             wait_previous();
-        if (head != kv_head)
-            places.load(q.p, kv_head = head, q.lane, x);
+        places.load(q.p, head, q.lane, x);
         if (early < QUAD) {
-            feeder.fill(round, words, after, early, false);
+            fill(q, u, early, false);
             if (late) {
-                q.wait_fill(k);
-                keys.load(q.stage(q.further(slot, q.part)), q.lane);
+                q.wait_fill(q.part, u.round);
+                keys.load(key_stage, q.lane);
             }
             q.meet();
-            feeder.fill(round, words, after, QUAD, false);
+            fill(q, u, QUAD, false);
         }
         Piece<D, NT> s;
         PageWeights<NT> w;
@@ -481,17 +435,16 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
         for (int n = 0; n < NT; n++)
             w.unit[n] = 1.0f;
         if (there)
-            weigh<D, NT>(x, keys, words, q.part, q.lane, s, w);
+            weigh<D, NT>(x, keys, key_stage, visible, q.lane, s, w);
         if (q.lane < 4)
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 parts[q.part * 8 + 4 * n + q.lane] = {s.m[n], s.l[n], w.unit[n], 0.0f};
         q.meet();
         Chain chain[NT];
-        uint4 *inbox = q.inbox(kv_head, 0, word(words, STATE));
-        bool begins_chunk = word(words, FIRST_PAGE) % CHUNK_PAGES == 0;
-        chain_heads(q, parts, inbox, posts, chain);
-        q.wait_fill(v);
+        chain_heads(q, parts, q.p.solo.inbox + place, chain);
+        q.wait_fill(QUAD + q.part, u.round);
+        uint32_t own_slot = q.further(values_slot, q.part);
         if (there)
             values<D, NT>(w, q.stage(own_slot), q.lane, s);
         __syncwarp(); /* o lies where the values were */
@@ -503,14 +456,16 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Feeder<D, N
                 o[(n * (D / 32) + i) * 32] =
                     make_float4(s.o[n][4 * i], s.o[n][4 * i + 1], s.o[n][4 * i + 2], s.o[n][4 * i + 3]);
         q.meet();
-        chain_values(q, values_slot, begins_chunk, chain, inbox, posts);
+        chain_values(q, values_slot, first % CHUNK_PAGES == 0, chain, q.p.solo.inbox + place, posts);
+        if (u.round + 1 == rounds)
+            break;
+        uint32_t after = q.load_item(u.round + 1);
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); /* copies fill the stages next */
         q.meet();
-        slot = q.further(values_slot, QUAD);
-        words = after;
-        after = q.deal.load_words(q.p, round + 2, q.lane);
-        feeder.fill(round + 1, words, after, (round + 1) * HALVES, false);
+        u = {after, u.round + 1, q.further(values_slot, QUAD), 0};
+        fill(q, u, 0, false);
     }
+    q.meet();
 }
 
 /* ---- outputs ---------------------------------------------------------------------------------------------
@@ -574,20 +529,20 @@ static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n
 }
 
 /* Chunks of a batch side by side, each thread an output of some: batch.sums. */
-template <int NT>
-static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t chunks, uint32_t outputs,
-                                                    uint32_t row, uint32_t output, uint32_t from,
-                                                    uint32_t step, uint32_t stride)
+template <int NT, typename Reader>
+static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t chunks, const Reader &r,
+                                                    uint32_t stride)
 {
-    const float *o = reinterpret_cast<const float *>(batch.words + 2 * NT) + output;
-    for (uint32_t k = from; k < chunks; k += step) {
+    uint32_t row = r.row(), at = r.at(), step = r.step();
+    const float *o = reinterpret_cast<const float *>(batch.words + 2 * NT) + at;
+    for (uint32_t k = r.from(); k < chunks; k += step) {
         uint32_t i = batch.first[k], end = batch.first[k + 1];
         float sum = o[4 * i * stride];
         for (i++; i < end; i++) {
             float2 f = batch.factor[row][i];
             sum = __fmaf_rn(sum, f.x, __fmul_rn(o[4 * i * stride], f.y));
         }
-        batch.sums[k][output] = sum;
+        batch.sums[k][at] = sum;
     }
 }
 
@@ -638,32 +593,68 @@ struct Sum {
     float l, o;
 };
 
-/* The outputs that a quad makes of one KV head, and the one of this thread. */
+/* The outputs that a quad makes of one KV head, and the one of this thread; packed while other numbers need
+ * the registers. */
 template <int D, int NT> struct Reader {
-    uint32_t tid, kv_head, number;
-    uint32_t own, outputs, output; /* float4 of a state; outputs */
-    uint32_t row, channel;
-};
-/* The same, while other numbers need the registers. */
-struct PackedReader {
-    uint32_t inbox, output, channel;
+    uint32_t inbox, work, output, tokens;
 
-    template <int D, int NT> __device__ __forceinline__ explicit PackedReader(const Quad<D, NT> &q)
+    __device__ __forceinline__ Reader(const Quad<D, NT> &q, uint32_t first_token, uint32_t rows)
     {
-        uint32_t share = q.p.solo.share, kv_head = q.deal.worker % q.p.kv_heads,
-                 number = q.deal.worker / q.p.kv_heads,
-                 own = number < q.p.solo.readers ? min(share, Quad<D, NT>::UNITS - number * share) : 0,
-                 at = own ? (q.part * 32 + q.lane) % (4 * own) : 0, unit = number * share + at / 4;
-        inbox = number << 16 | kv_head;
-        output = own << 16 | at;
-        channel =
-            (unit / D * 4 + unit % 4) << 16 | (unit / 32 % (D / 32) * 32 + 8 * (at % 4) + unit % 32 / 4);
-        pin(inbox), pin(output), pin(channel);
+        uint32_t share = q.p.solo.share, number = q.worker() / q.p.kv_heads, tid = q.part * 32 + q.lane,
+                 own = number < q.p.solo.readers ? min(share, Quad<D, NT>::OUTPUTS - number * share) : 0,
+                 n = own ? 4 * own : 1, at = tid % n, unit = number * share + at / 4,
+                 row = unit / D * 4 + unit % 4,
+                 channel = unit / 32 % (D / 32) * 32 + 8 * (at % 4) + unit % 32 / 4;
+        inbox = number << 16 | q.worker() % q.p.kv_heads;
+        work = own << 24 | QUAD * 32 / n << 16 | tid / n << 8 | at;
+        output = row / q.p.group << 24 | row % q.p.group << 16 | row << 8 | channel;
+        tokens = rows << 28 | first_token;
+        pin(inbox), pin(work), pin(output), pin(tokens);
     }
-    template <int D, int NT> __device__ __forceinline__ Reader<D, NT> open(const Quad<D, NT> &q) const
+    __device__ __forceinline__ uint32_t kv_head() const
     {
-        return {q.part * 32 + q.lane, inbox & 0xffff,  inbox >> 16,   output >> 16,
-                output >> 16 << 2,    output & 0xffff, channel >> 16, channel & 0xffff};
+        return inbox & 0xffff;
+    }
+    __device__ __forceinline__ uint32_t number() const
+    {
+        return inbox >> 16;
+    }
+    __device__ __forceinline__ uint32_t own() const /* float4 of a state */
+    {
+        return work >> 24;
+    }
+    /* Of the chunks of a batch the thread takes number from(), from() + step(), … */
+    __device__ __forceinline__ uint32_t step() const
+    {
+        return work >> 16 & 255;
+    }
+    __device__ __forceinline__ uint32_t from() const
+    {
+        return work >> 8 & 255;
+    }
+    __device__ __forceinline__ uint32_t at() const /* of the outputs of the quad */
+    {
+        return work & 255;
+    }
+    __device__ __forceinline__ uint32_t row() const
+    {
+        return output >> 8 & 255;
+    }
+    __device__ __forceinline__ uint32_t channel() const
+    {
+        return output & 255;
+    }
+    __device__ __forceinline__ uint32_t head(const Params &p) const
+    {
+        return kv_head() * p.group + (output >> 16 & 255);
+    }
+    __device__ __forceinline__ uint32_t token() const
+    {
+        return (tokens & 0xfffffff) + (output >> 24);
+    }
+    __device__ __forceinline__ bool writes() const
+    {
+        return from() == 0 && row() < tokens >> 28;
     }
 };
 
@@ -682,9 +673,10 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
              anchors = __popc(ends & (uint32_t)((1ull << cut) - 1));
     if (q.part == 0 && end)
         batch.first[__popc(ends & ((1u << q.lane) - 1)) + 1] = q.lane + 1;
-    if (r.tid == 0)
+    if (q.part == 0 && q.lane == 0)
         batch.first[0] = 0;
-    receive(q.inbox(r.kv_head, r.number, from), batch.words, n * stride, stride, 2 * NT + r.own, r.tid);
+    receive(q.p.solo.inbox + q.place(r.kv_head(), r.number(), from), batch.words, n * stride, stride,
+            2 * NT + r.own(), q.part * 32 + q.lane);
     q.meet();
 #pragma unroll
     for (int k = 0; k < NT; k++)
@@ -694,17 +686,17 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
         for (int k = 0; k < NT; k++)
             batch.top[q.lane][4 * k + q.part] = q.lane ? top[k][1] : top[k][0];
     q.meet();
-    merge_chunks<NT>(batch, chunks, r.outputs, r.row, r.output, r.tid / r.outputs, QUAD * 32 / r.outputs,
-                     stride);
+    merge_chunks<NT>(batch, chunks, r, stride);
     q.meet();
+    uint32_t row = r.row(), at = r.at();
 #pragma unroll
     for (int s = 0; s < 2; s++)
-        if (r.tid < r.outputs)
+        if (r.from() == 0)
 #pragma unroll 4
             for (uint32_t k = s ? anchors : 0; k < (s ? chunks : anchors); k++) {
-                float4 f = batch.chunk[r.row][k];
+                float4 f = batch.chunk[row][k];
                 total[s].l = __fmaf_rn(total[s].l, f.x, __fmul_rn(f.z, f.y));
-                total[s].o = __fmaf_rn(total[s].o, f.x, __fmul_rn(batch.sums[k][r.output], f.y));
+                total[s].o = __fmaf_rn(total[s].o, f.x, __fmul_rn(batch.sums[k][at], f.y));
             }
     return n;
 }
@@ -712,16 +704,16 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
 /* All pieces of both segments → outputs. flags: of the first batch, by lane. */
 template <int D, int NT>
 static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Reader<D, NT> &r,
-                                                    uint32_t flags, uint32_t first_token, uint32_t rows)
+                                                    uint32_t flags)
 {
     const Params &p = q.p;
     const Header &h = *reinterpret_cast<const Header *>(p.plan);
     Batch<NT> &batch = *reinterpret_cast<Batch<NT> *>(q.shared + q.stage_offset(0));
     static_assert(sizeof(Batch<NT>) <= SOLO_LEAST_STAGES * stage_bytes(D), "it fits the ring");
-    if (r.own == 0)
+    if (r.own() == 0)
         return;
-    uint32_t head = r.kv_head * p.group + r.row % p.group;
-    uint32_t gamma = p.gamma && h.anchor_pieces ? p.gamma[(size_t)h.gamma_row * p.heads_q + head] : 0;
+    uint32_t anchor_pieces = h.anchor_pieces, mode = h.mode,
+             gamma = p.gamma && anchor_pieces ? p.gamma[(size_t)h.gamma_row * p.heads_q + r.head(p)] : 0;
     Sum total[2] = {};
     float top[NT][2];
 #pragma unroll
@@ -733,14 +725,14 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
             flags = from + q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
             q.meet();
         }
-        from += merge_batch(q, r, batch, from, h.anchor_pieces, flags, top, total);
+        from += merge_batch(q, r, batch, from, anchor_pieces, flags, top, total);
     }
-    if (r.tid >= r.outputs || r.row >= rows)
+    if (!r.writes())
         return;
-    Mix mix = mix_shares(batch.top[0][r.row], total[0].l, batch.top[1][r.row], total[1].l, h.mode, gamma);
-    size_t at = (size_t)(first_token + r.row / p.group) * p.heads_q + head;
-    p.out[at * D + r.channel] = mix_channel(mix, total[0].o, total[0].l, total[1].o, total[1].l);
-    if (p.alpha && r.channel == 0)
+    Mix mix = mix_shares(batch.top[0][r.row()], total[0].l, batch.top[1][r.row()], total[1].l, mode, gamma);
+    size_t at = (size_t)r.token() * p.heads_q + r.head(p);
+    p.out[at * D + r.channel()] = mix_channel(mix, total[0].o, total[0].l, total[1].o, total[1].l);
+    if (p.alpha && r.channel() == 0)
         p.alpha[at] = mix.alpha;
 }
 
@@ -751,30 +743,32 @@ __global__ void __launch_bounds__(SOLO_WARPS * 32, 2) attend(const __grid_consta
     extern __shared__ __align__(128) uint8_t shared[];
     launch_next();
     const Header &h = *reinterpret_cast<const Header *>(p.plan);
-    uint32_t warp = threadIdx.x / 32;
+    uint32_t warp = threadIdx.x / 32, rounds = 0;
     Quad<D, NT> q(p);
     q.shared = shared;
     q.base = shared_address(shared);
-    q.quad = warp / QUAD % SOLO_QUADS, q.part = warp % QUAD, q.lane = threadIdx.x % 32;
+    q.quad = warp / QUAD, q.part = warp % QUAD, q.lane = threadIdx.x % 32;
     q.pieces = h.pieces;
-    q.deal = {q.quad * gridDim.x + blockIdx.x, h.decode_items * p.kv_heads};
+    Unit u = {q.load_item(0), 0, 0, 0};
+    uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), units = h.decode_items * p.kv_heads;
     if (threadIdx.x < SOLO_QUADS * HALVES)
         barrier_init(q.base + 8 * threadIdx.x, 1);
     barrier_init_fence();
-    uint32_t words = q.deal.load_words(p, 0, q.lane), after = q.deal.load_words(p, 1, q.lane);
     __syncthreads();
-    Feeder<D, NT> feeder(q, q.deal.rounds());
-    feeder.fill(0, words, after, 0, true);
-    uint32_t first = __ldg(p.plan + DECODE_AT + q.lane), first_token = word(first, TOKEN),
-             rows = word(first, ROWS), flags = q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
-    QueryPlaces<D, NT> places;
-    places.kv_head = q.deal.unit(0) % p.kv_heads;
-    places.find(p, first_token, rows, q.lane);
+    while (q.unit(rounds) < units)
+        rounds++;
+    if (rounds)
+        fill(q, u, 0, true);
+    uint32_t first_token = word(first, TOKEN), rows = word(first, ROWS),
+             flags = q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
+    QueryPlaces<D, NT> places(p, first_token, rows, q.lane);
     Posts<D, NT> posts(q);
-    PackedReader reader(q);
-    consume(q, feeder, places, posts, words, after);
-    wait_previous(); /* of quads without a unit */
-    make_outputs(q, reader.open(q), flags, first_token, rows);
+    Reader<D, NT> reader(q, first_token, rows);
+    if (rounds)
+        consume(q, u, rounds, places, posts);
+    else
+        wait_previous();
+    make_outputs(q, reader, flags);
 #endif
 }
 
