@@ -374,7 +374,6 @@ static void run_thrice(fp_cuda_attention *plan, const fp_cuda_attention_run_args
         CUDA(cudaGraphExecDestroy(exec));
         CUDA(cudaGraphDestroy(graph));
     }
-    CUDA(cudaStreamSynchronize(stream));
     CUDA(cudaStreamDestroy(stream));
 }
 
@@ -463,12 +462,9 @@ static void check_lab(struct lab *c, const char *name)
         printf("WRONG %s: other pages gave the same words\n", name);
     }
     fp_cuda_attention_destroy(plan);
-    CUDA(cudaFree(g.planes));
-    CUDA(cudaFree(g.s_q));
-    CUDA(cudaFree(g.pool));
-    CUDA(cudaFree(g.gamma));
-    CUDA(cudaFree(g.out));
-    CUDA(cudaFree(g.alpha));
+    void *all[] = {g.planes, g.s_q, g.pool, g.gamma, g.out, g.alpha};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        CUDA(cudaFree(all[i]));
 }
 
 static void check_random(uint32_t seed)
@@ -615,14 +611,6 @@ static int check_prefills(uint32_t cases)
     return report();
 }
 
-static int check_alones(uint32_t cases)
-{
-    check_long(128, 4, 16, 1100), check_long(128, 8, 0, 700);
-    for (uint32_t i = 0; i < cases; i++)
-        check_alone(500 + i);
-    return report();
-}
-
 static int check(uint32_t cases)
 {
     static const uint32_t sizes[] = {64, 96, 128, 256};
@@ -633,7 +621,7 @@ static int check(uint32_t cases)
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
     for (uint32_t i = 0; i < cases; i++) {
         check_random(1000 + i);
-        check_alone(i);
+        check_alone(500 + i);
     }
     return check_prefills(2 * cases);
 }
@@ -949,17 +937,12 @@ static int bench(const char *only)
         {{"prefill 8x512", 128, 8, 4, 8, 512, 0, 512, false, 0}, 0},
         {{"prefill 4x2k", 128, 8, 4, 4, 2048, 0, 2048, false, 0}, 0},
         {{"decode 1x1k", 128, 8, 4, 1, 1, 0, 1024, false, 0}, 0},
-        {{"decode 1x2k", 128, 8, 4, 1, 1, 0, 2048, false, 0}, 0},
         {{"decode 1x4k", 128, 8, 4, 1, 1, 0, 4096, false, 0}, 0},
         {{"decode 1x12k", 128, 8, 4, 1, 1, 0, 12288, false, 0}, 0},
         {{"decode 1x16k", 128, 8, 4, 1, 1, 0, 16384, false, 0}, 0},
-        {{"decode 1x24k", 128, 8, 4, 1, 1, 0, 24576, false, 0}, 0},
-        {{"decode small 1x2k", 64, 3, 3, 1, 1, 0, 2048, false, 0}, 0},
         {{"decode small 1x8k", 64, 3, 3, 1, 1, 0, 8192, false, 0}, 0},
-        {{"decode small 1x16k", 64, 3, 3, 1, 1, 0, 16384, false, 0}, 0},
         {{"decode small 1x32k", 64, 3, 3, 1, 1, 0, 32768, false, 0}, 0},
         {{"decode G 8, 1x8k", 128, 8, 8, 1, 1, 0, 8192, false, 0}, 0},
-        {{"decode 2 tokens, 1x8k", 128, 8, 4, 1, 2, 0, 8192, false, 0}, 0},
         {{"decode 1x8k, anchor 128", 128, 8, 4, 1, 1, 128, 8064, false, 0}, 0},
         {{"prefill 512", 128, 8, 4, 1, 512, 0, 512, false, 0}, 0},
         {{"prefill 512 and 16 decodes at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0}, 16},
@@ -1010,8 +993,6 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--brief") == 0)
         return check_briefly();
-    if (argc > 1 && strcmp(argv[1], "--check-alone") == 0)
-        return check_alones(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
     if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
         return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);

@@ -126,7 +126,7 @@ bool solo_items(fp_cuda_attention *plan, const fp_cuda_attention_sequence *s)
             item->word[STATE] = piece;
             item->word[EARLY] = early_pages(list->segment, first, n);
             inline_pages(plan, list, first, n, item->word);
-            *flags = ((first + n) % CHUNK_PAGES == 0 || first + n == pages ? PIECE_ENDS : 0u) |
+            *flags = ((first + n) % CHUNK_PAGES == 0 || first + n == pages ? (uint32_t)PIECE_ENDS : 0) |
                      first % CHUNK_PAGES / SPAN_PAGES << PIECE_BACK;
         }
         if (s->anchor.n_pages && i == 0)
