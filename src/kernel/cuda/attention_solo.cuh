@@ -535,12 +535,16 @@ static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t c
 {
     uint32_t row = r.row(), at = r.at(), step = r.step();
     const float *o = reinterpret_cast<const float *>(batch.words + 2 * NT) + at;
+#pragma unroll 1
     for (uint32_t k = r.from(); k < chunks; k += step) {
-        uint32_t i = batch.first[k], end = batch.first[k + 1];
+        uint32_t i = batch.first[k], n = batch.first[k + 1] - i;
         float sum = o[4 * i * stride];
-        for (i++; i < end; i++) {
-            float2 f = batch.factor[row][i];
-            sum = __fmaf_rn(sum, f.x, __fmul_rn(o[4 * i * stride], f.y));
+#pragma unroll
+        for (uint32_t j = 1; j < SPAN_PAGES; j++) {
+            if (j >= n)
+                break;
+            float2 f = batch.factor[row][i + j];
+            sum = __fmaf_rn(sum, f.x, __fmul_rn(o[4 * (i + j) * stride], f.y));
         }
         batch.sums[k][at] = sum;
     }
@@ -688,16 +692,20 @@ static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, con
     q.meet();
     merge_chunks<NT>(batch, chunks, r, stride);
     q.meet();
+    if (r.from() != 0)
+        return n;
     uint32_t row = r.row(), at = r.at();
-#pragma unroll
-    for (int s = 0; s < 2; s++)
-        if (r.from() == 0)
+    Sum sum = anchors ? total[0] : total[1];
 #pragma unroll 4
-            for (uint32_t k = s ? anchors : 0; k < (s ? chunks : anchors); k++) {
-                float4 f = batch.chunk[row][k];
-                total[s].l = __fmaf_rn(total[s].l, f.x, __fmul_rn(f.z, f.y));
-                total[s].o = __fmaf_rn(total[s].o, f.x, __fmul_rn(batch.sums[k][at], f.y));
-            }
+    for (uint32_t k = 0; k < chunks; k++) {
+        float4 f = batch.chunk[row][k];
+        if (k == anchors && k)
+            total[0] = sum, sum = total[1];
+        sum.l = __fmaf_rn(sum.l, f.x, __fmul_rn(f.z, f.y));
+        sum.o = __fmaf_rn(sum.o, f.x, __fmul_rn(batch.sums[k][at], f.y));
+    }
+    total[0] = anchors == chunks ? sum : total[0];
+    total[1] = anchors == chunks ? total[1] : sum;
     return n;
 }
 
