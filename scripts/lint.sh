@@ -8,6 +8,7 @@ cd "$(dirname "$0")/.." || exit 3
 folders=("$@")
 [ ${#folders[@]} -gt 0 ] || folders=(include src cli tests fuzz examples bench)
 mapfile -t sources < <(git ls-files -- "${folders[@]}" | grep '\.[ch]$')
+mapfile -t cuda < <(git ls-files -- "${folders[@]}" | grep '\.cuh\?$')
 mapfile -t units < <(printf '%s\n' "${sources[@]}" | grep '^\(src\|cli\)/.*\.c$')
 bad=()
 
@@ -35,7 +36,7 @@ tidy() {
         xargs -0 -n 4 -P "$(nproc)" clang-tidy -p build-lint --quiet --warnings-as-errors='*'
 }
 
-step "clang-format" clang-format --dry-run -Werror "${sources[@]}"
+step "clang-format" clang-format --dry-run -Werror "${sources[@]}" "${cuda[@]}"
 step "shellcheck" shellcheck scripts/*.sh tests/*.sh bench/*.sh bench/gpu/*.sh .ci/run
 step "clang" clang_build
 if [ ${#units[@]} -gt 0 ]; then

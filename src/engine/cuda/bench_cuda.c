@@ -281,7 +281,8 @@ static fp_status compare(attention *a, fp_bench_attention_result *out)
     if (status == FP_OK &&
         (memcmp(host, b->out, bytes) != 0 || memcmp(host + n, b->alpha, b->rows * sizeof *host) != 0)) {
         size_t i = 0;
-        while (i < n && memcmp(host + i, b->out + i, sizeof *host) == 0)
+        const uint8_t *got = (const uint8_t *)host, *wanted = (const uint8_t *)b->out;
+        while (i < n && memcmp(got + 4 * i, wanted + 4 * i, 4) == 0)
             i++;
         status = fp__fail(FP_MISMATCH,
                           "bench attention: the GPU's output differs from the CPU's, first at row %zu",

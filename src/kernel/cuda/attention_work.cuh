@@ -4,6 +4,8 @@
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_solo.h"
+#include "kernel/cuda/attention_tuning.h"
 
 #include <cuda_runtime.h>
 #include <stdlib.h>
@@ -63,6 +65,18 @@ static inline uint32_t min_of(uint32_t a, uint32_t b)
     return a < b ? a : b;
 }
 
+static inline uint32_t tuned_or(int choice, uint32_t otherwise)
+{
+    uint32_t tuned = fp__cuda_attention_tuning[choice];
+    return tuned ? tuned : otherwise;
+}
+
+/* Rows of a team. */
+static inline uint32_t team_rows(uint32_t d)
+{
+    return (uint32_t)(8 * WARPS * team_tiles((int)d));
+}
+
 } // namespace attn
 } // namespace fp
 
@@ -83,6 +97,9 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
+    fp::attn::Solo solo;
+    const fp::attn::SoloKernel *alone;     /* of the step; null: it takes the general kernels */
+    fp::attn::Array<uint32_t> piece_flags; /* of such a step */
     uint32_t merge_ctas, merge_bytes, decode_singles;
     fp::attn::Array<fp::attn::Item> decode_items, team_items,
         prefills; /* prefills: whole items of the prefill kernel */
@@ -94,4 +111,61 @@ struct fp_cuda_attention {
     fp::attn::Array<uint32_t> leader; /* per sequence: the first with the same anchor */
     size_t used_rows;
 };
+
+namespace fp
+{
+namespace attn
+{
+
+static inline bool causal(const fp_cuda_attention_segment *s)
+{
+    return s->causal_page < s->n_pages;
+}
+
+/* Pages that the first `tokens` query tokens see. */
+static inline uint32_t seen_pages(const fp_cuda_attention_segment *s, uint32_t tokens)
+{
+    return causal(s) ? s->causal_page + ceil_div(s->causal_tokens + tokens, PAGE) : s->n_pages;
+}
+
+/* Pages that a block of a list's rows sees. */
+static inline uint32_t block_pages(const fp_cuda_attention *plan, const List *list, uint32_t block)
+{
+    uint32_t rows = list->tokens * plan->group, end = min_of((block + 1) * list->block_rows, rows);
+    return seen_pages(list->segment, (end - 1) / plan->group + 1);
+}
+
+/* In what units the work of a list is done. */
+enum ListKind { TEAM_LIST, SPLIT_LIST, STACKED_LIST };
+
+/* ---- attention_lists.cu; false: no memory ---- */
+
+constexpr uint32_t DECODE_TOKENS = 8; /* sequences of more query tokens in a step are for teams */
+
+/* Of untrusted sizes: FP_USAGE where a sequence makes no sense, FP_LIMIT where the plan has no room. */
+fp_status check_step(const fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n);
+/* Fills plan->leader; returns whether anchors are shared. */
+bool find_leaders(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool share);
+bool prefer_whole(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                  bool *whole);
+bool make_lists(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n, bool whole);
+/* An item of a block of rows, without its pages. nullptr: no memory. */
+Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<Item> *items);
+
+/* ---- attention_steps.cu ---- */
+
+void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3]); /* pages, by ListKind */
+void choose_cut(fp_cuda_attention *plan, uint32_t step);
+uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[3]);
+/* Pages of an item that were complete before the step. */
+uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n);
+/* Up to 16 pages of a list → an item's words. */
+void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t *w);
+/* Items, streams and states of all lists. False: no memory. */
+bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3]);
+/* Puts decode's items into the order in which they are taken. False: no memory. */
+bool order_decode(fp_cuda_attention *plan);
+
+} // namespace attn
+} // namespace fp
 #endif

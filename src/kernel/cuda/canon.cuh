@@ -1,12 +1,13 @@
-/* Canonical arithmetic on the device: the same operations as src/exact/exact.h, written so that nvcc cannot contract or
- * approximate them (intrinsics with explicit rounding; compiled with -fmad=false, no fast-math). Kernels use nothing else to
- * decide a bit. The § numbers are those of docs/arithmetic.md. */
+/* Canonical arithmetic on the device: the same operations as src/exact/exact.h, written so that nvcc cannot
+ * contract or approximate them (intrinsics with explicit rounding; compiled with -fmad=false, no fast-math).
+ * Kernels use nothing else to decide a bit. The § numbers are those of docs/arithmetic.md. */
 #ifndef FP_KERNEL_CUDA_CANON_CUH
 #define FP_KERNEL_CUDA_CANON_CUH
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-namespace fp {
+namespace fp
+{
 
 /* §1. 2^x for -126 ≤ x ≤ 126. */
 static __device__ __forceinline__ float exp2c_normal(float x)

@@ -1,5 +1,6 @@
-/* A head's vector in a warp (arithmetic §6): its rotation, and its way into integers as a query, a key or a value.
- * Element lane + 32·e is x[e], so the Walsh–Hadamard stages below 32 go across lanes and the rest across registers. */
+/* A head's vector in a warp (arithmetic §6): its rotation, and its way into integers as a query, a key or a
+ * value. Element lane + 32·e is x[e], so the Walsh–Hadamard stages below 32 go across lanes and the rest
+ * across registers. */
 #ifndef FP_KERNEL_CUDA_HEAD_VECTOR_CUH
 #define FP_KERNEL_CUDA_HEAD_VECTOR_CUH
 #include "kernel/cuda/canon.cuh"
@@ -43,7 +44,8 @@ template <int E> static __device__ __forceinline__ uint32_t amax_bits(const floa
     return __reduce_max_sync(~0u, most);
 }
 
-/* Rotated, times factor, to 16-bit integers in two planes: hi at hi[j], lo at hi[D + j]. False: out of range. */
+/* Rotated, times factor, to 16-bit integers in two planes: hi at hi[j], lo at hi[D + j]. False: out of range.
+ */
 template <int E>
 static __device__ __forceinline__ bool write_query(float (&x)[E], float factor, uint32_t lane, int8_t *hi,
                                                    float *scale_at)

@@ -8,9 +8,11 @@ static inline fp_status fp__cuda_status(cudaError_t e, const char *what)
 {
     if (e == cudaSuccess)
         return FP_OK;
-    fp_status status = e == cudaErrorMemoryAllocation                               ? FP_NO_MEMORY
-                       : e == cudaErrorNoDevice || e == cudaErrorInsufficientDriver ? FP_UNSUPPORTED
-                                                                                    : FP_INTERNAL;
+    fp_status status =
+        e == cudaErrorMemoryAllocation ? FP_NO_MEMORY
+        : e == cudaErrorNoDevice || e == cudaErrorInsufficientDriver || e == cudaErrorNoKernelImageForDevice
+            ? FP_UNSUPPORTED
+            : FP_INTERNAL;
     return fp__fail(status, "GPU: %s: %s", what, cudaGetErrorString(e));
 }
 /* Returns from the enclosing function unless the call succeeded. */
