@@ -749,6 +749,7 @@ static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool
         {"ring of 75 KiB", {.decode_stage_bytes = 75 << 10}},
         {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
         {"40 KiB under way", {.under_way_bytes = 40 << 10}},
+        {"72 KiB under way", {.under_way_bytes = 72 << 10}},
         {"110 KiB under way", {.under_way_bytes = 110 << 10}},
         {"carve-out 100", {.carveout = 100}},
         {"without attention", {.no_attention = 1}},

@@ -25,7 +25,7 @@ namespace fp
 static constexpr uint32_t WORKERS = 16, TEAM = 4, TEAMS = WORKERS / TEAM, FETCHER = WORKERS,
                           ADDER = WORKERS + 1, WARPS = WORKERS + 2;
 static constexpr uint32_t PIECES = 24; /* most of a ring */
-static constexpr uint32_t RING_BYTES = 150 * 1024, UNDER_WAY_BYTES = 72 * 1024;
+static constexpr uint32_t RING_BYTES = 150 * 1024, UNDER_WAY_BYTES = 48 * 1024;
 static constexpr uint32_t NONE = ~0u;
 /* Bytes of the largest unit whose kernel does with 56 registers a thread without spilling: half a percent
  * faster than with the 75 that the compiler would take. */
