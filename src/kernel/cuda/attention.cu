@@ -167,6 +167,7 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (!plan)
         return fp__fail(FP_NO_MEMORY, "no memory for attention on the GPU");
     plan->config = *config;
+    plan->solo.device = -1;
     plan->group = hk ? config->heads / hk : 0;
     plan->tiles = plan->group <= 4 ? 1 : 2;
     plan->quads = plan->tiles == 1 && config->d <= 128 ? tuned_or(FP__TUNE_QUADS, DECODE_QUADS) : 2;
@@ -184,6 +185,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
         status = choose_prefill(plan);
     if (status == FP_OK)
         status = choose_stack(plan);
+    if (status == FP_OK)
+        status = solo_create(&plan->config, plan->grid, &plan->solo);
     if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
@@ -205,6 +208,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
     cudaFree(plan->prefill_scratch);
+    solo_destroy(&plan->solo);
     free(plan->decode_items.at);
     free(plan->team_items.at);
     free(plan->stack_items.at);
@@ -217,7 +221,13 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     free(plan->merges.at);
     free(plan->streams.at);
     free(plan->leader.at);
+    free(plan->piece_flags.at);
     free(plan);
+}
+
+uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan)
+{
+    return plan->alone ? 1 : 0;
 }
 
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
@@ -251,6 +261,10 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
+    if (plan->alone) {
+        FP_CUDA(solo_run(plan->alone, plan->grid, p, s), "starting attention of one sequence");
+        return FP_OK;
+    }
     if (plan->prefills.n) {
         const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
         p.prefill_stages = prefill->stages;

@@ -136,8 +136,7 @@ uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_
     return longest + all / ((uint64_t)plan->quads * plan->grid);
 }
 
-/* Pages of an item that were complete before the step. */
-static uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n)
+uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n)
 {
     uint32_t begun = s->causal_page + (causal(s) ? s->causal_tokens / PAGE : 0), early = 0;
     while (early < n && first + early < begun &&
@@ -146,8 +145,7 @@ static uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, 
     return early;
 }
 
-static void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n,
-                         uint32_t *w)
+void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t *w)
 {
     w[FLAGS] |= INLINED;
     for (uint32_t p = 0; p < n; p++) {

@@ -91,6 +91,20 @@ static __device__ __forceinline__ void bulk_copy(void *to, const void *from, uin
 #endif
 }
 
+/* The same of what is read once and not again soon: it leaves the L2 cache first. */
+static __device__ __forceinline__ void bulk_copy_once(void *to, const void *from, uint32_t bytes,
+                                                      uint64_t *bar)
+{
+#if FP_BULK
+    asm volatile(
+        "{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0; "
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
+        "%2, [%3], policy; }" ::"r"(smem_at(to)),
+        "l"(from), "r"(bytes), "r"(smem_at(bar))
+        : "memory");
+#endif
+}
+
 /* A fill of one barrier: all lanes of a warp call begin, then copy any number of times, then end. */
 static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes, int lane)
 {
