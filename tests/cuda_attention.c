@@ -470,6 +470,15 @@ static void check_lab(struct lab *c, const char *name)
         CUDA(cudaFree(all[i]));
 }
 
+static void check_case(struct lab *c, const char *kind, uint32_t seed)
+{
+    char name[128];
+    snprintf(name, sizeof name, "%s seed %u d %u G %u HK %u sequences %zu tokens %u", kind, seed, c->d,
+             c->group, c->kv_heads, c->n, c->tokens);
+    check_lab(c, name);
+    free_lab(c);
+}
+
 static void check_random(uint32_t seed)
 {
     static const uint32_t sizes[] = {128, 64, 128, 96, 256}, groups[] = {1, 2, 3, 4, 4, 5, 7, 8, 12, 16};
@@ -483,11 +492,7 @@ static void check_random(uint32_t seed)
     struct lab c;
     make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
     make_sequences(&c, n, most, (int)random_below(4), kind == 1 ? 20 : 40, kind == 0 ? 80 : 12);
-    char name[128];
-    snprintf(name, sizeof name, "seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group, kv_heads,
-             n, tokens);
-    check_lab(&c, name);
-    free_lab(&c);
+    check_case(&c, "random", seed);
 }
 
 /* Batches over one anchor, or over a few, whose users are not neighbours; up to 8 query tokens each. */
@@ -503,11 +508,7 @@ static void check_shared(uint32_t seed)
     struct lab c;
     make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
     make_sequences(&c, n, most, seed % 3 ? 3 : 2, 40, 6);
-    char name[128];
-    snprintf(name, sizeof name, "shared seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
-             kv_heads, n, tokens);
-    check_lab(&c, name);
-    free_lab(&c);
+    check_case(&c, "shared", seed);
 }
 
 /* Prefills: long causal tiles over anchors, prefixes of partial pages and earlier chunks. */
@@ -523,11 +524,7 @@ static void check_prefill(uint32_t seed)
     struct lab c;
     make_lab(&c, d, kv_heads, group, tokens, 24, (int)random_below(PAINTS + 1));
     make_sequences(&c, n, most, (int)random_below(4), 24, 2 + random_below(40));
-    char name[128];
-    snprintf(name, sizeof name, "prefill seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
-             kv_heads, n, tokens);
-    check_lab(&c, name);
-    free_lab(&c);
+    check_case(&c, "prefill", seed);
 }
 
 /* One sequence of up to 8 rows a KV head: what has a kernel of its own. */
@@ -631,13 +628,6 @@ static int check_prefills(uint32_t cases)
 {
     for (uint32_t i = 0; i < cases; i++)
         check_prefill(i * 5);
-    return report();
-}
-
-static int check_all_shared(uint32_t cases)
-{
-    for (uint32_t i = 0; i < cases; i++)
-        check_shared(i);
     return report();
 }
 
@@ -886,6 +876,17 @@ static bool wanted(const char *list, const char *name)
     return false;
 }
 
+static void bench_wanted(const char *only, const struct shape *shape, uint32_t decodes, double copy,
+                         cudaStream_t stream)
+{
+    static uint32_t filled; /* head size of the slabs in the pool */
+    if (!wanted(only, shape->name))
+        return;
+    if (filled != shape->d)
+        fill_pool(filled = shape->d);
+    bench_shape(shape, decodes, copy, stream);
+}
+
 static int bench(const char *only)
 {
     static const struct shape shapes[] = {
@@ -907,40 +908,6 @@ static int bench(const char *only)
         {"anchor 128, 8x32k, compete", 128, 8, 4, 8, 1, 128, 32768, true, 0},
         {"anchor 128, 8x32k, floor", 128, 8, 4, 8, 1, 128, 32768, true, 1},
         {"anchor 128, 8x32k, reserve", 128, 8, 4, 8, 1, 128, 32768, true, 2},
-        {"anchor 64 shared, 2x512", 128, 8, 4, 2, 1, 64, 512, true, 0},
-        {"anchor 64 own, 2x512", 128, 8, 4, 2, 1, 64, 512, false, 0},
-        {"anchor 64 shared, 4x512", 128, 8, 4, 4, 1, 64, 512, true, 0},
-        {"anchor 64 own, 4x512", 128, 8, 4, 4, 1, 64, 512, false, 0},
-        {"anchor 64 shared, 16x512", 128, 8, 4, 16, 1, 64, 512, true, 0},
-        {"anchor 64 own, 16x512", 128, 8, 4, 16, 1, 64, 512, false, 0},
-        {"anchor 64 shared, 64x512", 128, 8, 4, 64, 1, 64, 512, true, 0},
-        {"anchor 64 own, 64x512", 128, 8, 4, 64, 1, 64, 512, false, 0},
-        {"anchor 256 shared, 2x512", 128, 8, 4, 2, 1, 256, 512, true, 0},
-        {"anchor 256 own, 2x512", 128, 8, 4, 2, 1, 256, 512, false, 0},
-        {"anchor 256 shared, 4x512", 128, 8, 4, 4, 1, 256, 512, true, 0},
-        {"anchor 256 own, 4x512", 128, 8, 4, 4, 1, 256, 512, false, 0},
-        {"anchor 256 shared, 16x512", 128, 8, 4, 16, 1, 256, 512, true, 0},
-        {"anchor 256 own, 16x512", 128, 8, 4, 16, 1, 256, 512, false, 0},
-        {"anchor 256 shared, 64x512", 128, 8, 4, 64, 1, 256, 512, true, 0},
-        {"anchor 256 own, 64x512", 128, 8, 4, 64, 1, 256, 512, false, 0},
-        {"anchor 512 shared, 2x512", 128, 8, 4, 2, 1, 512, 512, true, 0},
-        {"anchor 512 own, 2x512", 128, 8, 4, 2, 1, 512, 512, false, 0},
-        {"anchor 512 shared, 4x512", 128, 8, 4, 4, 1, 512, 512, true, 0},
-        {"anchor 512 own, 4x512", 128, 8, 4, 4, 1, 512, 512, false, 0},
-        {"anchor 512 shared, 16x512", 128, 8, 4, 16, 1, 512, 512, true, 0},
-        {"anchor 512 own, 16x512", 128, 8, 4, 16, 1, 512, 512, false, 0},
-        {"anchor 512 shared, 64x512", 128, 8, 4, 64, 1, 512, 512, true, 0},
-        {"anchor 512 own, 64x512", 128, 8, 4, 64, 1, 512, 512, false, 0},
-        {"anchor 2048 shared, 2x512", 128, 8, 4, 2, 1, 2048, 512, true, 0},
-        {"anchor 2048 own, 2x512", 128, 8, 4, 2, 1, 2048, 512, false, 0},
-        {"anchor 2048 shared, 4x512", 128, 8, 4, 4, 1, 2048, 512, true, 0},
-        {"anchor 2048 own, 4x512", 128, 8, 4, 4, 1, 2048, 512, false, 0},
-        {"anchor 2048 shared, 16x512", 128, 8, 4, 16, 1, 2048, 512, true, 0},
-        {"anchor 2048 own, 16x512", 128, 8, 4, 16, 1, 2048, 512, false, 0},
-        {"anchor 2048 shared, 64x512", 128, 8, 4, 64, 1, 2048, 512, true, 0},
-        {"anchor 2048 own, 64x512", 128, 8, 4, 64, 1, 2048, 512, false, 0},
-        {"decode 64x512", 128, 8, 4, 64, 1, 0, 512, false, 0},
-        {"decode 2 tokens 8x32k", 128, 8, 4, 8, 2, 0, 32768, false, 0},
         {"decode 4 tokens 8x32k", 128, 8, 4, 8, 4, 0, 32768, false, 0},
         {"decode 8 tokens 8x32k", 128, 8, 4, 8, 8, 0, 32768, false, 0},
         {"decode d64 8x32k", 64, 8, 4, 8, 1, 0, 32768, false, 0},
@@ -956,6 +923,8 @@ static int bench(const char *only)
         struct shape shape;
         uint32_t decodes;
     } more[] = {
+        {{"decode 64x512", 128, 8, 4, 64, 1, 0, 512, false, 0}, 0},
+        {{"decode 2 tokens 8x32k", 128, 8, 4, 8, 2, 0, 32768, false, 0}, 0},
         {{"prefill 32 at 8k", 128, 8, 4, 1, 32, 0, 8192, false, 0}, 0},
         {{"prefill 64 at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0}, 0},
         {{"prefill 128 at 8k", 128, 8, 4, 1, 128, 0, 8192, false, 0}, 0},
@@ -990,21 +959,18 @@ static int bench(const char *only)
            prop.name, prop.multiProcessorCount, prop.l2CacheSize, copy);
     pool_bytes = (size_t)6 << 30;
     CUDA(cudaMalloc((void **)&pool, pool_bytes));
-    uint32_t filled = 0;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        if (!wanted(only, shapes[i].name))
-            continue;
-        if (filled != shapes[i].d)
-            fill_pool(filled = shapes[i].d);
-        bench_shape(&shapes[i], 0, copy, stream);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        bench_wanted(only, &shapes[i], 0, copy, stream);
+    static const uint32_t anchors[] = {64, 256, 512, 2048}, batches[] = {2, 4, 16, 64};
+    for (size_t i = 0; i < 32; i++) { /* shared, and each sequence its own */
+        char name[64];
+        struct shape shape = {name, 128, 8, 4, batches[i / 2 % 4], 1, anchors[i / 8], 512, i % 2 == 0, 0};
+        snprintf(name, sizeof name, "anchor %u %s, %ux512", shape.anchor, shape.shared ? "shared" : "own",
+                 shape.sequences);
+        bench_wanted(only, &shape, 0, copy, stream);
     }
-    for (size_t i = 0; only && i < sizeof more / sizeof *more; i++) {
-        if (!wanted(only, more[i].shape.name))
-            continue;
-        if (filled != more[i].shape.d)
-            fill_pool(filled = more[i].shape.d);
-        bench_shape(&more[i].shape, more[i].decodes, copy, stream);
-    }
+    for (size_t i = 0; only && i < sizeof more / sizeof *more; i++)
+        bench_wanted(only, &more[i].shape, more[i].decodes, copy, stream);
     return 0;
 }
 
@@ -1028,7 +994,5 @@ int main(int argc, char **argv)
         return check_briefly();
     if (argc > 1 && strcmp(argv[1], "--check-prefill") == 0)
         return check_prefills(argc > 2 ? (uint32_t)atoi(argv[2]) : 80);
-    if (argc > 1 && strcmp(argv[1], "--check-shared") == 0)
-        return check_all_shared(argc > 2 ? (uint32_t)atoi(argv[2]) : 42);
     return check(argc > 2 ? (uint32_t)atoi(argv[2]) : 40);
 }

@@ -63,8 +63,8 @@ FP_API fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_a
                                         size_t n, void *stream) FP_WARN_UNUSED;
 
 /* Which kernels run launches for the step that was planned last: 0: those of all steps; 1: the one of a
- * single sequence with a short context. */
-enum { FP_CUDA_ATTENTION_FORMS = 2 };
+ * single sequence with a short context; 2: those of steps in which many rows see the same pages. */
+enum { FP_CUDA_ATTENTION_FORMS = 3 };
 FP_API uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan);
 
 /* One layer. All pointers are device memory. */

@@ -15,7 +15,6 @@ namespace
 {
 
 constexpr uint32_t DECODE_QUADS = 2; /* of a multiprocessor */
-constexpr uint32_t STACK_AHEAD_HALVES = 6; /* the same, before the kernels ahead have ended */
 constexpr uint32_t AHEAD_HALVES = 1; /* of a warp of decode behind its ring, asked into L2 when it begins */
 
 } // namespace
@@ -111,7 +110,10 @@ static fp_status choose_stack(fp_cuda_attention *plan)
     int device, shared, all_shared;
     Stack *s = &plan->stack;
     uint32_t d = plan->config.d;
-    Kernel kernel = d == 64 ? stack_kernel_64() : d == 96 ? stack_kernel_96() : d == 128 ? stack_kernel_128() : nullptr;
+    Kernel kernel = d == 64    ? stack_kernel_64()
+                    : d == 96  ? stack_kernel_96()
+                    : d == 128 ? stack_kernel_128()
+                               : nullptr;
     if (!kernel || !prefill_built() || plan->tiles != 1)
         return FP_OK;
     FP_CUDA(cudaGetDevice(&device), "no GPU to plan for");
@@ -227,7 +229,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
 
 uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan)
 {
-    return plan->alone ? 1 : 0;
+    return plan->alone ? 1 : plan->stacks ? 2 : 0;
 }
 
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
@@ -257,7 +259,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.level_bytes = plan->level_bytes;
     p.merge_bytes = plan->stacks ? MERGE_LEAST_BYTES : plan->merge_bytes;
     p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, p.decode_stages);
-    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + (plan->stacks ? STACK_AHEAD_HALVES : AHEAD_HALVES)) - 1;
+    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;

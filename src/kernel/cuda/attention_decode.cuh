@@ -259,8 +259,8 @@ static __device__ __forceinline__ float4 channels(const Piece<D, NT> &s, int n, 
 
 /* A part to shared memory, into the stage that held its last half slab. */
 template <int D, int NT, int QUADS, bool STACKS>
-static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Piece<D, NT> &s,
-                                                  const float (&unit)[NT], bool any)
+static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS, STACKS> &w,
+                                                  const Piece<D, NT> &s, const float (&unit)[NT], bool any)
 {
     uint32_t at = w.stage(w.part, w.place) - shared_address(w.shared);
     float4 *o = reinterpret_cast<float4 *>(w.shared + at) + w.lane;
@@ -280,7 +280,8 @@ static __device__ __forceinline__ void share_part(const DecodeWarp<D, NT, QUADS,
 
 /* The parts of a KV head in order → one state. Each of its warps chains a share of the channels. */
 template <int D, int NT, int QUADS, bool STACKS>
-static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Places<NT> &at)
+static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS, STACKS> &w,
+                                                   const Places<NT> &at)
 {
     uint32_t words = w.now.words, flags = word(words, FLAGS);
     uint32_t warps = flags & PAIRED ? 2 : QUAD, base = w.part / warps * warps;
@@ -334,8 +335,8 @@ static __device__ __forceinline__ void chain_parts(const DecodeWarp<D, NT, QUADS
 
 /* A stacked warp's own rows. */
 template <int D, int NT, int QUADS, bool STACKS>
-static __device__ __forceinline__ void write_rows(const DecodeWarp<D, NT, QUADS, STACKS> &w, const Places<NT> &at,
-                                                  const Piece<D, NT> &s)
+static __device__ __forceinline__ void write_rows(const DecodeWarp<D, NT, QUADS, STACKS> &w,
+                                                  const Places<NT> &at, const Piece<D, NT> &s)
 {
     uint32_t words = w.now.words; /* all lanes take part in reading the item */
     size_t state = word(words, STATE) + (size_t)w.kv_head() * word(words, STATE_STRIDE);
@@ -374,7 +375,7 @@ static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS, STACK
     bool stacked = STACKS && word(words, FLAGS) & STACKED;
     if (stream != k.loaded && w.waited) {
         load_columns<D, NT>(w.p, h, words, kv_head, stacked ? 4 * NT * w.part : 0, w.lane, k.rows, k.at);
-        if (STACKS && k.loaded == NONE)
+        if (k.loaded == NONE)
             w.ask_ahead(); /* while the queries come */
         k.loaded = stream;
     }
@@ -406,8 +407,7 @@ template <int D, int NT, int QUADS, bool STACKS>
 static __device__ __forceinline__ void take_half(DecodeWarp<D, NT, QUADS, STACKS> &w, Work<D, NT> &k)
 {
     uint32_t words = w.now.words, flags = word(words, FLAGS), first_page = word(words, FIRST_PAGE),
-             before = (first_page + k.page) * PAGE,
-             fill = page_fill(words, k.page);
+             before = (first_page + k.page) * PAGE, fill = page_fill(words, k.page);
     bool stacked = STACKS && flags & STACKED, full = fill ? fill == PAGE : k.at.least >= before + PAGE;
     bool seen = !stacked || (k.at.active && (fill || k.at.most > before));
     /* stacked: halves lie in the rings of the quad's warps in turn */
@@ -486,8 +486,6 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS, STACKS
         w.meet();
         fresh = true;
         if (!w.waited) {
-            if (!STACKS)
-                w.ask_ahead(); /* the group beside will slow down what is read later */
             w.begin();
             continue;
         }

@@ -134,9 +134,8 @@ struct Heads {
     float top[BEFORE + MERGE_THREADS]; /* largest m of the segment so far */
 };
 
-/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. Returns whether all
- * pieces are chunks. */
-static __device__ __forceinline__ bool make_factors(const Params &p, const Row &row, uint32_t from,
+/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. */
+static __device__ __forceinline__ void make_factors(const Params &p, const Row &row, uint32_t from,
                                                     uint32_t end, float carry, Heads &heads,
                                                     const Table &table)
 {
@@ -193,7 +192,7 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const Row &
             table.piece[tid] = {l, (starts ? START : 0u) | (ends ? END : 0u)};
         }
     }
-    return __syncthreads_and(!valid || (starts && ends));
+    __syncthreads();
 }
 
 /* Channels slice·NARROW.. of all pieces of a batch → table.o. */
@@ -222,20 +221,25 @@ static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &
 
 /* Pieces from, …, end - 1 of a batch, all of one segment, one channel. */
 static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t from, uint32_t end,
-                                                    bool simple, Sum<1> &chunk, Sum<1> &total)
+                                                    Sum<1> &chunk, Sum<1> &total)
 {
-    const float *o = table.o + threadIdx.x % NARROW;
-    if (simple) {
+    uint32_t lane = threadIdx.x % NARROW;
+    const float *o = table.o + lane;
+    for (uint32_t next; from < end; from = next) {
+        next = min(from + 32, end);
+        bool whole = from + lane >= next || table.piece[from + lane].flags == (START | END);
+        if (__all_sync(~0u, whole)) { /* chunks */
 #pragma unroll 8
-        for (uint32_t i = from; i < end; i++) {
-            float up = table.factor[i].up, down = table.factor[i].down;
-            total.l = __fmaf_rn(total.l, up, __fmul_rn(table.piece[i].l, down));
-            total.o[0] = __fmaf_rn(total.o[0], up, __fmul_rn(o[i * NARROW], down));
-        }
-    } else {
+            for (uint32_t i = from; i < next; i++) {
+                float up = table.factor[i].up, down = table.factor[i].down;
+                total.l = __fmaf_rn(total.l, up, __fmul_rn(table.piece[i].l, down));
+                total.o[0] = __fmaf_rn(total.o[0], up, __fmul_rn(o[i * NARROW], down));
+            }
+        } else {
 #pragma unroll 4
-        for (uint32_t i = from; i < end; i++)
-            take_piece(table.factor[i], table.piece[i], o[i * NARROW], chunk, total);
+            for (uint32_t i = from; i < next; i++)
+                take_piece(table.factor[i], table.piece[i], o[i * NARROW], chunk, total);
+        }
     }
 }
 
@@ -256,7 +260,7 @@ static __device__ __forceinline__ void chain_row(const Params &p, const Row &row
         }
         __syncthreads();
         fetch_states(p, row, from, end, slice, table);
-        bool simple = make_factors(p, row, from, end, carry, heads, table);
+        make_factors(p, row, from, end, carry, heads, table);
         asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
         carry = heads.top[BEFORE + n - 1];
@@ -266,8 +270,8 @@ static __device__ __forceinline__ void chain_row(const Params &p, const Row &row
             sum[1].m = carry;
         uint32_t anchors = row.anchors <= from ? 0 : min(row.anchors - from, n);
         if (threadIdx.x < NARROW) {
-            chain_pieces(table, 0, anchors, simple, chunk, sum[0]);
-            chain_pieces(table, anchors, n, simple, chunk, sum[1]);
+            chain_pieces(table, 0, anchors, chunk, sum[0]);
+            chain_pieces(table, anchors, n, chunk, sum[1]);
         }
     }
 }
@@ -397,92 +401,32 @@ template <int N> struct Chain {
     Sum<N> chunk, total, anchor;
 };
 
-/* Pieces i, … of a row, at most BATCH, out of the ring: o; and the head of piece i + lane % BATCH. */
-template <int N> struct Batch {
-    uint4 head;
-    float o[BATCH][N];
-};
+/* Pieces i, … of a row, at most BATCH. */
 template <int C>
-static __device__ __forceinline__ void load_batch(const Place<C> &at, uint32_t lane, Batch<C / 32> &batch)
+static __device__ __forceinline__ void take_pieces(const Place<C> &at, uint32_t i, uint32_t anchors,
+                                                   uint32_t all, uint32_t lane, Chain<C / 32> &chain)
 {
-    batch.head = at.head[lane % BATCH];
-#pragma unroll
-    for (uint32_t k = 0; k < BATCH; k++)
-        load_channels<C / 32>(&at.o[k][lane * (C / 32)], batch.o[k]);
-}
-
-/* What a piece does: one that begins a chunk takes the chunk before it into the total, total' = fma(total, x,
- * chunk·y), and is the chunk then; another is taken into the chunk, in the same way. Where there is nothing to
- * be taken, x is 1 and y is -0. Lanes work out the factors of a piece each; the running maxima go through all
- * of them. m of the chain is brought up to date. */
-template <int N>
-static __device__ __forceinline__ void find_factors(const Batch<N> &batch, uint32_t i, uint32_t anchors,
-                                                    uint32_t all, uint32_t lane, Chain<N> &chain, float &x,
-                                                    float &y, uint32_t &begins)
-{
-    float old = FP_NEG_INF, high = FP_NEG_INF, from = FP_NEG_INF, m = __uint_as_float(batch.head.x);
-    uint32_t own = lane % BATCH;
-    bool start = i + own == 0 || i + own == anchors || batch.head.z;
-    begins = __ballot_sync(~0u, start);
+    constexpr int N = C / 32;
 #pragma unroll
     for (uint32_t k = 0; k < BATCH; k++) {
-        float next = __shfl_sync(~0u, m, (int)k);
         if (i + k >= all)
             break;
-        bool starts = begins >> k & 1;
-        float before = starts ? chain.total.m : chain.chunk.m, taken = starts ? chain.chunk.m : next,
-              after = fmaxf(before, taken);
-        if (k == own)
-            old = before, high = after, from = taken;
-        chain.total.m = starts ? after : chain.total.m;
-        chain.chunk.m = starts ? next : after;
-        if (i + k == anchors) {
-            chain.anchor.m = chain.total.m;
-            chain.total.m = FP_NEG_INF;
-        }
-    }
-    bool live = from != FP_NEG_INF;
-    x = live ? exp2c(__fsub_rn(old, high)) : 1.0f;
-    y = live ? exp2c(__fsub_rn(from, high)) : -0.0f;
-}
-
-template <int N>
-static __device__ __forceinline__ void take_batch(const Batch<N> &batch, uint32_t i, uint32_t anchors,
-                                                  uint32_t all, uint32_t lane, Chain<N> &chain)
-{
-    float x, y;
-    uint32_t begins;
-    find_factors<N>(batch, i, anchors, all, lane, chain, x, y, begins);
-#pragma unroll
-    for (uint32_t k = 0; k < BATCH; k++) {
-        float a = __shfl_sync(~0u, x, (int)k), b = __shfl_sync(~0u, y, (int)k),
-              l = __shfl_sync(~0u, __uint_as_float(batch.head.y), (int)k);
-        if (i + k >= all)
-            break;
-        Sum<N> &chunk = chain.chunk, &total = chain.total;
-        if (!(begins >> k & 1)) { /* a span of a chunk that has begun */
-            chunk.l = __fmaf_rn(chunk.l, a, __fmul_rn(l, b));
-#pragma unroll
-            for (int c = 0; c < N; c++)
-                chunk.o[c] = __fmaf_rn(chunk.o[c], a, __fmul_rn(batch.o[k][c], b));
+        uint4 head = at.head[k];
+        float m = __uint_as_float(head.x), l = __uint_as_float(head.y), o[N];
+        load_channels<N>(&at.o[k][lane * N], o);
+        if (i + k != 0 && i + k != anchors && !head.z) { /* a span of a chunk that has begun */
+            take<N>(chain.chunk, m, l, o);
             continue;
         }
-        total.l = __fmaf_rn(total.l, a, __fmul_rn(chunk.l, b));
-        chunk.l = l;
-#pragma unroll
-        for (int c = 0; c < N; c++) {
-            total.o[c] = __fmaf_rn(total.o[c], a, __fmul_rn(chunk.o[c], b));
-            chunk.o[c] = batch.o[k][c];
-        }
+        take<N>(chain.total, chain.chunk.m, chain.chunk.l, chain.chunk.o);
         if (i + k == anchors) {
-            chain.anchor.l = total.l;
-            total.l = 0.0f;
-#pragma unroll
-            for (int c = 0; c < N; c++) {
-                chain.anchor.o[c] = total.o[c];
-                total.o[c] = 0.0f;
-            }
+            chain.anchor = chain.total;
+            chain.total.clear();
         }
+        chain.chunk.m = m, chain.chunk.l = l;
+#pragma unroll
+        for (int c = 0; c < N; c++)
+            chain.chunk.o[c] = o[c];
     }
 }
 
@@ -507,7 +451,7 @@ static __device__ __forceinline__ void merge_by_warps(const Params &p, const Hea
             rows = 1;
         uint32_t mine_gamma = p.gamma ? p.gamma[mine.gamma_at] : 0, slot = 0;
         Fetch fetch = {0, 0, 0};
-        for (uint32_t n = 0; n < places; n++)
+        for (uint32_t n = 1; n < places; n++)
             fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
 #pragma unroll 1
         for (uint32_t r = 0; r < rows; r++) {
@@ -516,13 +460,11 @@ static __device__ __forceinline__ void merge_by_warps(const Params &p, const Hea
             chain.chunk.clear(), chain.total.clear(), chain.anchor.clear();
 #pragma unroll 1
             for (uint32_t i = 0; i < all; i += BATCH) {
-                Batch<N> batch;
+                fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
                 wait_copies(places - 1);
                 __syncwarp();
-                load_batch<C>(ring[slot], lane, batch);
+                take_pieces<C>(ring[slot], i, anchors, all, lane, chain);
                 __syncwarp(); /* the place is filled again */
-                fetch_pieces<C>(p, mine, rows, slices, first, stride, ring, places, lane, fetch);
-                take_batch<N>(batch, i, anchors, all, lane, chain);
                 if (++slot == places)
                     slot = 0;
             }

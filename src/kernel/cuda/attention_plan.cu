@@ -157,6 +157,42 @@ static fp_status make_work(fp_cuda_attention *plan, const fp_cuda_attention_sequ
     return FP_OK;
 }
 
+static bool any_stack(const fp_cuda_attention *plan)
+{
+    bool any = false;
+    for (size_t i = 0; i < plan->lists.n; i++)
+        any = any || plan->lists.at[i].stacked;
+    return any;
+}
+
+/* Who works on what together, by what it is estimated to take: few and short units are done sooner side by
+ * side than stacked; large stacks have a kernel of their own. */
+static fp_status choose_work(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences, size_t n,
+                             bool *whole, uint32_t (&step)[LIST_KINDS])
+{
+    uint32_t unshared = fp__cuda_attention_tuning[FP__TUNE_UNSHARED],
+             large = fp__cuda_attention_tuning[FP__TUNE_LARGE];
+    bool share = unshared != 1, shared;
+    FP_TRY(make_work(plan, sequences, n, share, large == 2, &shared, whole, step));
+    if (large == 2)
+        return FP_OK;
+    bool stacks = plan->stack.kernel && large != 1 && any_stack(plan);
+    if (shared && !unshared) {
+        uint64_t time = decode_time(plan, step);
+        FP_TRY(make_work(plan, sequences, n, false, false, &shared, whole, step));
+        share = decode_time(plan, step) >= time;
+        if (share)
+            FP_TRY(make_work(plan, sequences, n, true, false, &shared, whole, step));
+    }
+    if (!stacks)
+        return FP_OK;
+    uint64_t time = form_time(plan, step);
+    FP_TRY(make_work(plan, sequences, n, unshared != 1, true, &shared, whole, step));
+    if (form_time(plan, step) >= time)
+        FP_TRY(make_work(plan, sequences, n, share, false, &shared, whole, step));
+    return FP_OK;
+}
+
 static int by_pages(const void *a, const void *b)
 {
     const Item *x = (const Item *)a, *y = (const Item *)b;
@@ -173,20 +209,13 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     FP_TRY(check_step(plan, sequences, n));
     if (plan->planned)
         FP_CUDA(cudaEventSynchronize(plan->copied), "waiting for attention's last plan");
-    /* few and short units are done sooner side by side than stacked */
-    bool whole, shared;
-    uint32_t step[LIST_KINDS], tuned = fp__cuda_attention_tuning[FP__TUNE_UNSHARED];
-    bool large = fp__cuda_attention_tuning[FP__TUNE_LARGE] >= 2;
-    FP_TRY(make_work(plan, sequences, n, tuned != 1, large, &shared, &whole, step));
-    if (shared && !tuned) {
-        uint64_t time = decode_time(plan, step);
-        FP_TRY(make_work(plan, sequences, n, false, large, &shared, &whole, step));
-        if (decode_time(plan, step) >= time)
-            FP_TRY(make_work(plan, sequences, n, true, large, &shared, &whole, step));
-    }
+    bool whole;
+    uint32_t step[LIST_KINDS];
+    FP_TRY(choose_work(plan, sequences, n, &whole, step));
     plan->alone = n == 1 ? solo_choose(plan, sequences) : nullptr;
     plan->merges.n = plan->piece_flags.n = 0;
     if (plan->alone) {
+        plan->stacks = false;
         plan->streams.n = plan->used_rows = 0;
         if (!solo_items(plan, sequences))
             return out_of_memory();

@@ -39,8 +39,8 @@ static __device__ __forceinline__ void write_span(const Params &p, const Target 
             write_head(p, to.row[r], m[r], l[r], begins);
 #pragma unroll
         for (int j = 0; j < D / 8; j++)
-            *reinterpret_cast<float2 *>(o + 8 * j) = make_float2(
-                __fadd_rn(span.o[4 * j + 2 * r], zero), __fadd_rn(span.o[4 * j + 2 * r + 1], zero));
+            *reinterpret_cast<float2 *>(o + 8 * j) = make_float2(__fadd_rn(span.o[4 * j + 2 * r], zero),
+                                                                 __fadd_rn(span.o[4 * j + 2 * r + 1], zero));
     }
 }
 
@@ -120,7 +120,8 @@ static __device__ __forceinline__ void copy_share(uint32_t stage, const uint8_t 
     for (int i = 0; i < V_ROWS; i++)
         prefill::copy16(to + i * 128, v + 8 * i * PAGE);
     if (scales && lane < 16)
-        prefill::copy16(stage + prefill::Stage<D>::SCALES + (uint32_t)offsetof(prefill::Scales, raw) + 16 * lane,
+        prefill::copy16(stage + prefill::Stage<D>::SCALES + (uint32_t)offsetof(prefill::Scales, raw) +
+                            16 * lane,
                         slab + 128 * D + 16 * lane);
 }
 
@@ -156,7 +157,7 @@ template <int D> struct Group {
                           part, part == page % QUAD, lane);
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
-    /* This thread's share of the page after those that are under way is there; its scales are prepared. */
+    /* This thread's share of a page is there, the last one may be under way; its scales are prepared. */
     __device__ __forceinline__ void finish_page(uint32_t words, uint32_t page, uint32_t pages) const
     {
         asm volatile("cp.async.wait_group %0;" ::"n"(STACK_STAGES - 2) : "memory");
@@ -168,18 +169,6 @@ template <int D> struct Group {
         }
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
     }
-    /* Asks for a unit's pages that were complete before the step: they come into L2. */
-    __device__ __forceinline__ void ask(uint32_t words, uint32_t kv_head) const
-    {
-        uint32_t number = __shfl_sync(~0u, words, INLINE + (int)(lane % CHUNK_PAGES));
-        uint32_t early = word(words, EARLY);
-        const uint8_t *slab =
-            p.kv + number * p.group_bytes + p.layer_offset + kv_head * (size_t)(128 * D + 256);
-        if (part == 0 && lane >= STACK_STAGES - 1 && lane < early)
-            asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(slab)),
-                         "r"(128 * D + 256)
-                         : "memory");
-    }
     __device__ __forceinline__ void wait()
     {
         if (!waited)
@@ -188,8 +177,7 @@ template <int D> struct Group {
     }
 };
 
-template <int D>
-static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit)
+template <int D> static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit)
 {
     using namespace prefill;
     const Params &p = group.p;
@@ -197,23 +185,15 @@ static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit
     uint32_t words = __ldg(item + group.lane), kv_head = unit % p.kv_heads, c = group.lane % 4 * 4,
              pages = word(words, PAGES), first_page = word(words, FIRST_PAGE), rows = word(words, ROWS);
     Shared none = {};
-    Consumer<D, 1> k = {p,
-                        group.h,
-                        none,
-                        {0, 0},
-                        0,
-                        group.part,
-                        group.lane,
-                        group.q,
-                        {0, group.rows() + threadIdx.x % 128 / 4 * 16},
+    Consumer<D, 1> k = {p,          group.h, none,
+                        {0, 0},     0,       group.part,
+                        group.lane, group.q, {0, group.rows() + threadIdx.x % 128 / 4 * 16},
                         nullptr};
     if (word(words, EARLY) < min(pages, STACK_STAGES - 1))
         group.wait(); /* for pages that were not complete before the step */
     group.meet();     /* nobody reads what a unit before left */
     for (uint32_t page = 0; page < STACK_STAGES - 1; page++)
         group.start_page(words, kv_head, page, pages);
-    if (!group.waited)
-        group.ask(words, kv_head);
     Tile t = {group.q, 0, 0};
     Target to;
 #pragma unroll
@@ -248,10 +228,8 @@ static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit
         bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
         int hi[32], lo[32];
         multiply_keys<D>(t, stage, hi, lo);
-        if (ready) {
+        if (ready)
             group.start_page(words, kv_head, number + STACK_STAGES - 1, pages);
-            group.finish_page(words, number + 1, pages);
-        }
         const Scales *s = at_shared<const Scales>(stage + Stage<D>::SCALES);
         Scores scores;
         prefill::Weights weights;
@@ -280,10 +258,12 @@ static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit
         if (number % SPAN_PAGES == SPAN_PAGES - 1 || number + 1 == seen)
             end_span<D>(k, to, first_page + number, pages > STACK_SPAN_PAGES, rows, span, chunk);
         number++;
+        group.finish_page(words, number, pages);
         group.meet();
     }
     /* spans that no row sees have empty states */
-    for (uint32_t number = (seen + SPAN_PAGES - 1) / SPAN_PAGES * SPAN_PAGES; number < pages; number += SPAN_PAGES)
+    for (uint32_t number = (seen + SPAN_PAGES - 1) / SPAN_PAGES * SPAN_PAGES; number < pages;
+         number += SPAN_PAGES)
         end_span<D>(k, to, first_page + number, pages > STACK_SPAN_PAGES, rows, span, chunk);
     asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
@@ -292,8 +272,7 @@ static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit
 constexpr int START = DECODE_REGISTERS / 3, QUAD_REGISTERS = 128, GROUP_REGISTERS = 176;
 static_assert(2 * QUAD_REGISTERS + GROUP_REGISTERS <= 3 * START, "more registers than there are");
 
-template <int D>
-__global__ void __maxnreg__(START) decode_beside_stacks(const __grid_constant__ Params p)
+template <int D> __global__ void __maxnreg__(START) decode_beside_stacks(const __grid_constant__ Params p)
 {
 #if FP_CUDA_WGMMA
     extern __shared__ __align__(128) uint8_t shared[];

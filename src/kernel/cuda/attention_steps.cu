@@ -27,10 +27,7 @@ static bool stacked(const List *list)
 
 static ListKind kind_of(const List *list)
 {
-    return list->team      ? TEAM_LIST
-           : list->large   ? LARGE_LIST
-           : stacked(list) ? STACKED_LIST
-                           : SPLIT_LIST;
+    return list->team ? TEAM_LIST : list->large ? LARGE_LIST : stacked(list) ? STACKED_LIST : SPLIT_LIST;
 }
 
 /* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
@@ -86,7 +83,8 @@ void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[LIST_KINDS])
     step[SPLIT_LIST] = fine ? SPAN_PAGES : CHUNK_PAGES;
     step[STACKED_LIST] = count_units(plan, STACKED_LIST, CHUNK_PAGES) < 3 * quads ? SPAN_PAGES : CHUNK_PAGES;
     step[LARGE_LIST] = count_units(plan, LARGE_LIST, CHUNK_PAGES) >= 2ull * plan->grid ? CHUNK_PAGES
-                                                                                      : STACK_SPAN_PAGES;
+                       : count_units(plan, LARGE_LIST, SPAN_PAGES) <= plan->grid       ? SPAN_PAGES
+                                                                                       : STACK_SPAN_PAGES;
     step[TEAM_LIST] = SPAN_PAGES;
     while (step[TEAM_LIST] < 64 * CHUNK_PAGES && team * SPAN_PAGES / step[TEAM_LIST] >= 16ull * plan->grid)
         step[TEAM_LIST] *= 4;
@@ -134,6 +132,39 @@ uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_
             }
     }
     return longest + all / ((uint64_t)plan->quads * plan->grid);
+}
+
+/* About how long a step's lists take, in 0.1 µs, to choose between forms: decode as its units and its bytes
+ * take, and stacks. Of 16 rows: 2.9 µs a page and quad. Beside large stacks decode takes a quarter longer,
+ * and the kernel 6 µs to begin; a group needs 3 µs for a unit of 64 rows and 2.3 for each page. */
+uint64_t form_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS])
+{
+    constexpr uint64_t BYTES = 290000; /* of memory in 0.1 µs */
+    uint64_t quads = (uint64_t)plan->quads * plan->grid, units = 0, pages = 0, stacked_pages = 0, large = 0;
+    uint32_t heads = plan->config.kv_heads, most = 0;
+    for (size_t i = 0; i < plan->lists.n; i++) {
+        const List *list = &plan->lists.at[i];
+        for (uint32_t b = 0; !list->team && b < list->blocks; b++) {
+            uint32_t n = block_pages(plan, list, b), each = min_of(n, step[LARGE_LIST]);
+            if (list->large) {
+                large += (uint64_t)ceil_div(n, step[LARGE_LIST]) * heads;
+                most = each > most ? each : most;
+            } else if (list->stacked) {
+                stacked_pages += (uint64_t)n * heads;
+            } else {
+                units += (uint64_t)ceil_div(n, CHUNK_PAGES) * heads;
+                pages += (uint64_t)n * heads;
+            }
+        }
+    }
+    uint64_t longest = units ? 60 : 0, decode = longest + (units * 12 + pages * 3) / quads,
+             bytes = pages * (128 * plan->config.d + 256) / BYTES,
+             stacks = (large + plan->grid - 1) / plan->grid * (30 + 23 * most);
+    decode = bytes > decode ? bytes : decode;
+    if (!plan->stacks)
+        return decode + stacked_pages * 29 / quads;
+    decode += decode / 4;
+    return 60 + (stacks > decode ? stacks : decode);
 }
 
 uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n)

@@ -111,8 +111,8 @@ struct fp_cuda_attention {
     const fp::attn::SoloKernel *alone;     /* of the step; null: it takes the general kernels */
     fp::attn::Array<uint32_t> piece_flags; /* of such a step */
     uint32_t merge_ctas, merge_bytes, decode_singles;
-    fp::attn::Array<fp::attn::Item> decode_items, team_items,
-        stack_items, prefills; /* prefills: whole items of the prefill kernel */
+    fp::attn::Array<fp::attn::Item> decode_items, team_items, stack_items,
+        prefills; /* prefills: whole items of the prefill kernel */
     fp::attn::Array<uint32_t> token_lists, pages;
     fp::attn::Array<uint8_t> fills;
     fp::attn::Array<fp::attn::List> lists;
@@ -167,6 +167,7 @@ Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<
 void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[LIST_KINDS]); /* pages, by ListKind */
 void choose_cut(fp_cuda_attention *plan, uint32_t step);
 uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS]);
+uint64_t form_time(const fp_cuda_attention *plan, const uint32_t (&step)[LIST_KINDS]);
 /* Pages of an item that were complete before the step. */
 uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n);
 /* Up to 16 pages of a list → an item's words. */
