@@ -367,7 +367,7 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
             barrier_init(&s.summed[lane], WORKERS * WARP_ARRIVALS);
             barrier_init(&s.added[lane], WARP_ARRIVALS);
         }
-        barrier_init_done();
+        barrier_init_fence();
         __syncwarp();
         asm volatile("bar.arrive 0, %0;" ::"n"(WARPS * 32) : "memory"); /* the others need the barriers now */
         fetch_all<TYPE>(a, s, ring, lane);
