@@ -54,6 +54,12 @@ static __device__ __forceinline__ void pin(uint32_t &x)
 constexpr uint32_t HALVES = 2 * QUAD;
 static_assert(SOLO_BARRIER_BYTES == SOLO_QUADS * HALVES * 8, "the barriers have their place");
 
+/* Pieces of a batch that begins with the piece of lane 0: as many as are whole chunks. */
+static __device__ __forceinline__ uint32_t batch_pieces(uint32_t flags)
+{
+    return 32 - __clz((int)__ballot_sync(~0u, flags & PIECE_ENDS));
+}
+
 template <int D, int NT> struct Quad {
     static constexpr uint32_t OUTPUTS = NT * D; /* float4 of a piece */
     const Params &p;
@@ -103,6 +109,17 @@ template <int D, int NT> struct Quad {
         uint32_t stages = p.solo.stages, to = slot + n;
         to -= to >= stages ? stages : 0;
         return to - (to >= stages ? stages : 0);
+    }
+    /* Of the pieces from `from` on, by lane. */
+    __device__ __forceinline__ uint32_t piece_flags(const Header &h, uint32_t from) const
+    {
+        return from + lane < pieces ? __ldg(p.plan + h.pieces_at + from + lane) : 0;
+    }
+    /* Of the batch that begins at `from`, and << 8 of the one after it. */
+    __device__ __forceinline__ uint32_t load_flags(const Header &h, uint32_t from) const
+    {
+        uint32_t flags = piece_flags(h, from);
+        return flags | piece_flags(h, from + batch_pieces(flags)) << 8;
     }
     /* 16-byte words of a piece in an inbox: m and l of each row, then o. */
     __device__ __forceinline__ uint32_t piece_words() const
@@ -442,7 +459,8 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Unit u, uin
                 parts[q.part * 8 + 4 * n + q.lane] = {s.m[n], s.l[n], w.unit[n], 0.0f};
         q.meet();
         Chain chain[NT];
-        chain_heads(q, parts, q.p.solo.inbox + place, chain);
+        if (NT == 1) /* beside the values of two row tiles there are no registers left for the factors */
+            chain_heads(q, parts, q.p.solo.inbox + place, chain);
         q.wait_fill(QUAD + q.part, u.round);
         uint32_t own_slot = q.further(values_slot, q.part);
         if (there)
@@ -455,6 +473,8 @@ static __device__ __forceinline__ void consume(const Quad<D, NT> &q, Unit u, uin
             for (int i = 0; i < D / 32; i++)
                 o[(n * (D / 32) + i) * 32] =
                     make_float4(s.o[n][4 * i], s.o[n][4 * i + 1], s.o[n][4 * i + 2], s.o[n][4 * i + 3]);
+        if (NT > 1)
+            chain_heads(q, parts, q.p.solo.inbox + place, chain);
         q.meet();
         chain_values(q, values_slot, first % CHUNK_PAGES == 0, chain, q.p.solo.inbox + place, posts);
         if (u.round + 1 == rounds)
@@ -478,21 +498,21 @@ template <int NT> struct Batch {
     float4 chunk[4 * NT][BATCH];  /* total' = fma(total, x, chunk·y); l of the chunk; of chunks, in order */
     uint32_t first[BATCH + 1];    /* pieces of chunk k: first[k] .. first[k + 1] - 1 */
     float top[2][4 * NT];         /* largest m of a segment */
-    uint4 words[BATCH * (2 * NT + SOLO_SHARE)];
     float sums[BATCH][4 * SOLO_SHARE];
+    uint4 words[]; /* of pieces: of two batches, if there is room */
 };
 
 /* Factors of a batch for one row, by one warp, a piece a lane; back: how many pieces of its chunk come before
  * it; ends: of its chunk; the first `cut` pieces are the anchor's. top: largest m of the segments before
  * them, then with them. */
 template <int NT>
-static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n, uint32_t cut, uint32_t back,
-                                                    bool ends, uint32_t row, uint32_t stride, uint32_t lane,
-                                                    float (&top)[2])
+static __device__ __forceinline__ void make_factors(Batch<NT> &batch, const uint4 *words, uint32_t n,
+                                                    uint32_t cut, uint32_t back, bool ends, uint32_t row,
+                                                    uint32_t stride, uint32_t lane, float (&top)[2])
 {
     float m = FP_NEG_INF, l = 0.0f;
     if (lane < n) {
-        float2 head = reinterpret_cast<const float2 *>(batch.words + lane * stride)[row];
+        float2 head = reinterpret_cast<const float2 *>(words + lane * stride)[row];
         m = head.x, l = head.y;
     }
     float before = FP_NEG_INF, most = m, high, old = lane < cut ? top[0] : top[1];
@@ -530,17 +550,21 @@ static __device__ __forceinline__ void make_factors(Batch<NT> &batch, uint32_t n
 
 /* Chunks of a batch side by side, each thread an output of some: batch.sums. */
 template <int NT, typename Reader>
-static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, uint32_t chunks, const Reader &r,
-                                                    uint32_t stride)
+static __device__ __forceinline__ void merge_chunks(Batch<NT> &batch, const uint4 *words, uint32_t chunks,
+                                                    const Reader &r, uint32_t stride)
 {
     uint32_t row = r.row(), at = r.at(), step = r.step();
-    const float *o = reinterpret_cast<const float *>(batch.words + 2 * NT) + at;
+    const float *o = reinterpret_cast<const float *>(words + 2 * NT) + at;
+#pragma unroll 1
     for (uint32_t k = r.from(); k < chunks; k += step) {
-        uint32_t i = batch.first[k], end = batch.first[k + 1];
+        uint32_t i = batch.first[k], n = batch.first[k + 1] - i;
         float sum = o[4 * i * stride];
-        for (i++; i < end; i++) {
-            float2 f = batch.factor[row][i];
-            sum = __fmaf_rn(sum, f.x, __fmul_rn(o[4 * i * stride], f.y));
+#pragma unroll
+        for (uint32_t j = 1; j < SPAN_PAGES; j++) {
+            if (j >= n)
+                break;
+            float2 f = batch.factor[row][i + j];
+            sum = __fmaf_rn(sum, f.x, __fmul_rn(o[4 * (i + j) * stride], f.y));
         }
         batch.sums[k][at] = sum;
     }
@@ -658,50 +682,49 @@ template <int D, int NT> struct Reader {
     }
 };
 
-/* Pieces from, … , up to a batch, merged into the totals of the segments. Returns how many; a batch has all
- * pieces of its chunks. flags: of the lane's piece. */
+/* A batch of n pieces from, …, whose words are there, merged into the totals of the segments. flags: of the
+ * lane's piece. */
 template <int D, int NT>
-static __device__ __forceinline__ uint32_t merge_batch(const Quad<D, NT> &q, const Reader<D, NT> &r,
-                                                       Batch<NT> &batch, uint32_t from,
-                                                       uint32_t anchor_pieces, uint32_t flags,
-                                                       float (&top)[NT][2], Sum (&total)[2])
+static __device__ __forceinline__ void
+merge_batch(const Quad<D, NT> &q, const Reader<D, NT> &r, Batch<NT> &batch, const uint4 *words, uint32_t n,
+            uint32_t from, uint32_t anchor_pieces, uint32_t flags, float (&top)[NT][2], Sum (&total)[2])
 {
-    uint32_t stride = q.piece_words();
-    bool end = flags & PIECE_ENDS;
-    uint32_t ends = __ballot_sync(~0u, end), chunks = __popc(ends), n = 32 - __clz((int)ends),
+    uint32_t stride = q.piece_words(), ends = __ballot_sync(~0u, flags & PIECE_ENDS), chunks = __popc(ends),
              cut = min(n, anchor_pieces - min(anchor_pieces, from)),
              anchors = __popc(ends & (uint32_t)((1ull << cut) - 1));
+    bool end = flags & PIECE_ENDS;
     if (q.part == 0 && end)
         batch.first[__popc(ends & ((1u << q.lane) - 1)) + 1] = q.lane + 1;
     if (q.part == 0 && q.lane == 0)
         batch.first[0] = 0;
-    receive(q.p.solo.inbox + q.place(r.kv_head(), r.number(), from), batch.words, n * stride, stride,
-            2 * NT + r.own(), q.part * 32 + q.lane);
-    q.meet();
 #pragma unroll
     for (int k = 0; k < NT; k++)
-        make_factors<NT>(batch, n, cut, flags >> PIECE_BACK, end, 4 * k + q.part, stride, q.lane, top[k]);
+        make_factors<NT>(batch, words, n, cut, flags >> PIECE_BACK, end, 4 * k + q.part, stride, q.lane,
+                         top[k]);
     if (q.lane < 2)
 #pragma unroll
         for (int k = 0; k < NT; k++)
             batch.top[q.lane][4 * k + q.part] = q.lane ? top[k][1] : top[k][0];
     q.meet();
-    merge_chunks<NT>(batch, chunks, r, stride);
+    merge_chunks<NT>(batch, words, chunks, r, stride);
     q.meet();
+    if (r.from() != 0)
+        return;
     uint32_t row = r.row(), at = r.at();
-#pragma unroll
-    for (int s = 0; s < 2; s++)
-        if (r.from() == 0)
+    Sum sum = anchors ? total[0] : total[1];
 #pragma unroll 4
-            for (uint32_t k = s ? anchors : 0; k < (s ? chunks : anchors); k++) {
-                float4 f = batch.chunk[row][k];
-                total[s].l = __fmaf_rn(total[s].l, f.x, __fmul_rn(f.z, f.y));
-                total[s].o = __fmaf_rn(total[s].o, f.x, __fmul_rn(batch.sums[k][at], f.y));
-            }
-    return n;
+    for (uint32_t k = 0; k < chunks; k++) {
+        float4 f = batch.chunk[row][k];
+        if (k == anchors && k)
+            total[0] = sum, sum = total[1];
+        sum.l = __fmaf_rn(sum.l, f.x, __fmul_rn(f.z, f.y));
+        sum.o = __fmaf_rn(sum.o, f.x, __fmul_rn(batch.sums[k][at], f.y));
+    }
+    total[0] = anchors == chunks ? sum : total[0];
+    total[1] = anchors == chunks ? total[1] : sum;
 }
 
-/* All pieces of both segments → outputs. flags: of the first batch, by lane. */
+/* All pieces of both segments → outputs. flags: of the first batch, by lane, and << 8 of the second. */
 template <int D, int NT>
 static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const Reader<D, NT> &r,
                                                     uint32_t flags)
@@ -709,10 +732,11 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
     const Params &p = q.p;
     const Header &h = *reinterpret_cast<const Header *>(p.plan);
     Batch<NT> &batch = *reinterpret_cast<Batch<NT> *>(q.shared + q.stage_offset(0));
-    static_assert(sizeof(Batch<NT>) <= SOLO_LEAST_STAGES * stage_bytes(D), "it fits the ring");
+    constexpr uint32_t ROOM = (SOLO_LEAST_STAGES * stage_bytes(D) - sizeof(Batch<NT>)) / 16;
+    static_assert(ROOM >= BATCH * (2 * NT + SOLO_SHARE), "a batch fits the ring");
     if (r.own() == 0)
         return;
-    uint32_t anchor_pieces = h.anchor_pieces, mode = h.mode,
+    uint32_t anchor_pieces = h.anchor_pieces, mode = h.mode, stride = q.piece_words(),
              gamma = p.gamma && anchor_pieces ? p.gamma[(size_t)h.gamma_row * p.heads_q + r.head(p)] : 0;
     Sum total[2] = {};
     float top[NT][2];
@@ -720,12 +744,27 @@ static __device__ __forceinline__ void make_outputs(const Quad<D, NT> &q, const 
     for (int k = 0; k < NT; k++)
         top[k][0] = top[k][1] = FP_NEG_INF;
 #pragma unroll 1
-    for (uint32_t from = 0; from < q.pieces;) {
-        if (from) { /* the batch before is done with */
-            flags = from + q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + from + q.lane) : 0;
-            q.meet();
+    for (uint32_t from = 0;;) {
+        uint32_t next = flags >> 8, n = batch_pieces(flags), more = batch_pieces(next);
+        flags &= 255;
+        more = (n + more) * stride <= ROOM ? more : 0;
+        receive(p.solo.inbox + q.place(r.kv_head(), r.number(), from), batch.words, (n + more) * stride,
+                stride, 2 * NT + r.own(), q.part * 32 + q.lane);
+        const uint4 *words = batch.words;
+        q.meet();
+#pragma unroll 1
+        for (;;) {
+            merge_batch(q, r, batch, words, n, from, anchor_pieces, flags, top, total);
+            from += n, words += n * stride;
+            if (more == 0)
+                break;
+            flags = next, n = more, more = 0;
+            q.meet(); /* the batch before is done with */
         }
-        from += merge_batch(q, r, batch, from, anchor_pieces, flags, top, total);
+        if (from >= q.pieces)
+            break;
+        flags = q.load_flags(h, from);
+        q.meet();
     }
     if (!r.writes())
         return;
@@ -759,8 +798,8 @@ __global__ void __launch_bounds__(SOLO_WARPS * 32, 2) attend(const __grid_consta
         rounds++;
     if (rounds)
         fill(q, u, 0, true);
-    uint32_t first_token = word(first, TOKEN), rows = word(first, ROWS),
-             flags = q.lane < q.pieces ? __ldg(p.plan + h.pieces_at + q.lane) : 0;
+    uint32_t first_token = word(first, TOKEN), rows = word(first, ROWS), flags = q.load_flags(h, 0);
+    pin(flags);
     QueryPlaces<D, NT> places(p, first_token, rows, q.lane);
     Posts<D, NT> posts(q);
     Reader<D, NT> reader(q, first_token, rows);
