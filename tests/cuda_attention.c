@@ -347,24 +347,75 @@ static size_t words_checked, words_wrong;
 static uint32_t choices[FP__TUNE_COUNT]; /* those asked for, where a plan is created */
 static bool brief;                       /* under a tool that makes everything slow: each case once */
 
+static void poison(const struct lab *c, const struct device_lab *g)
+{
+    size_t rows = (size_t)c->tokens * c->heads;
+    CUDA(cudaMemset(g->out, 0xa5, rows * c->d * 4));
+    CUDA(cudaMemset(g->alpha, 0xa5, rows * 4));
+}
+
+/* The second and third run begin before the one before them ends. */
+static void run_thrice(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, bool in_a_graph)
+{
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA(cudaStreamCreate(&stream));
+    if (in_a_graph)
+        CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    for (int i = 0; i < 3; i++)
+        OK(fp_cuda_attention_run(plan, args, stream));
+    if (in_a_graph) {
+        CUDA(cudaStreamEndCapture(stream, &graph));
+        CUDA(cudaGraphInstantiate(&exec, graph, 0));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaGraphLaunch(exec, stream));
+        CUDA(cudaStreamSynchronize(stream));
+        CUDA(cudaGraphExecDestroy(exec));
+        CUDA(cudaGraphDestroy(graph));
+    }
+    CUDA(cudaStreamDestroy(stream));
+}
+
+/* Steps of one sequence of other lengths and by other kernels, one after the other, then the case's own. */
+static void take_turns(const struct lab *c, fp_cuda_attention *plan, const fp_cuda_attention_run_args *args)
+{
+    fp_cuda_attention_sequence other = c->sequences[0];
+    other.context.causal_tokens /= 2;
+    if (other.context.n_pages)
+        memset(&other.anchor, 0, sizeof other.anchor);
+    for (uint32_t i = 0; i < 9; i++) {
+        fp__cuda_attention_tuning[FP__TUNE_SOLO] = i % 3 == 2 ? 1 : 5;
+        OK(fp_cuda_attention_plan(plan, i % 2 ? &other : c->sequences, 1, NULL));
+        for (uint32_t k = 0; k < 1 + i % 2; k++)
+            OK(fp_cuda_attention_run(plan, args, NULL));
+    }
+    fp__cuda_attention_tuning[FP__TUNE_SOLO] = 5;
+    OK(fp_cuda_attention_plan(plan, c->sequences, 1, NULL));
+}
+
 /* Runs the case planned in several ways, each twice; all must have the same bits. */
 static void check_lab(struct lab *c, const char *name)
 {
-    static const uint32_t variants[][FP__TUNE_COUNT] = {{0},
-                                                        {4, 4, 4, 1, 2},
-                                                        {16, 16, 16, 1, 2},
-                                                        {0, 4, 32, 2},
-                                                        {4, 16, 8, 0, 1},
-                                                        {0, 0, 0, 2, 1},
-                                                        {16, 4, 0, 1, 2, 1},
-                                                        {0, 0, 0, 2, 0, 0, 1},
-                                                        {0, 0, 0, 2, 0, 0, 2},
-                                                        {0, 0, 0, 2, 0, 0, 3},
-                                                        {0, 0, 0, 2, 0, 0, 4},
-                                                        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1},
-                                                        {4, 16, 0, 1, 2, 0, 0, 0, 0, 2, 2},
-                                                        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3},
-                                                        {4, 4, 0, 1, 1, 0, 0, 3, 0, 2, 4}};
+    static const uint32_t variants[][FP__TUNE_COUNT] = {
+        {0},
+        {[FP__TUNE_SOLO] = 1},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_WINDOW] = 1},
+        {[FP__TUNE_SOLO] = 5, [FP__TUNE_SOLO_WINDOW] = 4},
+        {4, 4, 4, 1, 2, [FP__TUNE_SOLO] = 1},
+        {16, 16, 16, 1, 2, [FP__TUNE_SOLO] = 1},
+        {0, 4, 32, 2, [FP__TUNE_SOLO] = 1},
+        {4, 16, 8, 0, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 1, [FP__TUNE_SOLO] = 1},
+        {16, 4, 0, 1, 2, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 1, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 2, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 3, [FP__TUNE_SOLO] = 1},
+        {0, 0, 0, 2, 0, 0, 4, [FP__TUNE_SOLO] = 1},
+        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1, [FP__TUNE_SOLO] = 1, [FP__TUNE_PACE] = 16},
+        {4, 16, 0, 1, 2, 0, 0, 0, 0, 2, 2, [FP__TUNE_SOLO] = 1},
+        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3, [FP__TUNE_SOLO] = 1, [FP__TUNE_PACE] = 2},
+        {4, 4, 0, 1, 1, 0, 0, 3, 0, 2, 4, [FP__TUNE_SOLO] = 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);
     struct device_lab g;
@@ -383,18 +434,24 @@ static void check_lab(struct lab *c, const char *name)
     OK(fp_cuda_attention_create(&config, &plan));
     fp_cuda_attention_run_args args = {g.planes,        g.s_q,   g.pool, c->group_bytes,
                                        c->layer_offset, g.gamma, g.out,  g.alpha};
-    for (size_t v = 0; v < (brief ? 1 : sizeof variants / sizeof *variants); v++) {
+    for (size_t v = 0; v < (brief ? 2 : sizeof variants / sizeof *variants); v++) {
         memcpy(fp__cuda_attention_tuning, variants[v], sizeof variants[v]);
         OK(fp_cuda_attention_plan(plan, c->sequences, c->n, NULL));
         for (int again = 0; again < (brief ? 1 : 2); again++) {
-            CUDA(cudaMemset(g.out, 0xa5, rows * c->d * 4));
-            CUDA(cudaMemset(g.alpha, 0xa5, rows * 4));
-            for (int i = 0; i < 3; i++) /* the second and third begin before the one before them ends */
-                OK(fp_cuda_attention_run(plan, &args, NULL));
+            poison(c, &g);
+            run_thrice(plan, &args, again);
             CUDA(cudaDeviceSynchronize());
             words_wrong += count_wrong(c, &g, name, (int)v * 10 + again);
             words_checked += rows * (c->d + 1);
         }
+    }
+    if (c->n == 1 && c->tokens <= 8) {
+        take_turns(c, plan, &args);
+        poison(c, &g);
+        OK(fp_cuda_attention_run(plan, &args, NULL));
+        CUDA(cudaDeviceSynchronize());
+        words_wrong += count_wrong(c, &g, name, -1);
+        words_checked += rows * (c->d + 1);
     }
     memset(fp__cuda_attention_tuning, 0, sizeof fp__cuda_attention_tuning);
     /* the comparison sees other pages */
@@ -405,12 +462,9 @@ static void check_lab(struct lab *c, const char *name)
         printf("WRONG %s: other pages gave the same words\n", name);
     }
     fp_cuda_attention_destroy(plan);
-    CUDA(cudaFree(g.planes));
-    CUDA(cudaFree(g.s_q));
-    CUDA(cudaFree(g.pool));
-    CUDA(cudaFree(g.gamma));
-    CUDA(cudaFree(g.out));
-    CUDA(cudaFree(g.alpha));
+    void *all[] = {g.planes, g.s_q, g.pool, g.gamma, g.out, g.alpha};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        CUDA(cudaFree(all[i]));
 }
 
 static void check_random(uint32_t seed)
@@ -449,6 +503,23 @@ static void check_prefill(uint32_t seed)
     char name[128];
     snprintf(name, sizeof name, "prefill seed %u d %u G %u HK %u sequences %zu tokens %u", seed, d, group,
              kv_heads, n, tokens);
+    check_lab(&c, name);
+    free_lab(&c);
+}
+
+/* One sequence of up to 8 rows a KV head: what has a kernel of its own. */
+static void check_alone(uint32_t seed)
+{
+    static const uint32_t sizes[] = {128, 64, 96};
+    random_state = seed;
+    uint32_t d = sizes[seed % 3], group = 1 + random_below(8), tokens = 1 + random_below(8 / group),
+             kv_heads = 1 + random_below(3), pages = seed % 5 == 0 ? 400 : 4 + random_below(90);
+    struct lab c;
+    make_lab(&c, d, kv_heads, group, tokens, 40, (int)random_below(PAINTS + 1));
+    make_sequences(&c, 1, tokens, (int)random_below(2), 30, pages);
+    char name[128];
+    snprintf(name, sizeof name, "alone seed %u d %u G %u HK %u tokens %u pages %u + %u", seed, d, group,
+             kv_heads, tokens, c.sequences[0].anchor.n_pages, c.sequences[0].context.n_pages);
     check_lab(&c, name);
     free_lab(&c);
 }
@@ -548,8 +619,10 @@ static int check(uint32_t cases)
     for (size_t i = 0; i < 4; i++)
         check_long(sizes[i], 4, 70, 1200);
     check_long(128, 8, 0, 33), check_long(128, 4, 16, 2100), check_long(128, 1, 513, 40);
-    for (uint32_t i = 0; i < cases; i++)
+    for (uint32_t i = 0; i < cases; i++) {
         check_random(1000 + i);
+        check_alone(500 + i);
+    }
     return check_prefills(2 * cases);
 }
 
@@ -863,6 +936,14 @@ static int bench(const char *only)
         {{"prefill 1024 at 32k", 128, 8, 4, 1, 1024, 0, 32768, false, 0}, 0},
         {{"prefill 8x512", 128, 8, 4, 8, 512, 0, 512, false, 0}, 0},
         {{"prefill 4x2k", 128, 8, 4, 4, 2048, 0, 2048, false, 0}, 0},
+        {{"decode 1x1k", 128, 8, 4, 1, 1, 0, 1024, false, 0}, 0},
+        {{"decode 1x4k", 128, 8, 4, 1, 1, 0, 4096, false, 0}, 0},
+        {{"decode 1x12k", 128, 8, 4, 1, 1, 0, 12288, false, 0}, 0},
+        {{"decode 1x16k", 128, 8, 4, 1, 1, 0, 16384, false, 0}, 0},
+        {{"decode small 1x8k", 64, 3, 3, 1, 1, 0, 8192, false, 0}, 0},
+        {{"decode small 1x32k", 64, 3, 3, 1, 1, 0, 32768, false, 0}, 0},
+        {{"decode G 8, 1x8k", 128, 8, 8, 1, 1, 0, 8192, false, 0}, 0},
+        {{"decode 1x8k, anchor 128", 128, 8, 4, 1, 1, 128, 8064, false, 0}, 0},
         {{"prefill 512", 128, 8, 4, 1, 512, 0, 512, false, 0}, 0},
         {{"prefill 512 and 16 decodes at 8k", 128, 8, 4, 1, 512, 0, 8192, false, 0}, 16},
         {{"prefill 64 and 16 decodes at 8k", 128, 8, 4, 1, 64, 0, 8192, false, 0}, 16},

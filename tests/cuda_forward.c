@@ -11,6 +11,7 @@
  * greedy tokens, the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
 #include "cache/leaf.h"
 #include "gguf_writer.h"
+#include "kernel/cuda/attention_tuning.h"
 #include "merkle/sha256.h"
 #include "model/cuda/forward_cuda.h"
 #include "model/forward.h"
@@ -284,8 +285,11 @@ static double run(lab *b, const scenario *c, bool gpu, results *r, double *decod
                 logits[i] = r->logits + (at + 1) * V;
                 tokens[i] = &r->tokens[at + 1];
             }
+            /* a step of one sequence takes turns between its own kernel of attention and the general ones */
+            fp__cuda_attention_tuning[FP__TUNE_SOLO] = step % 3 == 1;
             run_step(b, c, gpu, r, parts, width, logits, tokens);
         }
+    fp__cuda_attention_tuning[FP__TUNE_SOLO] = 0;
     *decode_s = now() - middle;
     if (gpu)
         CUDA(cudaMemcpy(r->pool, b->pool.kv, b->pool.pages * b->pool.group_bytes, cudaMemcpyDeviceToHost));
@@ -720,6 +724,21 @@ static void bench_decode(fp__cuda_model *m, const char *type, const fp__cuda_poo
     decoding_close(&d);
 }
 
+/* Microseconds of a step whose tokens are read before the next begins with them, as in an engine. */
+static double decoding_loop(decoding *d)
+{
+    enum { STEPS = 40, WARM = 4 };
+    double start = 0;
+    for (int i = 0; i < WARM + STEPS; i++) {
+        if (i == WARM)
+            start = now();
+        d->begun = false;
+        decoding_step(d);
+        OK(fp__cuda_forward_read(d->f, NULL, d->ids));
+    }
+    return (now() - start) / STEPS * 1e6;
+}
+
 /* Where the time of a step of one token goes: the graph as it is, without attention, and with single choices
  * undone. */
 static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool)
@@ -731,32 +750,44 @@ static void bench_parts(fp__cuda_model *m, const char *type, const fp__cuda_pool
         {"as it is", {0}},
         {"separate kernels", {.separate = 1}},
         {"rows dealt out before", {.no_taking = 1}},
-        {"ring of 80 KiB", {.decode_stage_bytes = 80 << 10}},
+        {"ring of 75 KiB", {.decode_stage_bytes = 75 << 10}},
         {"ring of 190 KiB", {.decode_stage_bytes = 190 << 10}},
-        {"carve-out 60", {.carveout = 60}},
+        {"40 KiB under way", {.under_way_bytes = 40 << 10}},
+        {"72 KiB under way", {.under_way_bytes = 72 << 10}},
+        {"110 KiB under way", {.under_way_bytes = 110 << 10}},
+        {"carve-out 100", {.carveout = 100}},
         {"without attention", {.no_attention = 1}},
-        {"separate kernels, without attention", {.separate = 1, .no_attention = 1}},
         {"no launch overlap", {.no_overlap = 1}},
     };
     static const size_t contexts[] = {4096, 32768, 102400};
+    size_t vocabulary = m->hp.vocabulary;
+    float *logits = allocate(vocabulary * 4), *again = allocate(vocabulary * 4);
     for (size_t c = 0; c < sizeof contexts / sizeof *contexts; c++)
         for (size_t i = 0; i < (c == 0 ? sizeof parts / sizeof *parts : 2); i++) {
             decoding d;
             double least, median;
             fp__cuda_tune = parts[i].tune;
-            if (decoding_open(&d, m, pool, 1, contexts[c], 8)) {
+            if (decoding_open(&d, m, pool, 1, contexts[c], 64)) {
                 for (int k = 0; k < 3; k++)
                     decoding_step(&d);
                 OK(fp__cuda_forward_wait(d.f, NULL));
+                OK(fp__cuda_forward_read(d.f, i ? again : logits, NULL));
+                bool same =
+                    parts[i].tune.no_attention || memcmp(logits, i ? again : logits, vocabulary * 4) == 0;
+                failures += !same;
                 median = decoding_replay(&d, &least);
-                printf("{\"name\": \"parts %s 1 x %zu\", \"part\": \"%s\", \"median_us\": %.1f, \"min_us\": "
-                       "%.1f}\n",
-                       type, contexts[c], parts[i].name, median, least);
+                printf(
+                    "{\"name\": \"parts %s 1 x %zu\", \"part\": \"%s\", \"same_logits\": %s, \"median_us\": "
+                    "%.1f, \"min_us\": %.1f, \"loop_us\": %.1f}\n",
+                    type, contexts[c], parts[i].name, same ? "true" : "false", median, least,
+                    decoding_loop(&d));
                 fflush(stdout);
                 decoding_close(&d);
             }
             fp__cuda_tune = (fp__cuda_tuning){0};
         }
+    free(logits);
+    free(again);
 }
 
 static void bench_prefill(fp__cuda_model *m, const char *type, const fp__cuda_pool *pool)

@@ -14,7 +14,7 @@ if [ ! -d "$out/host" ]; then
 fi
 ninja -C "$out/host" fp_objects >/dev/null
 objects=
-for name in pages sha256 elementwise linear_decode linear_prefill; do
+for name in pages sha256 elementwise linear_decode linear_token linear_prefill; do
     source=src/kernel/cuda/$name.cu object=$out/$name.o
     if [ ! -e "$object" ] || [ -n "$(find "$source" src/kernel/*.h src/kernel/cuda/*.h src/kernel/cuda/*.cuh -newer "$object" | head -1)" ]; then
         # shellcheck disable=SC2086

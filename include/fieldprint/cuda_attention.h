@@ -8,8 +8,9 @@
  *
  * Usage: create once; plan when the sequences or their lengths change (host work and one copy to the device);
  * run once per layer. run allocates nothing, launches kernels of fixed shape, and reads all sizes from
- * device memory, so a captured CUDA graph of it stays valid when the step is planned anew, as long as no
- * sequence of either plan has more than 8 query tokens (prefills may take other kernels).
+ * device memory, so a captured CUDA graph of it stays valid when a step of as many tokens is planned anew, as
+ * long as fp_cuda_attention_form is the same and no sequence of either plan has more than 8 query tokens
+ * (prefills may take other kernels).
  * On Hopper and newer, run's kernels begin while the kernel before them ends, and read ahead what of a plan
  * was complete before its step: full pages up to the one of a sequence's first query token must be written,
  * in stream order, before plan(). Partial pages and what follows may be written by the kernels just before
@@ -60,6 +61,11 @@ FP_API void fp_cuda_attention_destroy(fp_cuda_attention *plan);
  * FP_USAGE: a sequence without a page, too few pages for its tokens, a fill outside 1..64; FP_LIMIT. */
 FP_API fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
                                         size_t n, void *stream) FP_WARN_UNUSED;
+
+/* Which kernels run launches for the step that was planned last: 0: those of all steps; 1: the one of a
+ * single sequence with a short context. */
+enum { FP_CUDA_ATTENTION_FORMS = 2 };
+FP_API uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan);
 
 /* One layer. All pointers are device memory. */
 typedef struct fp_cuda_attention_run_args {

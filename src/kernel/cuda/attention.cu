@@ -15,7 +15,9 @@ namespace
 {
 
 constexpr uint32_t DECODE_QUADS = 2; /* of a multiprocessor */
+constexpr uint32_t EARLY_PACE = 1;   /* stages of a ring filled at once before the kernels ahead have ended */
 constexpr uint32_t AHEAD_HALVES = 1; /* of a warp of decode behind its ring, asked into L2 when it begins */
+constexpr uint32_t AHEAD_OF_MANY = 2; /* the same where quads take many chunks */
 
 } // namespace
 
@@ -139,6 +141,7 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     if (!plan)
         return fp__fail(FP_NO_MEMORY, "no memory for attention on the GPU");
     plan->config = *config;
+    plan->solo.device = -1;
     plan->group = hk ? config->heads / hk : 0;
     plan->tiles = plan->group <= 4 ? 1 : 2;
     plan->quads = plan->tiles == 1 && config->d <= 128 ? tuned_or(FP__TUNE_QUADS, DECODE_QUADS) : 2;
@@ -154,6 +157,8 @@ fp_status fp_cuda_attention_create(const fp_cuda_attention_config *config, fp_cu
     fp_status status = choose_shape(plan);
     if (status == FP_OK)
         status = choose_prefill(plan);
+    if (status == FP_OK)
+        status = solo_create(&plan->config, plan->grid, &plan->solo);
     if (status == FP_OK)
         status = allocate(plan);
     if (status != FP_OK) {
@@ -175,6 +180,7 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     cudaFree(plan->states);
     cudaFree(plan->anchor_scratch);
     cudaFree(plan->prefill_scratch);
+    solo_destroy(&plan->solo);
     free(plan->decode_items.at);
     free(plan->team_items.at);
     free(plan->prefills.at);
@@ -186,7 +192,13 @@ void fp_cuda_attention_destroy(fp_cuda_attention *plan)
     free(plan->merges.at);
     free(plan->streams.at);
     free(plan->leader.at);
+    free(plan->piece_flags.at);
     free(plan);
+}
+
+uint32_t fp_cuda_attention_form(const fp_cuda_attention *plan)
+{
+    return plan->alone ? 1 : 0;
 }
 
 fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention_run_args *args, void *stream)
@@ -216,10 +228,17 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.level_bytes = plan->level_bytes;
     p.merge_bytes = plan->merge_bytes;
     p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, plan->decode_stages);
-    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
+    p.early_pace = tuned_or(FP__TUNE_PACE, EARLY_PACE);
+    p.ahead_halves =
+        tuned_or(FP__TUNE_AHEAD, 1 + (plan->cut && plan->decode_stages > 1 ? AHEAD_OF_MANY : AHEAD_HALVES)) -
+        1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
+    if (plan->alone) {
+        FP_CUDA(solo_run(plan->alone, plan->grid, p, s), "starting attention of one sequence");
+        return FP_OK;
+    }
     if (plan->prefills.n) {
         const Prefill *prefill = &plan->prefill[plan->prefill_groups - 1];
         p.prefill_stages = prefill->stages;

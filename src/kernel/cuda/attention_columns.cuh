@@ -128,15 +128,30 @@ static __device__ __forceinline__ void spread_weights(const uint32_t (&w)[4][2],
     p[2] = odd ? lo0 : got0, p[3] = odd ? lo1 : got1;
 }
 
-/* K half of a page (K, then s_k, s_v) → weights; m and l of the state merged. first: tokens of the segment
- * before this page; fill: visible tokens if not 0, else causal; full: every row sees all 64. */
+/* s_k and s_v of the lane's tokens, 16·(g/2) + g%2 + 2t + 8h, at [t + 4h]. */
+template <int D>
+static __device__ __forceinline__ void load_scales(uint32_t stage, uint32_t lane, float (&s_k)[8],
+                                                   float (&s_v)[8])
+{
+    uint32_t g = lane / 4, at = stage + 64 * D + 32 * (g / 2), take = g % 2 ? 0x3244 : 0x1044;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        uint4 k = load_shared16(at + 16 * h), v = load_shared16(at + 128 + 16 * h);
+        const uint32_t kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int t = 0; t < 4; t++) {
+            s_k[t + 4 * h] = __uint_as_float(__byte_perm(kw[t], 0, take));
+            s_v[t + 4 * h] = __uint_as_float(__byte_perm(vw[t], 0, take));
+        }
+    }
+}
+
+/* Products of keys and queries, and the scales. */
 template <int D, int NT>
-static __device__ __forceinline__ void scores(const Columns<D, NT> &x, uint32_t stage, uint32_t first,
-                                              uint32_t fill, bool full, uint32_t lane, Piece<D, NT> &s,
-                                              PageWeights<NT> &out)
+static __device__ __forceinline__ void multiply_keys(const Columns<D, NT> &x, uint32_t stage, uint32_t lane,
+                                                     int (&acc)[NT][4][4], float (&s_k)[8], float (&s_v)[8])
 {
     uint32_t g = lane / 4, c = lane % 4, token = 16 * (g / 2) + g % 2;
-    int acc[NT][4][4];
 #pragma unroll
     for (int t = 0; t < 4; t++) {
         uint32_t row = stage + (token + 2 * t) * D;
@@ -160,57 +175,70 @@ static __device__ __forceinline__ void scores(const Columns<D, NT> &x, uint32_t 
                 mma_s8s8(acc[n][t], a.x, b.x, a.y, b.y, x.q[n][D / 16 - 2], x.q[n][D / 16 - 1]);
         }
     }
-    float s_k[8], s_v[8]; /* of tokens token + 2t + 8h, at [t + 4h] */
-    uint32_t at = stage + 64 * D + 32 * (g / 2), take = g % 2 ? 0x3244 : 0x1044;
+    load_scales<D>(stage, lane, s_k, s_v);
+}
+
+/* Softmax of a page for one row, of which `visible` tokens are seen: products → weights p, and m, l, 2^e. */
+static __device__ __forceinline__ void weigh_row(const int (&acc)[4][4], float s_q, const float (&s_k)[8],
+                                                 const float (&s_v)[8], int visible, uint32_t lane, float &m,
+                                                 int &l, int &e, uint32_t (&p)[4])
+{
+    uint32_t g = lane / 4, token = 16 * (g / 2) + g % 2;
+    float score[8];
+    uint32_t largest = 0;
 #pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint4 k = load_shared16(at + 16 * h), v = load_shared16(at + 128 + 16 * h);
-        const uint32_t kw[4] = {k.x, k.y, k.z, k.w}, vw[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int t = 0; t < 4; t++) {
-            s_k[t + 4 * h] = __uint_as_float(__byte_perm(kw[t], 0, take));
-            s_v[t + 4 * h] = __uint_as_float(__byte_perm(vw[t], 0, take));
-        }
+    for (int u = 0; u < 8; u++) {
+        bool sees = (int)(token + 2 * (u % 4) + 8 * (u / 4)) < visible;
+        float dot = join(acc[u % 4][u / 4 * 2], acc[u % 4][u / 4 * 2 + 1]);
+        score[u] = sees ? __fmul_rn(dot, __fmul_rn(s_q, s_k[u])) : FP_NEG_INF;
+        largest = max(largest, sees ? __float_as_uint(s_v[u]) : 0u);
     }
+    m = score[0];
+#pragma unroll
+    for (int u = 1; u < 8; u++)
+        m = fmaxf(m, score[u]);
+    m = __fadd_rn(row_max(m), 0.0f);
+#pragma unroll
+    for (int k = 4; k < 32; k *= 2)
+        largest = max(largest, __shfl_xor_sync(~0u, largest, k));
+    float unit = __fmul_rn(65535.0f, exponent_scale(largest >> 16, e)), base = visible == 0 ? 0.0f : m;
+    uint32_t w[4][2], sum = 0;
+#pragma unroll
+    for (int u = 0; u < 8; u++) {
+        float x = weight_exp2(__fsub_rn(score[u], base));
+        sum += __float_as_uint(__fadd_rn(__fmul_rn(x, 65535.0f), 12582912.0f));
+        w[u % 4][u / 4] = __float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(x, s_v[u]), unit), 12582912.0f));
+    }
+    spread_weights(w, lane, p);
+    l = (int)(sum - 8u * MAGIC);
+#pragma unroll
+    for (int k = 4; k < 32; k *= 2)
+        l += __shfl_xor_sync(~0u, l, k);
+}
+
+/* Tokens of a page that a row sees. first: tokens of the segment before this page; fill: visible tokens if
+ * not 0, else causal; full: every row sees all 64. */
+static __device__ __forceinline__ int visible_tokens(uint32_t limit, uint32_t first, uint32_t fill, bool full)
+{
+    int seen = (int)(limit - first);
+    return full ? PAGE : fill ? (int)fill : max(0, min(seen, PAGE));
+}
+
+/* K half of a page (K, then s_k, s_v) → weights; m and l of the state merged. */
+template <int D, int NT>
+static __device__ __forceinline__ void scores(const Columns<D, NT> &x, uint32_t stage, uint32_t first,
+                                              uint32_t fill, bool full, uint32_t lane, Piece<D, NT> &s,
+                                              PageWeights<NT> &out)
+{
+    int acc[NT][4][4];
+    float s_k[8], s_v[8];
+    multiply_keys<D, NT>(x, stage, lane, acc, s_k, s_v);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
-        float score[8];
-        uint32_t largest = 0;
-        int seen = (int)(x.limit[n] - first), visible = full   ? PAGE
-                                                        : fill ? (int)fill
-                                                               : max(0, min(seen, PAGE));
-#pragma unroll
-        for (int u = 0; u < 8; u++) {
-            bool sees = (int)(token + 2 * (u % 4) + 8 * (u / 4)) < visible;
-            float dot = join(acc[n][u % 4][u / 4 * 2], acc[n][u % 4][u / 4 * 2 + 1]);
-            score[u] = sees ? __fmul_rn(dot, __fmul_rn(x.scale[n], s_k[u])) : FP_NEG_INF;
-            largest = max(largest, sees ? __float_as_uint(s_v[u]) : 0u);
-        }
-        float m = score[0];
-#pragma unroll
-        for (int u = 1; u < 8; u++)
-            m = fmaxf(m, score[u]);
-        m = __fadd_rn(row_max(m), 0.0f);
-#pragma unroll
-        for (int k = 4; k < 32; k *= 2)
-            largest = max(largest, __shfl_xor_sync(~0u, largest, k));
-        int e;
-        float unit = __fmul_rn(65535.0f, exponent_scale(largest >> 16, e));
-        bool dead = visible == 0;
-        float base = dead ? 0.0f : m;
-        uint32_t w[4][2], sum = 0;
-#pragma unroll
-        for (int u = 0; u < 8; u++) {
-            float p = weight_exp2(__fsub_rn(score[u], base));
-            sum += __float_as_uint(__fadd_rn(__fmul_rn(p, 65535.0f), 12582912.0f));
-            w[u % 4][u / 4] = __float_as_uint(__fadd_rn(__fmul_rn(__fmul_rn(p, s_v[u]), unit), 12582912.0f));
-        }
-        spread_weights(w, lane, out.p[n]);
-        int l = (int)(sum - 8u * MAGIC);
-#pragma unroll
-        for (int k = 4; k < 32; k *= 2)
-            l += __shfl_xor_sync(~0u, l, k);
-        merge_page(m, l, e, dead, s.m[n], s.l[n], out.keep[n], out.unit[n], out.scale[n]);
+        float m;
+        int l, e, visible = visible_tokens(x.limit[n], first, fill, full);
+        weigh_row(acc[n], x.scale[n], s_k, s_v, visible, lane, m, l, e, out.p[n]);
+        merge_page(m, l, e, visible == 0, s.m[n], s.l[n], out.keep[n], out.unit[n], out.scale[n]);
     }
 }
 

@@ -134,9 +134,8 @@ struct Heads {
     float top[BEFORE + MERGE_THREADS]; /* largest m of the segment so far */
 };
 
-/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. Returns whether all
- * pieces are chunks. */
-static __device__ __forceinline__ bool make_factors(const Params &p, const Row &row, uint32_t from,
+/* Factors of piece from + threadIdx.x, below end. carry: top of the piece before `from`. */
+static __device__ __forceinline__ void make_factors(const Params &p, const Row &row, uint32_t from,
                                                     uint32_t end, float carry, Heads &heads,
                                                     const Table &table)
 {
@@ -193,7 +192,7 @@ static __device__ __forceinline__ bool make_factors(const Params &p, const Row &
             table.piece[tid] = {l, (starts ? START : 0u) | (ends ? END : 0u)};
         }
     }
-    return __syncthreads_and(!valid || (starts && ends));
+    __syncthreads();
 }
 
 /* Channels slice·NARROW.. of all pieces of a batch → table.o. */
@@ -222,20 +221,25 @@ static __device__ __forceinline__ void take_piece(const Factor &f, const Piece &
 
 /* Pieces from, …, end - 1 of a batch, all of one segment, one channel. */
 static __device__ __forceinline__ void chain_pieces(const Table &table, uint32_t from, uint32_t end,
-                                                    bool simple, Sum<1> &chunk, Sum<1> &total)
+                                                    Sum<1> &chunk, Sum<1> &total)
 {
-    const float *o = table.o + threadIdx.x % NARROW;
-    if (simple) {
+    uint32_t lane = threadIdx.x % NARROW;
+    const float *o = table.o + lane;
+    for (uint32_t next; from < end; from = next) {
+        next = min(from + 32, end);
+        bool whole = from + lane >= next || table.piece[from + lane].flags == (START | END);
+        if (__all_sync(~0u, whole)) { /* chunks */
 #pragma unroll 8
-        for (uint32_t i = from; i < end; i++) {
-            float up = table.factor[i].up, down = table.factor[i].down;
-            total.l = __fmaf_rn(total.l, up, __fmul_rn(table.piece[i].l, down));
-            total.o[0] = __fmaf_rn(total.o[0], up, __fmul_rn(o[i * NARROW], down));
-        }
-    } else {
+            for (uint32_t i = from; i < next; i++) {
+                float up = table.factor[i].up, down = table.factor[i].down;
+                total.l = __fmaf_rn(total.l, up, __fmul_rn(table.piece[i].l, down));
+                total.o[0] = __fmaf_rn(total.o[0], up, __fmul_rn(o[i * NARROW], down));
+            }
+        } else {
 #pragma unroll 4
-        for (uint32_t i = from; i < end; i++)
-            take_piece(table.factor[i], table.piece[i], o[i * NARROW], chunk, total);
+            for (uint32_t i = from; i < next; i++)
+                take_piece(table.factor[i], table.piece[i], o[i * NARROW], chunk, total);
+        }
     }
 }
 
@@ -256,7 +260,7 @@ static __device__ __forceinline__ void chain_row(const Params &p, const Row &row
         }
         __syncthreads();
         fetch_states(p, row, from, end, slice, table);
-        bool simple = make_factors(p, row, from, end, carry, heads, table);
+        make_factors(p, row, from, end, carry, heads, table);
         asm volatile("cp.async.wait_all;" ::: "memory");
         __syncthreads();
         carry = heads.top[BEFORE + n - 1];
@@ -266,8 +270,8 @@ static __device__ __forceinline__ void chain_row(const Params &p, const Row &row
             sum[1].m = carry;
         uint32_t anchors = row.anchors <= from ? 0 : min(row.anchors - from, n);
         if (threadIdx.x < NARROW) {
-            chain_pieces(table, 0, anchors, simple, chunk, sum[0]);
-            chain_pieces(table, anchors, n, simple, chunk, sum[1]);
+            chain_pieces(table, 0, anchors, chunk, sum[0]);
+            chain_pieces(table, anchors, n, chunk, sum[1]);
         }
     }
 }

@@ -93,9 +93,16 @@ static void choose_merge(fp_cuda_attention *plan, Header *h)
     }
 }
 
-static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
+static fp_status upload(fp_cuda_attention *plan, const fp_cuda_attention_sequence *sequences,
+                        cudaStream_t stream)
 {
     Header h = {};
+    if (plan->alone) {
+        h.pieces = (uint32_t)plan->piece_flags.n;
+        h.anchor_pieces = plan->solo.anchor_pieces;
+        h.mode = sequences[0].mode;
+        h.gamma_row = sequences[0].gamma_row;
+    }
     size_t word = DECODE_AT;
     memset(plan->staging, 0, DECODE_AT * 4);
     place(plan, &word, plan->decode_items);
@@ -116,6 +123,7 @@ static fp_status upload(fp_cuda_attention *plan, cudaStream_t stream)
     h.tokens_at = place(plan, &word, plan->token_lists);
     h.pages_at = place(plan, &word, plan->pages);
     h.fills_at = place(plan, &word, plan->fills);
+    h.pieces_at = place(plan, &word, plan->piece_flags);
     if (word > plan->plan_words || plan->used_rows > plan->state_rows)
         return fp__fail(
             FP_LIMIT,
@@ -172,6 +180,14 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
         if (decode_time(plan, step) >= time)
             FP_TRY(make_work(plan, sequences, n, true, &shared, &whole, step));
     }
+    plan->alone = n == 1 ? solo_choose(plan, sequences) : nullptr;
+    plan->merges.n = plan->piece_flags.n = 0;
+    if (plan->alone) {
+        plan->streams.n = plan->used_rows = 0;
+        if (!solo_items(plan, sequences))
+            return out_of_memory();
+        return upload(plan, sequences, (cudaStream_t)stream);
+    }
     choose_cut(plan, step[SPLIT_LIST]);
     size_t whole_items = plan->team_items.n;
     for (;;) {
@@ -187,8 +203,7 @@ fp_status fp_cuda_attention_plan(fp_cuda_attention *plan, const fp_cuda_attentio
     }
     qsort(plan->team_items.at, plan->team_items.n, sizeof(Item), by_pages);
     qsort(plan->prefills.at, plan->prefills.n, sizeof(Item), by_pages);
-    plan->merges.n = 0;
     if (!order_decode(plan) || !make_merges(plan, sequences, n, whole))
         return out_of_memory();
-    return upload(plan, (cudaStream_t)stream);
+    return upload(plan, sequences, (cudaStream_t)stream);
 }

@@ -4,6 +4,7 @@
 #ifndef FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #define FP_KERNEL_CUDA_ATTENTION_PLAN_CUH
 #include <stdint.h>
+#include <vector_types.h>
 
 namespace fp
 {
@@ -32,6 +33,7 @@ struct Header {
     uint32_t merge_tokens, merge_form;                         /* MergeForm */
     uint32_t team_at, merge_at, tokens_at, pages_at, fills_at; /* word offsets */
     uint32_t prefill_items, prefill_at;                        /* whole items of the prefill kernel */
+    uint32_t anchor_pieces, pieces, pieces_at, mode, gamma_row; /* of a step of one sequence */
 };
 
 /* Work drawn by the run under way: units of decode beyond the fixed ones, team items. Zero between runs. */
@@ -40,7 +42,7 @@ struct Control {
     uint32_t team_taken;
 };
 /* The buffer begins: header, control, decode items. */
-constexpr uint32_t HEADER_WORDS = 16, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
+constexpr uint32_t HEADER_WORDS = 32, CONTROL_WORDS = 16, DECODE_AT = HEADER_WORDS + CONTROL_WORDS;
 
 /* 32 words of a work item; one is loaded by a warp, word by lane. */
 enum ItemWord {
@@ -98,6 +100,16 @@ struct StateHead {
     uint32_t starts_chunk, pad;
 };
 
+/* Of the kernel for one sequence. An inbox: pieces of one KV head for one quad that makes outputs of it; see
+ * there. */
+struct SoloShape {
+    uint4 *inbox;     // [HK][readers][pieces][m, l of all rows; share]
+    uint32_t stages;  /* half slabs in the ring of a quad */
+    uint32_t window;  /* half slabs of a quad under way at once before the kernels ahead have ended */
+    uint32_t readers; /* of a KV head */
+    uint32_t share;   /* float4 of a state that a reader makes outputs of */
+};
+
 struct Params {
     const uint32_t *plan;
     Control *control;
@@ -116,9 +128,11 @@ struct Params {
     uint32_t prefill_stages;             /* ring stages of the prefill kernel */
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
     uint32_t early_stages;               /* of a ring, filled before the kernels ahead have ended */
+    uint32_t early_pace;                 /* so many of these at once */
     uint32_t ahead_halves;               /* half slabs of a warp that it asks into L2 behind its ring */
     int high;                            /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments
+    SoloShape solo;
 };
 
 /* A ring stage: K with both scale arrays, or V. */
@@ -141,6 +155,14 @@ constexpr uint32_t MERGE_FACTOR_BYTES = 16 + 8, MERGE_HEAD_BYTES = 12 * (4 + MER
                    MERGE_LEAST_BYTES = 4 * 2 * 4 * (16 + 512), MERGE_MOST_BYTES = 4 * 3 * 4 * (16 + 512);
 static_assert(MERGE_MOST_BYTES >= MERGE_HEAD_BYTES + MERGE_THREADS * (MERGE_FACTOR_BYTES + 128),
               "128 pieces fit");
+/* Of a CTA for one sequence: barriers, parts, the rings of its quads. */
+constexpr int SOLO_QUADS = 2, SOLO_WARPS = SOLO_QUADS * QUAD;
+constexpr uint32_t SOLO_BARRIER_BYTES = SOLO_QUADS * 2 * QUAD * 8, SOLO_PART_BYTES = SOLO_WARPS * 8 * 16,
+                   SOLO_RING = SOLO_BARRIER_BYTES + SOLO_PART_BYTES, SOLO_LEAST_STAGES = 6,
+                   SOLO_MOST_STAGES = 2 * QUAD, SOLO_SHARE = 16;
+constexpr uint32_t EMPTY = 0xffffffffu; /* a word that was not written yet */
+/* Words of the plan, one a piece. */
+enum PieceFlags { PIECE_ENDS = 1 /* its chunk */, PIECE_BACK = 1 /* shift: pieces of the chunk before it */ };
 
 typedef void (*Kernel)(Params);
 /* Decode in tiles of 4 rows a warp, with so many quads a CTA. */
@@ -148,6 +170,8 @@ Kernel decode_kernel_64(uint32_t tiles, uint32_t quads), decode_kernel_96(uint32
     decode_kernel_128(uint32_t tiles, uint32_t quads), decode_kernel_256(uint32_t tiles, uint32_t quads);
 Kernel team_kernel_64(), team_kernel_96(), team_kernel_128(), team_kernel_256();
 Kernel merge_kernel();
+/* By query rows a KV head: up to 4, or 8. */
+Kernel solo_kernel_64(uint32_t rows), solo_kernel_96(uint32_t rows), solo_kernel_128(uint32_t rows);
 
 } // namespace attn
 } // namespace fp

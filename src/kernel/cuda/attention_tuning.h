@@ -21,6 +21,10 @@ enum {
     FP__TUNE_MERGE,  /* 1 + MergeForm */
     FP__TUNE_EARLY,  /* 1 + stages filled before the kernels ahead have ended */
     FP__TUNE_QUADS,  /* of decode: 2 or 3 */
+    FP__TUNE_SOLO,   /* 1 + spans a quad up to which one sequence has a kernel of its own: 1 to 5 */
+    FP__TUNE_SOLO_WINDOW, /* half slabs of a quad under way at once there, before the kernels ahead have ended
+                           */
+    FP__TUNE_PACE,        /* of these, filled at once */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];

@@ -4,6 +4,7 @@
 #include "fieldprint/cuda_attention.h"
 #include "kernel/cuda/attention_plan.cuh"
 #include "kernel/cuda/attention_prefill.h"
+#include "kernel/cuda/attention_solo.h"
 #include "kernel/cuda/attention_tuning.h"
 
 #include <cuda_runtime.h>
@@ -96,6 +97,9 @@ struct fp_cuda_attention {
     float *anchor_scratch;
     cudaEvent_t copied;
     bool planned;
+    fp::attn::Solo solo;
+    const fp::attn::SoloKernel *alone;     /* of the step; null: it takes the general kernels */
+    fp::attn::Array<uint32_t> piece_flags; /* of such a step */
     uint32_t merge_ctas, merge_bytes, decode_singles;
     fp::attn::Array<fp::attn::Item> decode_items, team_items,
         prefills; /* prefills: whole items of the prefill kernel */
@@ -153,6 +157,10 @@ Item *add_item(fp_cuda_attention *plan, const List *list, uint32_t block, Array<
 void choose_steps(const fp_cuda_attention *plan, uint32_t (&step)[3]); /* pages, by ListKind */
 void choose_cut(fp_cuda_attention *plan, uint32_t step);
 uint64_t decode_time(const fp_cuda_attention *plan, const uint32_t (&step)[3]);
+/* Pages of an item that were complete before the step. */
+uint32_t early_pages(const fp_cuda_attention_segment *s, uint32_t first, uint32_t n);
+/* Up to 16 pages of a list → an item's words. */
+void inline_pages(const fp_cuda_attention *plan, const List *list, uint32_t first, uint32_t n, uint32_t *w);
 /* Items, streams and states of all lists. False: no memory. */
 bool split_lists(fp_cuda_attention *plan, const uint32_t (&step)[3]);
 /* Puts decode's items into the order in which they are taken. False: no memory. */

@@ -116,8 +116,9 @@ typedef struct fp__cuda_tuning {
     uint32_t always_prefill;
     uint32_t carveout; /* percent of shared memory; above 100: the driver's choice */
     uint32_t no_attention;
-    uint32_t separate;  /* 1: norm, quantiser and product are kernels of their own for one token too */
-    uint32_t no_taking; /* 1: rows are dealt out before, with one token too */
+    uint32_t separate;        /* 1: norm, quantiser and product are kernels of their own for one token too */
+    uint32_t under_way_bytes; /* with one token: of weights, a block */
+    uint32_t no_taking;       /* 1: rows are dealt out before, with one token too */
 } fp__cuda_tuning;
 extern fp__cuda_tuning fp__cuda_tune;
 #ifdef __cplusplus

@@ -17,7 +17,7 @@ static __device__ __forceinline__ bool store_quad(float4 v, uint8_t *act, uint32
                                                   uint32_t i)
 {
     quad_quants q;
-    bool ok = quantise_quad(v, q);
+    bool ok = quantise_quad<true>(v, q);
     uint32_t block = i / 32;
     uint8_t *tile = act + ((size_t)(token / 8) * segments + block / 8) * FP__DEVICE_ACT_BYTES;
     *(uint32_t *)(tile + fp__device_act_at(token, i)) = q.q;

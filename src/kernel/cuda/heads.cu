@@ -75,16 +75,17 @@ __global__ void __launch_bounds__(HEAD_WARPS * 32) heads_kernel(fp__cuda_heads a
     __shared__ float rows[HEAD_WARPS][D];
     uint32_t lane = threadIdx.x % 32, head = blockIdx.x * HEAD_WARPS + threadIdx.x / 32, t = blockIdx.y;
     launch_next();
-    wait_previous();
     if (head >= a.heads + 2 * a.kv_heads)
         return;
+    /* the step's places and the rotary table are there before its first kernel */
+    fp__cuda_token token = a.token[t];
+    rotary<E> turn(a, token.position, lane);
     const float *from = a.qkv + ((size_t)t * (a.heads + 2 * a.kv_heads) + head) * D;
+    wait_previous();
     float x[E];
 #pragma unroll
     for (int e = 0; e < E; e++)
-        x[e] = from[lane + 32 * e];
-    fp__cuda_token token = a.token[t];
-    rotary<E> turn(a, token.position, lane);
+        x[e] = __ldcg(from + lane + 32 * e);
     bool query = head < a.heads, value = head >= a.heads + a.kv_heads, norm_ok = true, ok;
     if (!value)
         norm_ok = norm_and_turn(a, query ? a.q_norm : a.k_norm, turn, rows[threadIdx.x / 32], lane, x);

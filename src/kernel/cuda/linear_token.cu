@@ -4,11 +4,13 @@
  * of its own, and needs neither a launch nor a way through memory; its first weights arrive meanwhile.
  *
  * One block per multiprocessor, of three kinds of warps that never wait for all others:
- *  - the fetcher keeps a ring of slabs filled. A slab is up to 16 units that lie one behind the other. It
- *    takes groups of row tiles from a counter, as multiprocessors differ in how fast memory serves them, by
- *    up to a half; the first ones are fixed, so that they are on their way before the counter has answered.
- *  - 16 warps have one unit of a slab each. With one token all 8 columns of an m16n8k32 are the same, and the
- *    four lanes of a row have the same sums: two of them work on row g, two on row g + 8.
+ *  - the fetcher keeps a ring of pieces filled. A piece is up to 4 units that lie one behind the other. It
+ *    asks for what keeps memory busy, not for a whole ring at once: the activation would have to queue behind
+ *    that. It takes groups of row tiles from a counter, as multiprocessors differ in how fast memory serves
+ *    them, by up to a half; the first ones are fixed, and the next is asked for while one is on its way.
+ *  - 16 workers in 4 teams: a team has every fourth piece, each of its warps one unit of it. With one token
+ *    all 8 columns of an m16n8k32 are the same, and the four lanes of a row have the same sums: two of them
+ *    work on row g, two on row g + 8.
  *  - the adder adds the segments of a row in order and writes outputs.
  *
  * The ring is filled while the kernel before still runs, since weights depend on nothing. */
@@ -20,11 +22,14 @@
 namespace fp
 {
 
-static constexpr uint32_t WORKERS = 16, FETCHER = WORKERS, ADDER = WORKERS + 1, WARPS = WORKERS + 2;
-static constexpr uint32_t PARTS = 4;  /* of a slab, each with a barrier of its own */
-static constexpr uint32_t NAMES = 16; /* groups whose names are kept: more than are under way */
-static constexpr uint32_t STAGES = 8; /* most slabs of a ring */
+static constexpr uint32_t WORKERS = 16, TEAM = 4, TEAMS = WORKERS / TEAM, FETCHER = WORKERS,
+                          ADDER = WORKERS + 1, WARPS = WORKERS + 2;
+static constexpr uint32_t PIECES = 24; /* most of a ring */
+static constexpr uint32_t RING_BYTES = 150 * 1024, UNDER_WAY_BYTES = 48 * 1024;
 static constexpr uint32_t NONE = ~0u;
+/* Bytes of the largest unit whose kernel does with 56 registers a thread without spilling: half a percent
+ * faster than with the 75 that the compiler would take. */
+static constexpr uint32_t FEW_REGISTERS = 2816;
 
 /* Activations in shared memory, of a segment: q [pair 4][c 4][block 2]{ inputs 4c..4c+3, 16+4c..16+4c+3 },
  * then d [block 8], then ds [block 8]. */
@@ -37,15 +42,21 @@ struct token_args {
     uint32_t *error, *taken;
     float eps;
     uint32_t code, width, rows, tiles, segments, gated;
-    uint32_t stages;
+    uint32_t pieces, under_way;   /* of the ring; the most that are asked for and not there */
     uint32_t group_tiles, groups; /* a group: tiles that are taken together */
     uint32_t fixed;               /* groups of a block that are not taken from the counter */
 };
 
-struct alignas(16) shared_state {
-    uint64_t full[STAGES][PARTS], empty[STAGES], summed[2], added[2];
-    uint32_t name[NAMES]; /* of group i % NAMES of this block */
-    float given[2];       /* the norm's factor, and whether it is good */
+/* What lies in a place of the ring. */
+struct piece_name {
+    uint32_t group, first; /* unit of the group */
+};
+
+struct alignas(128) shared_state {
+    uint64_t full[PIECES], empty[PIECES], begun[2], summed[2], added[2];
+    piece_name name[PIECES];
+    uint32_t group[2]; /* whose sums a buffer has */
+    float given[2];    /* the norm's factor, and whether it is good */
 };
 
 static __device__ __forceinline__ void note(const token_args &a, uint32_t code)
@@ -55,16 +66,17 @@ static __device__ __forceinline__ void note(const token_args &a, uint32_t code)
 }
 
 /* Inputs i..i + 3; eight lanes have a block. */
-static __device__ __forceinline__ bool put_quad(uint8_t *act, uint32_t i, float4 v)
+template <bool SUMS> static __device__ __forceinline__ bool put_quad(uint8_t *act, uint32_t i, float4 v)
 {
     quad_quants q;
-    bool ok = quantise_quad(v, q);
+    bool ok = quantise_quad<SUMS>(v, q);
     uint32_t block = i / 32 % 8, word = i % 32 / 4;
     uint8_t *segment = act + i / 256 * ACT_BYTES;
     *(uint32_t *)(segment + block / 2 * 64 + word % 4 * 16 + block % 2 * 8 + word / 4 * 4) = q.q;
     if (word == 0) {
         *(float *)(segment + ACT_D + block * 4) = q.d;
-        *(float *)(segment + ACT_DS + block * 4) = q.ds;
+        if (SUMS)
+            *(float *)(segment + ACT_DS + block * 4) = q.ds;
     }
     return ok;
 }
@@ -78,9 +90,9 @@ static __device__ __forceinline__ float4 load_quad(const token_args &a, uint32_t
 
 static constexpr uint32_t STEP = WORKERS * 32 * 4; /* inputs that the workers take at once */
 
-static __device__ __forceinline__ void quantise_input(const token_args &a, uint8_t *act)
+template <bool SUMS> static __device__ __forceinline__ void quantise_input(const token_args &a, uint8_t *act)
 {
-    constexpr uint32_t BATCH = 4;
+    constexpr uint32_t BATCH = 8;
     uint32_t n = a.segments * 256;
     bool ok = true;
     wait_previous();
@@ -93,7 +105,7 @@ static __device__ __forceinline__ void quantise_input(const token_args &a, uint8
 #pragma unroll
         for (uint32_t k = 0; k < BATCH; k++)
             if (first + k * STEP < n) /* whole warps */
-                ok &= put_quad(act, first + k * STEP, v[k]);
+                ok &= put_quad<SUMS>(act, first + k * STEP, v[k]);
     }
     if (!ok)
         note(a, a.code);
@@ -123,6 +135,7 @@ static __device__ __forceinline__ float sum_squares(const float *row, uint32_t w
 }
 
 /* row: [width] in shared memory. Workers only. */
+template <bool SUMS>
 static __device__ __forceinline__ void norm_input(const token_args &a, uint8_t *act, float *row, float *given)
 {
     constexpr uint32_t READY = 2; /* quads of the norm's weights that a thread has before it waits */
@@ -159,7 +172,7 @@ static __device__ __forceinline__ void norm_input(const token_args &a, uint8_t *
             v.x = __fmul_rn(__fmul_rn(v.x, s), f.x), v.y = __fmul_rn(__fmul_rn(v.y, s), f.y);
             v.z = __fmul_rn(__fmul_rn(v.z, s), f.z), v.w = __fmul_rn(__fmul_rn(v.w, s), f.w);
         }
-        ok &= put_quad(act, i, v);
+        ok &= put_quad<SUMS>(act, i, v);
     }
     if (!ok)
         note(a, a.code + 1);
@@ -197,13 +210,14 @@ static __device__ __forceinline__ float unit_sum(const uint8_t *unit, const uint
     return sum;
 }
 
-/* A place in a ring and the parity of its round. */
+/* A place in a ring of n and the parity of its round. */
 struct ring_place {
     uint32_t at, parity;
-    __device__ __forceinline__ void step(uint32_t n)
+    __device__ __forceinline__ void step(uint32_t by, uint32_t n)
     {
-        if (++at == n) {
-            at = 0;
+        at += by;
+        if (at >= n) {
+            at -= n;
             parity ^= 1;
         }
     }
@@ -213,95 +227,147 @@ static __device__ __forceinline__ uint32_t group_units(const token_args &a, uint
 {
     return min(a.group_tiles, a.tiles - group * a.group_tiles) * a.segments;
 }
-
-/* The next group after `group`, the i-th of this block. */
-static __device__ __forceinline__ uint32_t take_group(const token_args &a, uint32_t i, int lane)
+/* Of a group: one for every team at least, so that all see all groups. */
+static __device__ __forceinline__ uint32_t group_pieces(uint32_t units)
 {
-    uint32_t group = blockIdx.x + i * gridDim.x;
-    if (i >= a.fixed) {
-        /* back to zero after the last block's last question, for the next time */
-        uint32_t asked = a.groups - a.fixed * gridDim.x + gridDim.x;
-        if (lane == 0)
-            group = a.fixed * gridDim.x + atomicInc(a.taken, asked - 1);
-        group = __shfl_sync(ALL, group, 0);
-    }
-    return group < a.groups ? group : NONE;
+    return max((units + TEAM - 1) / TEAM, TEAMS);
 }
 
-/* The whole fetcher: all slabs of all groups of this block, then the end. */
+/* The i-th group of this block is the sum of both: the second may still be on its way from memory. One thread
+ * asks. */
+struct group_answer {
+    uint32_t base, more;
+};
+static __device__ __forceinline__ group_answer take_group(const token_args &a, uint32_t i)
+{
+    if (i < a.fixed)
+        return {blockIdx.x + i * gridDim.x, 0};
+    /* back to zero after the last block's last question, for the next time */
+    uint32_t asked = a.groups - a.fixed * gridDim.x + gridDim.x, more;
+    asm volatile("atom.global.inc.u32 %0, [%1], %2;" : "=r"(more) : "l"(a.taken), "r"(asked - 1) : "memory");
+    return {a.fixed * gridDim.x, more};
+}
+
+/* One thread. */
+static __device__ __forceinline__ void init_barriers(const token_args &a, shared_state &s)
+{
+#pragma unroll 4
+    for (uint32_t k = 0; k < a.pieces; k++) {
+        barrier_init(&s.full[k], 1);
+        barrier_init(&s.empty[k], TEAM * WARP_ARRIVALS);
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < 2; k++) {
+        barrier_init(&s.begun[k], WARP_ARRIVALS);
+        barrier_init(&s.summed[k], WORKERS * WARP_ARRIVALS);
+        barrier_init(&s.added[k], WARP_ARRIVALS);
+    }
+    barrier_init_fence();
+}
+
+/* How far the fetcher is. */
+struct fetch_state {
+    ring_place place, awaited; /* the next piece, and the one that must have arrived before it is asked for */
+    uint32_t group, i;         /* the next one, this block's i-th */
+    uint32_t asked;            /* pieces so far, up to a.under_way */
+};
+
+/* One thread: the pieces of the next group. */
+template <int TYPE>
+static __device__ __forceinline__ void fetch_group(const token_args &a, shared_state &s, uint8_t *ring,
+                                                   fetch_state &f)
+{
+    constexpr uint32_t BYTES = wtile<TYPE>::BYTES;
+    group_answer next = take_group(a, f.i + 1); /* looked at when this group is on its way */
+    uint32_t units = group_units(a, f.group), pieces = group_pieces(units);
+    const uint8_t *from = a.weights + (size_t)f.group * a.group_tiles * a.segments * BYTES;
+    for (uint32_t first = 0; first < pieces * TEAM; first += TEAM) {
+        uint32_t at = f.place.at, here = first < units ? min(units - first, TEAM) * BYTES : 0;
+        uint64_t *bar = &s.full[at];
+        if (f.asked < a.under_way) {
+            f.asked++;
+        } else {
+            barrier_wait(&s.full[f.awaited.at], f.awaited.parity);
+            f.awaited.step(1, a.pieces);
+        }
+        barrier_wait(&s.empty[at], f.place.parity);
+        s.name[at] = {f.group, first};
+        if (here == 0) {
+            barrier_arrive(bar);
+        } else {
+            barrier_expect(bar, here);
+            bulk_copy_once(ring + at * TEAM * BYTES, from, here, bar);
+        }
+        from += TEAM * BYTES;
+        f.place.step(1, a.pieces);
+    }
+    f.group = next.base + next.more;
+    f.i++;
+}
+
+/* The whole fetcher: all pieces of all groups of this block, then the end. */
 template <int TYPE>
 static __device__ __forceinline__ void fetch_all(const token_args &a, shared_state &s, uint8_t *ring,
                                                  int lane)
 {
-    constexpr uint32_t BYTES = wtile<TYPE>::BYTES, EACH = WORKERS / PARTS;
-    ring_place place = {0, 1};
-    for (uint32_t i = 0, group = take_group(a, 0, lane);; i++) {
-        uint32_t units = group == NONE ? 1 : group_units(a, group);
-        const uint8_t *from = a.weights + (size_t)group * a.group_tiles * a.segments * BYTES;
-        for (uint32_t first = 0; first < units; first += WORKERS) {
-            barrier_wait(&s.empty[place.at], place.parity);
-            if (first == 0 && lane == 0)
-                s.name[i % NAMES] = group;
-            __syncwarp();
-            if (group == NONE) {
-                if (lane < (int)PARTS)
-                    barrier_arrive(&s.full[place.at][lane]);
-                return;
-            }
-            if (lane < (int)PARTS) {
-                uint32_t begin = first + lane * EACH, here = begin < units ? min(units - begin, EACH) : 0;
-                uint64_t *bar = &s.full[place.at][lane];
-                if (here == 0) {
-                    barrier_arrive(bar);
-                } else {
-                    barrier_expect(bar, here * BYTES);
-                    bulk_copy(ring + (place.at * WORKERS + lane * EACH) * BYTES, from + (size_t)begin * BYTES,
-                              here * BYTES, bar);
-                }
-            }
-            __syncwarp();
-            place.step(a.stages);
-        }
-        group = take_group(a, i + 1, lane);
+    fetch_state f = {{0, 1}, {0, 0}, blockIdx.x, 0, 0};
+    if (lane == 0)
+        init_barriers(a, s);
+    __syncwarp();
+    asm volatile("bar.arrive 0, %0;" ::"n"(WARPS * 32) : "memory"); /* the others need the barriers now */
+    if (lane > 0)
+        return;
+    while (f.group < a.groups)
+        fetch_group<TYPE>(a, s, ring, f);
+    for (uint32_t k = 0; k < TEAMS; k++) {
+        barrier_wait(&s.empty[f.place.at], f.place.parity);
+        s.name[f.place.at] = {NONE, 0};
+        barrier_arrive(&s.full[f.place.at]);
+        f.place.step(1, a.pieces);
     }
 }
 
-/* A worker: its unit of every slab. */
+/* A worker: its unit of every piece of its team. */
 template <int TYPE>
 static __device__ __forceinline__ void work(const token_args &a, shared_state &s, const uint8_t *ring,
                                             const uint8_t *act, float *sums, uint32_t warp, int lane)
 {
     constexpr uint32_t BYTES = wtile<TYPE>::BYTES;
-    ring_place place = {0, 0}, buffer = {0, 1};
-    uint32_t buffer_floats = 16 * a.segments * a.group_tiles;
-    for (uint32_t i = 0;; i++) {
-        float *out = sums + buffer.at * buffer_floats + lane % 4 * 8 + lane / 4;
-        uint32_t units = WORKERS, segment = warp;
+    ring_place place = {warp / TEAM, 0}, buffer = {0, 1};
+    uint32_t buffer_floats = 16 * a.segments * a.group_tiles, units = 0, ahead = 0;
+    bool first = true;
+    for (;;) {
+        barrier_wait(&s.full[place.at], place.parity);
+        piece_name name = s.name[place.at];
+        if (first) {
+            barrier_wait(&s.added[buffer.at], buffer.parity); /* at the end too: one phase at a time */
+            if (warp == 0) {
+                if (lane == 0)
+                    s.group[buffer.at] = name.group;
+                arrive_warp(&s.begun[buffer.at]);
+            }
+            if (name.group == NONE) {
+                return;
+            }
+            units = group_units(a, name.group);
+            ahead = TEAM * group_pieces(units);
+        }
+        uint32_t unit = name.first + warp % TEAM, segment = unit;
         while (segment >= a.segments)
             segment -= a.segments;
-        for (uint32_t unit = warp, first = 0; first < units; first += WORKERS, unit += WORKERS) {
-            barrier_wait(&s.full[place.at][warp / (WORKERS / PARTS)], place.parity);
-            if (first == 0) {
-                uint32_t group = s.name[i % NAMES];
-                barrier_wait(&s.added[buffer.at], buffer.parity); /* at the end too: one phase at a time */
-                if (group == NONE) {
-                    arrive_warp(&s.summed[buffer.at]);
-                    return;
-                }
-                units = group_units(a, group);
-            }
-            if (unit < units) {
-                float sum = unit_sum<TYPE>(ring + (place.at * WORKERS + warp) * BYTES,
-                                           act + segment * ACT_BYTES, lane);
-                if (lane % 4 < 2)
-                    out[unit * 16] = sum;
-                segment += WORKERS; /* more slabs than one: of one tile */
-            }
-            arrive_warp(&s.empty[place.at]);
-            place.step(a.stages);
+        if (unit < units) {
+            float sum = unit_sum<TYPE>(ring + (place.at * TEAM + warp % TEAM) * BYTES,
+                                       act + segment * ACT_BYTES, lane);
+            if (lane % 4 < 2)
+                sums[buffer.at * buffer_floats + unit * 16 + lane % 4 * 8 + lane / 4] = sum;
         }
-        arrive_warp(&s.summed[buffer.at]);
-        buffer.step(2);
+        arrive_warp(&s.empty[place.at]);
+        place.step(TEAMS, a.pieces);
+        first = name.first + WORKERS >= ahead; /* the team's next piece is of another group */
+        if (first) {
+            arrive_warp(&s.summed[buffer.at]);
+            buffer.step(1, 2);
+        }
     }
 }
 
@@ -311,12 +377,17 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
 {
     ring_place buffer = {0, 0};
     uint32_t buffer_floats = 16 * a.segments * a.group_tiles;
-    for (uint32_t i = 0;; i++) {
-        barrier_wait(&s.summed[buffer.at], buffer.parity);
-        uint32_t group = s.name[i % NAMES];
-        if (group == NONE)
+    for (;;) {
+        barrier_wait(&s.begun[buffer.at], buffer.parity);
+        uint32_t group = s.group[buffer.at];
+        if (group == NONE) {
             return;
+        }
         uint32_t first = group * a.group_tiles, tiles = min(a.group_tiles, a.tiles - first);
+        float early = 0.0f; /* the residual of the first row, asked for before the sums are there */
+        if (a.residual && first * 16 + lane < a.rows)
+            early = __ldcg(a.residual + first * 16 + lane);
+        barrier_wait(&s.summed[buffer.at], buffer.parity);
         for (uint32_t k = lane / 16; k < tiles + lane / 16; k += 2) { /* all lanes as often */
             uint32_t tile = first + k, row = tile * 16 + lane % 16;
             bool mine = k < tiles && row < a.rows;
@@ -324,7 +395,7 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
             if (mine && a.bias)
                 bias = a.bias[row];
             if (mine && a.residual)
-                residual = __ldcg(a.residual + row);
+                residual = k < 2 ? early : __ldcg(a.residual + row);
             const float *from =
                 sums + buffer.at * buffer_floats + (k < tiles ? k : 0) * a.segments * 16 + lane % 16;
 #pragma unroll 8
@@ -343,33 +414,23 @@ static __device__ __forceinline__ void add_all(const token_args &a, shared_state
             }
         }
         arrive_warp(&s.added[buffer.at]);
-        buffer.step(2);
+        buffer.step(1, 2);
     }
 }
 
 template <int TYPE>
-__global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_constant__ token_args a)
+__global__ void __launch_bounds__(WARPS * 32, wtile<TYPE>::BYTES <= FEW_REGISTERS ? 2 : 1)
+    token_kernel(const __grid_constant__ token_args a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
+    constexpr bool SUMS = wtile<TYPE>::MINIMUM;
     int lane = threadIdx.x % 32;
     uint32_t warp = threadIdx.x / 32;
-    uint8_t *ring = shared, *act = ring + a.stages * WORKERS * wtile<TYPE>::BYTES;
-    shared_state &s = *(shared_state *)(act + a.segments * ACT_BYTES);
-    float *sums = (float *)(&s + 1), *row = sums + 2 * 16 * a.segments * a.group_tiles;
+    shared_state &s = *(shared_state *)shared;
+    uint8_t *ring = (uint8_t *)(&s + 1), *act = ring + a.pieces * TEAM * wtile<TYPE>::BYTES;
+    float *sums = (float *)(act + a.segments * ACT_BYTES), *row = sums + 2 * 16 * a.segments * a.group_tiles;
     launch_next();
     if (warp == FETCHER) {
-        if ((uint32_t)lane < STAGES) {
-            for (uint32_t k = 0; k < PARTS; k++)
-                barrier_init(&s.full[lane][k], 1);
-            barrier_init(&s.empty[lane], WORKERS * WARP_ARRIVALS);
-        }
-        if (lane < 2) {
-            barrier_init(&s.summed[lane], WORKERS * WARP_ARRIVALS);
-            barrier_init(&s.added[lane], WARP_ARRIVALS);
-        }
-        barrier_init_fence();
-        __syncwarp();
-        asm volatile("bar.arrive 0, %0;" ::"n"(WARPS * 32) : "memory"); /* the others need the barriers now */
         fetch_all<TYPE>(a, s, ring, lane);
         return;
     }
@@ -379,41 +440,51 @@ __global__ void __launch_bounds__(WARPS * 32, 1) token_kernel(const __grid_const
         add_all(a, s, sums, lane);
     } else {
         if (a.norm)
-            norm_input(a, act, row, s.given);
+            norm_input<SUMS>(a, act, row, s.given);
         else
-            quantise_input(a, act);
+            quantise_input<SUMS>(a, act);
         asm volatile("bar.sync 1, %0;" ::"n"(WORKERS * 32) : "memory");
         work<TYPE>(a, s, ring, act, sums, warp, lane);
     }
 }
 
-/* What of a multiprocessor's shared memory the kernel takes: more than half, as two blocks of it on one would
- * leave others without work. 0 stages: it has no room. */
-static size_t plan_stages(token_args *a, uint32_t unit_bytes)
+/* Bytes beside the ring. */
+static size_t fixed_bytes(const token_args *a)
 {
-    size_t most = (size_t)sizes().shared_bytes, slab = (size_t)WORKERS * unit_bytes;
-    size_t fixed = a->segments * ACT_BYTES + sizeof(shared_state) +
-                   (size_t)a->group_tiles * a->segments * 128 + (a->norm ? (size_t)a->width * 4 : 0);
-    size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : 190 * 1024;
-    size_t stages = want / slab;
-    stages = stages < 2 ? 2 : stages > STAGES ? STAGES : stages;
-    while (stages > 0 && fixed + stages * slab > most)
-        stages--;
-    a->stages = stages < 2 ? 0 : (uint32_t)stages;
-    size_t bytes = fixed + stages * slab;
+    return a->segments * ACT_BYTES + sizeof(shared_state) + (size_t)a->group_tiles * a->segments * 128 +
+           (a->norm ? (size_t)a->width * 4 : 0);
+}
+
+/* What of a multiprocessor's shared memory the kernel takes: more than half, as two blocks of it on one would
+ * leave others without work. 0 pieces: it has no room. The pieces are a multiple of the teams, so that a
+ * place is one team's: a team that is a round ahead of another would see that one's barrier in the wrong
+ * phase. */
+static size_t plan_pieces(token_args *a, uint32_t unit_bytes)
+{
+    constexpr size_t ENOUGH = 2 * TEAMS;
+    size_t most = (size_t)sizes().shared_bytes, piece = (size_t)TEAM * unit_bytes, fixed = fixed_bytes(a);
+    size_t want = fp__cuda_tune.decode_stage_bytes ? fp__cuda_tune.decode_stage_bytes : RING_BYTES;
+    size_t under_way = fp__cuda_tune.under_way_bytes ? fp__cuda_tune.under_way_bytes : UNDER_WAY_BYTES;
+    size_t pieces = want / piece / TEAMS * TEAMS;
+    pieces = pieces < ENOUGH ? ENOUGH : pieces > PIECES ? PIECES : pieces;
+    while (pieces >= ENOUGH && fixed + pieces * piece > most)
+        pieces -= TEAMS;
+    a->pieces = pieces < ENOUGH ? 0 : (uint32_t)pieces;
+    under_way = under_way / piece < TEAMS ? TEAMS : under_way / piece;
+    a->under_way = (uint32_t)(under_way > pieces ? pieces : under_way);
+    size_t bytes = fixed + pieces * piece;
     return bytes > most / 2 + 1024 ? bytes : most / 2 + 1024;
 }
 
 template <int TYPE> static cudaError_t run_token(token_args a, bool *done, cudaStream_t stream)
 {
-    size_t shared = plan_stages(&a, wtile<TYPE>::BYTES);
-    *done = a.stages > 0 && sizes().major >= 9;
+    size_t shared = plan_pieces(&a, wtile<TYPE>::BYTES);
+    *done = a.pieces > 0 && sizes().major >= 9;
     if (!*done)
         return cudaSuccess;
-    uint32_t ctas = (uint32_t)sizes().multiprocessors,
-             slabs = (a.group_tiles * a.segments + WORKERS - 1) / WORKERS;
+    uint32_t ctas = (uint32_t)sizes().multiprocessors, each = (a.group_tiles * a.segments + TEAM - 1) / TEAM;
     ctas = a.groups < ctas ? a.groups : ctas;
-    a.fixed = (a.stages + slabs - 1) / slabs;
+    a.fixed = (a.pieces + each - 1) / each;
     if (!a.taken || a.groups <= a.fixed * ctas)
         a.fixed = NONE;
     /* no use for an L1 cache, and attention's kernels have all memory shared too */

@@ -43,6 +43,20 @@ static __device__ __forceinline__ void bulk_copy(void *to, const void *from, uin
 #endif
 }
 
+/* The same of what is read once and not again soon: it leaves the L2 cache first. */
+static __device__ __forceinline__ void bulk_copy_once(void *to, const void *from, uint32_t bytes,
+                                                      uint64_t *bar)
+{
+#if FP_CUDA_BULK
+    asm volatile(
+        "{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0; "
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], "
+        "%2, [%3], policy; }" ::"r"(shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(bar))
+        : "memory");
+#endif
+}
+
 /* A fill of one barrier: all lanes of a warp call begin, then copy any number of times, then end. */
 static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes, int lane)
 {
@@ -53,12 +67,14 @@ static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes,
 #endif
 }
 /* Lane `by` of the warp issues the copy where the hardware has bulk copies. bytes: a multiple of 16, both
- * ends aligned. */
+ * ends aligned. once: as bulk_copy_once. */
 static __device__ __forceinline__ void fill_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar,
-                                                 int lane, int by)
+                                                 int lane, int by, bool once = false)
 {
 #if FP_CUDA_BULK
-    if (lane == by)
+    if (lane == by && once)
+        bulk_copy_once(to, from, bytes, bar);
+    else if (lane == by)
         bulk_copy(to, from, bytes, bar);
 #else
     for (uint32_t i = 16 * lane; i < bytes; i += 512)

@@ -37,12 +37,22 @@ static __device__ __forceinline__ float over_127(float a)
     float q = __fmul_rn(a, 1.0f / 127.0f);
     return __fmaf_rn(__fmaf_rn(-127.0f, q, a), 1.0f / 127.0f, q);
 }
-static __device__ __forceinline__ int quantise_one(float x, float inverse)
+/* 1 / d, correctly rounded, for d from 2^-100 to 2^100: what __frcp_rn does there, without asking where d is.
+ */
+static __device__ __forceinline__ float reciprocal(float d)
 {
-    return max(-127, min(127, __float2int_rn(__fmul_rn(x, inverse))));
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(d));
+    return __fmaf_rn(r, -__fmaf_rn(d, r, -1.0f), r);
 }
-/* False (and zeros) where a number is out of range. */
-static __device__ __forceinline__ bool quantise_quad(float4 v, quad_quants &o)
+/* x·inverse, |x·inverse| < 128, rounded to an integer that is the low byte. It is 127 at most: |x| ≤ 127·d up
+ * to two roundings. */
+static __device__ __forceinline__ uint32_t quantise_one(float x, float inverse)
+{
+    return __float_as_uint(__fadd_rn(__fmul_rn(x, inverse), 12582912.0f));
+}
+/* False (and zeros) where a number is out of range. SUMS: ds too. */
+template <bool SUMS> static __device__ __forceinline__ bool quantise_quad(float4 v, quad_quants &o)
 {
     uint32_t amax = max(max(__float_as_uint(v.x) & 0x7fffffffu, __float_as_uint(v.y) & 0x7fffffffu),
                         max(__float_as_uint(v.z) & 0x7fffffffu, __float_as_uint(v.w) & 0x7fffffffu));
@@ -50,19 +60,18 @@ static __device__ __forceinline__ bool quantise_quad(float4 v, quad_quants &o)
     for (int s = 1; s < 8; s *= 2)
         amax = max(amax, __shfl_xor_sync(ALL, amax, s));
     bool use = amax >= AMAX_FLOOR && amax < AMAX_LIMIT;
-    o.d = use ? over_127(__uint_as_float(amax)) : 0.0f;
-    float inverse = use ? __frcp_rn(o.d) : 0.0f;
-    int q0 = 0, q1 = 0, q2 = 0, q3 = 0;
-    if (use) {
-        q0 = quantise_one(v.x, inverse), q1 = quantise_one(v.y, inverse);
-        q2 = quantise_one(v.z, inverse), q3 = quantise_one(v.w, inverse);
-    }
-    int sum = q0 + q1 + q2 + q3;
+    float d = over_127(__uint_as_float(amax)), inverse = reciprocal(d);
+    uint32_t low = __byte_perm(quantise_one(v.x, inverse), quantise_one(v.y, inverse), 0x0040),
+             high = __byte_perm(quantise_one(v.z, inverse), quantise_one(v.w, inverse), 0x0040);
+    o.q = use ? __byte_perm(low, high, 0x5410) : 0;
+    o.d = use ? d : 0.0f;
+    if constexpr (SUMS) {
+        int sum = __dp4a((int)o.q, 0x01010101, 0);
 #pragma unroll
-    for (int s = 1; s < 8; s *= 2)
-        sum += __shfl_xor_sync(ALL, sum, s);
-    o.q = (q0 & 255) | (q1 & 255) << 8 | (q2 & 255) << 16 | (uint32_t)q3 << 24;
-    o.ds = __fmul_rn(__int2float_rn(sum), o.d);
+        for (int s = 1; s < 8; s *= 2)
+            sum += __shfl_xor_sync(ALL, sum, s);
+        o.ds = __fmul_rn(__int2float_rn(sum), o.d);
+    }
     return amax < AMAX_LIMIT;
 }
 

@@ -33,7 +33,8 @@ typedef struct slot {
     cudaEvent_t end;
 } slot;
 
-enum { LAYER_PRODUCTS = 6 }; /* at most: q, k, v, o, gate and up, down */
+enum { GRAPHS = 2 * FP_CUDA_ATTENTION_FORMS }; /* of steps of so many sequences */
+enum { LAYER_PRODUCTS = 6 };                   /* at most: q, k, v, o, gate and up, down */
 
 struct fp__cuda_forward {
     const fp__cuda_model *m;
@@ -42,7 +43,7 @@ struct fp__cuda_forward {
     fp_cuda_attention *attention;
     fp_cuda_attention_sequence *sequences; // [S]
     cudaStream_t stream, capture; /* capture: graphs are made there, as others may use `stream` meanwhile */
-    cudaGraphExec_t (*graphs)[2]; // [S + 1][wants mass]
+    cudaGraphExec_t (*graphs)[GRAPHS]; // [S + 1][2·form of attention + wants mass]
     cudaGraphExec_t last_graph;
     void *memory, *pinned;
     size_t memory_bytes, pinned_bytes;
@@ -178,7 +179,7 @@ void fp__cuda_forward_destroy(fp__cuda_forward *f)
     if (f->stream)
         (void)cudaStreamSynchronize(f->stream);
     for (size_t i = 0; f->graphs && i <= f->limits.sequences; i++)
-        for (size_t k = 0; k < 2; k++)
+        for (size_t k = 0; k < GRAPHS; k++)
             if (f->graphs[i][k])
                 (void)cudaGraphExecDestroy(f->graphs[i][k]);
     for (size_t i = 0; i < 2; i++)
@@ -501,7 +502,7 @@ static fp_status start(fp__cuda_forward *f, size_t n, uint32_t T, uint32_t n_row
     f->last_graph = NULL;
     if (!each || T != n)
         return enqueue(f, T, n_rows, each);
-    cudaGraphExec_t *graph = &f->graphs[T][f->want_mass];
+    cudaGraphExec_t *graph = &f->graphs[T][2 * fp_cuda_attention_form(f->attention) + f->want_mass];
     if (!*graph)
         FP_TRY(make_graph(f, T, graph));
     f->last_graph = *graph;
