@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ 
             fill_begin(bars + fetch_stage, W::BYTES, lane);
             fill_copy(ring + fetch_stage * W::BYTES,
                       a.weights + (tile * a.segments + fetch_segment) * W::BYTES, W::BYTES,
-                      bars + fetch_stage, lane, 0);
+                      bars + fetch_stage, lane, 0, true);
             fill_end(bars + fetch_stage);
         }
         fetch += warps;

@@ -115,12 +115,14 @@ static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes,
 #endif
 }
 /* Lane `by` of the warp issues the copy where the hardware has bulk copies. bytes: a multiple of 16, both
- * ends aligned. */
+ * ends aligned. once: as bulk_copy_once. */
 static __device__ __forceinline__ void fill_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar,
-                                                 int lane, int by)
+                                                 int lane, int by, bool once = false)
 {
 #if FP_BULK
-    if (lane == by)
+    if (lane == by && once)
+        bulk_copy_once(to, from, bytes, bar);
+    else if (lane == by)
         bulk_copy(to, from, bytes, bar);
 #else
     for (uint32_t i = 16 * lane; i < bytes; i += 512)
