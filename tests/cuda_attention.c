@@ -415,9 +415,9 @@ static void check_lab(struct lab *c, const char *name)
         {0, 0, 0, 2, 0, 0, 2, [FP__TUNE_SOLO] = 1},
         {0, 0, 0, 2, 0, 0, 3, [FP__TUNE_SOLO] = 1},
         {0, 0, 0, 2, 0, 0, 4, [FP__TUNE_SOLO] = 1},
-        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1, [FP__TUNE_SOLO] = 1},
+        {16, 16, 0, 1, 2, 0, 0, 9, 5, 0, 1, [FP__TUNE_SOLO] = 1, [FP__TUNE_PACE] = 16},
         {4, 16, 0, 1, 2, 0, 0, 0, 0, 2, 2, [FP__TUNE_SOLO] = 1},
-        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3, [FP__TUNE_SOLO] = 1},
+        {16, 4, 0, 1, 2, 0, 0, 1, 5, 0, 3, [FP__TUNE_SOLO] = 1, [FP__TUNE_PACE] = 2},
         {4, 4, 0, 1, 1, 0, 0, 3, 0, 2, 4, [FP__TUNE_SOLO] = 1}};
     size_t rows = (size_t)c->tokens * c->heads, pages = 0;
     expect_all(c);

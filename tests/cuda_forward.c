@@ -11,6 +11,7 @@
  * greedy tokens, the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
 #include "cache/leaf.h"
 #include "gguf_writer.h"
+#include "kernel/cuda/attention_tuning.h"
 #include "merkle/sha256.h"
 #include "model/cuda/forward_cuda.h"
 #include "model/forward.h"
@@ -284,8 +285,11 @@ static double run(lab *b, const scenario *c, bool gpu, results *r, double *decod
                 logits[i] = r->logits + (at + 1) * V;
                 tokens[i] = &r->tokens[at + 1];
             }
+            /* a step of one sequence takes turns between its own kernel of attention and the general ones */
+            fp__cuda_attention_tuning[FP__TUNE_SOLO] = step % 3 == 1;
             run_step(b, c, gpu, r, parts, width, logits, tokens);
         }
+    fp__cuda_attention_tuning[FP__TUNE_SOLO] = 0;
     *decode_s = now() - middle;
     if (gpu)
         CUDA(cudaMemcpy(r->pool, b->pool.kv, b->pool.pages * b->pool.group_bytes, cudaMemcpyDeviceToHost));

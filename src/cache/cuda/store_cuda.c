@@ -32,6 +32,14 @@ typedef struct cuda_store {
     cudaStream_t own, writer, sums;      /* sums: checksums, beside the steps that follow */
     cudaEvent_t written;                 /* after the writer's last take or keep, or before the last sum */
     cudaEvent_t summed;                  /* after the last sum */
+    /* a thread launches sums: who asks for them has a step to start */
+    pthread_t summer;
+    pthread_mutex_t sum_mutex;
+    pthread_cond_t sum_wanted;
+    fp__cuda_slots asked[FP__STORE_BATCH]; /* sums that are not launched yet */
+    uint32_t n_asked;
+    fp_status sum_status; /* of all launches so far */
+    bool has_summer, stop;
     pthread_mutex_t mutex;
     pthread_cond_t freed;
     lane lanes[LANES];
@@ -55,10 +63,48 @@ static fp_status mark_written(cuda_store *c)
     return FP_OK;
 }
 
+/* Called with sum_mutex. */
+static fp_status launch_sums(cuda_store *c)
+{
+    if (c->n_asked == 0)
+        return c->sum_status;
+    cudaError_t e = fp__cuda_pages_sum(&c->pages, c->asked, c->n_asked, c->sums);
+    c->n_asked = 0;
+    if (e == cudaSuccess)
+        e = cudaEventRecord(c->summed, c->sums);
+    if (e != cudaSuccess && c->sum_status == FP_OK)
+        c->sum_status = fp__cuda_status(e, "checksums of K/V");
+    return c->sum_status;
+}
+
+/* All sums that were asked for are in their stream. */
+static fp_status flush_sums(cuda_store *c)
+{
+    pthread_mutex_lock(&c->sum_mutex);
+    fp_status status = launch_sums(c);
+    pthread_mutex_unlock(&c->sum_mutex);
+    return status == FP_OK ? FP_OK : fp__fail(status, "checksums of K/V could not be brought up to date");
+}
+
+static void *launch_when_asked(void *arg)
+{
+    cuda_store *c = arg;
+    bool ready = cudaSetDevice(c->device) == cudaSuccess;
+    pthread_mutex_lock(&c->sum_mutex);
+    while (!c->stop) {
+        if (ready)
+            (void)launch_sums(c); /* whoever comes next is told of errors */
+        pthread_cond_wait(&c->sum_wanted, &c->sum_mutex);
+    }
+    pthread_mutex_unlock(&c->sum_mutex);
+    return NULL;
+}
+
 /* What changes pages other than by writing further slots comes after the checksums of what is there. */
-static fp_status enter_writer(const cuda_store *c)
+static fp_status enter_writer(cuda_store *c)
 {
     FP_TRY(enter(c));
+    FP_TRY(flush_sums(c));
     FP_CUDA(cudaStreamWaitEvent(c->writer, c->summed, 0), "the order of K/V");
     return FP_OK;
 }
@@ -118,21 +164,20 @@ static fp_status cuda_sum(fp__store *store, fp__group *const *groups, const size
         FP_TRY(mark_written(c));
         FP_CUDA(cudaStreamWaitEvent(c->sums, c->written, 0), "the order of K/V");
     }
-    for (size_t first = 0, count; first < n; first += count) {
-        fp__cuda_slots ranges[FP__STORE_BATCH];
-        uint32_t used = 0;
-        count = n - first < FP__STORE_BATCH ? n - first : FP__STORE_BATCH;
-        for (size_t i = first; i < first + count; i++)
-            if (groups[i]->summed < slots[i])
-                ranges[used++] =
-                    (fp__cuda_slots){page_of(c, groups[i]), (uint16_t)groups[i]->summed, (uint16_t)slots[i]};
-        FP_CUDA(fp__cuda_pages_sum(&c->pages, ranges, used, c->sums), "checksums of K/V");
-        for (size_t i = first; i < first + count; i++)
-            if (groups[i]->summed < slots[i])
-                groups[i]->summed = slots[i];
+    pthread_mutex_lock(&c->sum_mutex);
+    for (size_t i = 0; i < n; i++) {
+        if (groups[i]->summed >= slots[i])
+            continue;
+        if (c->n_asked == FP__STORE_BATCH)
+            (void)launch_sums(c);
+        c->asked[c->n_asked++] =
+            (fp__cuda_slots){page_of(c, groups[i]), (uint16_t)groups[i]->summed, (uint16_t)slots[i]};
+        groups[i]->summed = slots[i];
     }
-    FP_CUDA(cudaEventRecord(c->summed, c->sums), "an event of the K/V pool");
-    return FP_OK;
+    fp_status status = c->sum_status;
+    pthread_cond_signal(&c->sum_wanted);
+    pthread_mutex_unlock(&c->sum_mutex);
+    return status == FP_OK ? FP_OK : fp__fail(status, "checksums of K/V could not be brought up to date");
 }
 
 /* ---- lanes: work that looks ---- */
@@ -162,9 +207,10 @@ static void lane_give(cuda_store *c, lane *l)
 }
 
 /* What follows in the lane's stream comes after all that the writer has written, and its checksums. */
-static fp_status lane_begin(const cuda_store *c, const lane *l)
+static fp_status lane_begin(cuda_store *c, const lane *l)
 {
     FP_TRY(enter(c));
+    FP_TRY(flush_sums(c));
     FP_CUDA(cudaStreamWaitEvent(l->stream, c->written, 0), "the order of K/V");
     FP_CUDA(cudaStreamWaitEvent(l->stream, c->summed, 0), "the order of K/V");
     return FP_OK;
@@ -280,6 +326,13 @@ static fp_status cuda_unmap(fp__store *store, const fp__group *group, fp__store_
 static void cuda_destroy(fp__store *store)
 {
     cuda_store *c = self(store);
+    if (c->has_summer) {
+        pthread_mutex_lock(&c->sum_mutex);
+        c->stop = true;
+        pthread_cond_signal(&c->sum_wanted);
+        pthread_mutex_unlock(&c->sum_mutex);
+        (void)pthread_join(c->summer, NULL);
+    }
     (void)cudaSetDevice(c->device);
     (void)cudaDeviceSynchronize();
     for (size_t i = 0; i < LANES; i++) {
@@ -301,6 +354,8 @@ static void cuda_destroy(fp__store *store)
     (void)cudaFree((void *)(uintptr_t)c->pages.weights);
     (void)cudaFree(c->pages.sums);
     (void)cudaFree(c->pages.kv);
+    pthread_cond_destroy(&c->sum_wanted);
+    pthread_mutex_destroy(&c->sum_mutex);
     pthread_cond_destroy(&c->freed);
     pthread_mutex_destroy(&c->mutex);
     free(c);
@@ -410,7 +465,8 @@ static fp_status create(cuda_store *c, size_t max_groups)
     FP_TRY(create_lanes(c));
     FP_TRY(allocate_pages(c, max_groups));
     FP_CUDA(cudaDeviceSynchronize(), "zeroing the K/V pool");
-    return FP_OK;
+    c->has_summer = pthread_create(&c->summer, NULL, launch_when_asked, c) == 0;
+    return c->has_summer ? FP_OK : fp__fail(FP_NO_MEMORY, "no thread for the K/V pool");
 }
 
 fp_status fp__store_cuda_create(const fp__page_geometry *g, size_t max_groups, fp__store **out)
@@ -437,6 +493,8 @@ fp_status fp__store_cuda_create(const fp__page_geometry *g, size_t max_groups, f
     fp__store_init(&c->head, &ops, g);
     pthread_mutex_init(&c->mutex, NULL);
     pthread_cond_init(&c->freed, NULL);
+    pthread_mutex_init(&c->sum_mutex, NULL);
+    pthread_cond_init(&c->sum_wanted, NULL);
     fp_status status = create(c, max_groups);
     if (status != FP_OK)
         cuda_destroy(&c->head);
@@ -454,6 +512,7 @@ fp_status fp__store_cuda_set_writer(fp__store *store, void *stream)
 {
     cuda_store *c = self(store);
     FP_TRY(enter(c));
+    FP_TRY(flush_sums(c));
     FP_CUDA(cudaStreamSynchronize(c->writer), "the K/V pool's work so far");
     c->writer = stream ? stream : c->own;
     return mark_written(c);

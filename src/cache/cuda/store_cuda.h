@@ -3,12 +3,13 @@
  * from plain C without CUDA's headers.
  *
  * Order. There is one writer: the stream of the forward pass that this store was given (set_writer). All that
- * changes bytes is done in that stream: zeroing what take hands out, keep, the forward pass itself, and the
- * write-time checksums after it. So a thread that enqueues a step and then fp__kvseq_checksum_step (or
- * commits) need not wait in between. What only looks (check, hash, mapping) runs in low-priority streams of
- * the store's own, behind the writer's last take, keep or sum, and returns when it is done, so that it can
- * stand beside the steps that follow; it is meant for hash workers. Digests and flags are all that comes to
- * the host, but for a mapping. What is written through a mapping is in device memory when unmap returns.
+ * changes bytes is done in that stream: zeroing what take hands out, keep, the forward pass itself. The
+ * write-time checksums come after it, in a stream beside it; a thread of the store launches them. So a thread
+ * that enqueues a step and then fp__kvseq_checksum_step (or commits) need not wait in between, nor for a
+ * launch. What only looks (check, hash, mapping) runs in low-priority streams of the store's own, behind the
+ * writer's last take, keep or sum, and returns when it is done, so that it can stand beside the steps that
+ * follow; it is meant for hash workers. Digests and flags are all that comes to the host, but for a mapping.
+ * What is written through a mapping is in device memory when unmap returns.
  */
 #ifndef FP_CACHE_CUDA_STORE_CUDA_H
 #define FP_CACHE_CUDA_STORE_CUDA_H

@@ -33,7 +33,6 @@ static __device__ __forceinline__ void barrier_init_fence()
 {
 #if FP_CUDA_BULK
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
 
@@ -68,6 +67,26 @@ static __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t p
     }
 }
 
+#if FP_CUDA_BULK
+/* One thread's arrival at a barrier that then waits for `bytes` of copies too. */
+static __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes)
+{
+    asm volatile(
+        "{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}" ::"r"(barrier),
+        "r"(bytes)
+        : "memory");
+}
+/* bytes: a multiple of 16, both ends aligned. */
+static __device__ __forceinline__ void bulk_copy(uint32_t to, const void *from, uint32_t bytes,
+                                                 uint32_t barrier)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(barrier)
+        : "memory");
+}
+#endif
+
 /* Starts a fill of up to two pieces (bytes in multiples of 16). Called by all lanes of one warp. */
 static __device__ __forceinline__ void fill_stage(uint32_t barrier, uint32_t to, const uint8_t *a,
                                                   uint32_t a_bytes, const uint8_t *b, uint32_t b_bytes,
@@ -75,22 +94,10 @@ static __device__ __forceinline__ void fill_stage(uint32_t barrier, uint32_t to,
 {
 #if FP_CUDA_BULK
     if (lane == 0) {
-        asm volatile(
-            "{\n\t.reg .b64 state;\n\tmbarrier.arrive.expect_tx.shared.b64 state, [%0], %1;\n\t}" ::"r"(
-                barrier),
-            "r"(a_bytes + b_bytes)
-            : "memory");
-        asm volatile(
-            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                to),
-            "l"(__cvta_generic_to_global(a)), "r"(a_bytes), "r"(barrier)
-            : "memory");
+        barrier_expect(barrier, a_bytes + b_bytes);
+        bulk_copy(to, a, a_bytes, barrier);
         if (b_bytes)
-            asm volatile(
-                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-                    "r"(to + a_bytes),
-                "l"(__cvta_generic_to_global(b)), "r"(b_bytes), "r"(barrier)
-                : "memory");
+            bulk_copy(to + a_bytes, b, b_bytes, barrier);
     }
 #else
     for (uint32_t i = lane * 16; i < a_bytes + b_bytes; i += 512) {

@@ -15,7 +15,9 @@ namespace
 {
 
 constexpr uint32_t DECODE_QUADS = 2; /* of a multiprocessor */
+constexpr uint32_t EARLY_PACE = 1;   /* stages of a ring filled at once before the kernels ahead have ended */
 constexpr uint32_t AHEAD_HALVES = 1; /* of a warp of decode behind its ring, asked into L2 when it begins */
+constexpr uint32_t AHEAD_OF_MANY = 2; /* the same where quads take many chunks */
 
 } // namespace
 
@@ -259,7 +261,10 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.level_bytes = plan->level_bytes;
     p.merge_bytes = plan->stacks ? MERGE_LEAST_BYTES : plan->merge_bytes;
     p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, p.decode_stages);
-    p.ahead_halves = tuned_or(FP__TUNE_AHEAD, 1 + AHEAD_HALVES) - 1;
+    p.early_pace = tuned_or(FP__TUNE_PACE, EARLY_PACE);
+    p.ahead_halves =
+        tuned_or(FP__TUNE_AHEAD, 1 + (plan->cut && p.decode_stages > 1 ? AHEAD_OF_MANY : AHEAD_HALVES)) -
+        1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;

@@ -133,9 +133,10 @@ template <int D, int NT, int QUADS, bool STACKS> struct DecodeWarp {
         if (++fill_slot == p.decode_stages)
             fill_slot = 0;
     }
-    __device__ __forceinline__ void fill()
+    /* Fills the ring up to `most` stages. */
+    __device__ __forceinline__ void fill(uint32_t most)
     {
-        while (ahead < (waited ? p.decode_stages : p.early_stages)) {
+        while (ahead < most) {
             if (walk.half >= walk.end) {
                 if (feeds_next || next.number >= units)
                     return;
@@ -172,12 +173,23 @@ template <int D, int NT, int QUADS, bool STACKS> struct DecodeWarp {
         if (!feeds_next && next.number < units)
             ask(open(next), next.words, p.ahead_halves - asked);
     }
-    /* What the kernels before wrote is there from now on. */
+    /* Whether rings are filled and units drawn as late as they can be: where a ring has several stages. Twice
+     * the rows leave no registers for it. */
+    static constexpr bool LATE = NT == 1 && D <= 128;
+    /* What the kernels before wrote is there from now on. Until then a stage is filled when the one before is
+     * there: that keeps memory as busy as all at once, but what those kernels still have to read does not
+     * wait behind all of it. */
     __device__ __forceinline__ void begin()
     {
+#pragma unroll 1
+        for (uint32_t most = p.early_pace + 2; LATE && most <= p.early_stages && ahead > 0; most++) {
+            wait(part, further(place, ahead - 1));
+            fill(most);
+        }
         wait_previous();
         waited = true;
-        draw();
+        if (!LATE)
+            draw();
     }
     __device__ __forceinline__ void release()
     {
@@ -362,6 +374,7 @@ template <int D, int NT> struct Work {
     float unit[NT];
     uint32_t loaded;           /* stream that rows are of */
     uint32_t page, half, last; /* the next to do, of the unit's pages */
+    uint32_t draws;            /* page before which the quad draws the unit after next */
     bool any;
 };
 
@@ -389,6 +402,8 @@ static __device__ __forceinline__ void begin_unit(DecodeWarp<D, NT, QUADS, STACK
     if (!w.waited)
         k.last = min(k.page + 1, k.last);
     k.half = 0;
+    /* the answer must be there when the unit ends, many microseconds later when memory is busy */
+    k.draws = D < 128 || k.last > SPAN_PAGES ? k.last / 2 : k.last - 1;
     k.span.clear();
     k.chunk.clear();
 #pragma unroll
@@ -463,11 +478,15 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS, STACKS
     k.at.least = k.at.most = 0x7fffffffu;
 #pragma unroll 1
     while (w.now.number < w.units) {
-        w.fill();
+        w.fill(w.waited ? w.p.decode_stages
+               : w.LATE ? min(w.p.early_pace + k.half, w.p.early_stages)
+                        : w.p.early_stages);
         if (fresh)
             begin_unit(w, h, k);
         fresh = false;
         if (k.page < k.last) {
+            if (w.LATE && k.half == 0 && k.page == k.draws && w.waited)
+                w.draw();
             take_half(w, k);
             if (k.page < k.last)
                 continue;
@@ -490,7 +509,8 @@ static __device__ __forceinline__ void run_units(DecodeWarp<D, NT, QUADS, STACKS
             continue;
         }
         w.advance(after_next);
-        w.draw();
+        if (!w.LATE)
+            w.draw();
         if (!stacked && k.any)
             w.release();
     }

@@ -129,6 +129,7 @@ struct Params {
     uint32_t prefill_stages;             /* ring stages of the prefill kernel */
     uint32_t merge_bytes;                /* shared memory of a merging CTA */
     uint32_t early_stages;               /* of a ring, filled before the kernels ahead have ended */
+    uint32_t early_pace;                 /* so many of these at once */
     uint32_t ahead_halves;               /* half slabs of a warp that it asks into L2 behind its ring */
     int high;                            /* 256, where the compiler cannot know it */
     float4 *prefill_scratch;             // [CTAs][rows][d][2]: states of its segments

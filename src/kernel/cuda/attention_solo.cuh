@@ -39,10 +39,6 @@ namespace solo
 {
 
 /* What is worked out before the wait for the kernel before is not to be put off. */
-template <typename T> static __device__ __forceinline__ void pin(T *&x)
-{
-    asm volatile("" : "+l"(x));
-}
 static __device__ __forceinline__ void pin(uint32_t &x)
 {
     asm volatile("" : "+r"(x));
@@ -80,9 +76,7 @@ template <int D, int NT> struct Quad {
         uint32_t workers = SOLO_QUADS * gridDim.x;
         return round * workers + (round % 2 ? workers - 1 - worker() : worker());
     }
-    /* The item of a unit, word by lane; of one that there is not, anything (the plan's buffer is long
-     * enough).
-     */
+    /* The item of a unit, word by lane; of one that there is not, anything: the buffer is long enough. */
     __device__ __forceinline__ uint32_t load_item(uint32_t round) const
     {
         return __ldg(p.plan + DECODE_AT + unit(round) / p.kv_heads * ITEM_WORDS + lane);

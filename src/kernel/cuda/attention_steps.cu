@@ -7,7 +7,7 @@ namespace fp
 namespace attn
 {
 
-constexpr uint32_t TAIL = 2; /* units of a span for each quad, in quarters */
+constexpr uint32_t TAIL = 1; /* units of a span for each quad, in quarters */
 
 /* States that an item of these pages writes. */
 static uint32_t count_pieces(const List *list, uint32_t first, uint32_t end)
@@ -30,15 +30,25 @@ static ListKind kind_of(const List *list)
     return list->team ? TEAM_LIST : list->large ? LARGE_LIST : stacked(list) ? STACKED_LIST : SPLIT_LIST;
 }
 
+/* Whether this chunk of a list, which begins at page `first`, is done in spans: about one of plan->cut, and
+ * those at the end of a list, as the merge is quicker with whole chunks. */
+static bool is_cut(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first)
+{
+    if (plan->cut == 0)
+        return false;
+    uint32_t before = list->table / CHUNK_PAGES, chunks = ceil_div(pages, CHUNK_PAGES),
+             count = (before + chunks) / plan->cut - before / plan->cut;
+    return chunks - 1 - first / CHUNK_PAGES < count;
+}
+
 /* Pages of the item that begins at page `first`. Of split lists, a short end is done span by span, or, if it
  * has two spans, for two KV heads at once. */
 static uint32_t item_pages(const fp_cuda_attention *plan, const List *list, uint32_t pages, uint32_t first,
                            uint32_t step)
 {
-    uint32_t left = pages - first, chunk = (list->table + first - first % CHUNK_PAGES) / CHUNK_PAGES,
-             pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
+    uint32_t left = pages - first, pair = plan->config.kv_heads % 2 == 0 ? 2 * SPAN_PAGES : SPAN_PAGES;
     if (!list->team && !stacked(list) && step == CHUNK_PAGES) {
-        if (first % CHUNK_PAGES || (left > 2 * SPAN_PAGES && plan->cut && chunk % plan->cut == 0))
+        if (first % CHUNK_PAGES || (left > 2 * SPAN_PAGES && is_cut(plan, list, pages, first)))
             step = SPAN_PAGES; /* a chunk that is cut */
         else if (left <= 2 * SPAN_PAGES)
             step = left <= SPAN_PAGES ? SPAN_PAGES : pair;

@@ -24,6 +24,7 @@ enum {
     FP__TUNE_SOLO,   /* 1 + spans a quad up to which one sequence has a kernel of its own: 1 to 5 */
     FP__TUNE_SOLO_WINDOW, /* half slabs of a quad under way at once there, before the kernels ahead have ended
                            */
+    FP__TUNE_PACE,        /* of these, filled at once */
     FP__TUNE_LARGE,  /* 1: no large stacks beside decode, 2: always */
     FP__TUNE_COUNT
 };

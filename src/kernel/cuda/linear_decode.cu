@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ 
     if (lane == 0)
         for (uint32_t s = 0; s < a.stages; s++)
             barrier_init(bars + s, FILL_ARRIVALS);
-    barrier_init_done();
+    barrier_init_fence();
     __syncwarp();
     uint32_t fetch = warp, fetch_tile = 0, fetch_segment = warp, fetch_stage = 0;
     auto fetch_next = [&] {
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(512, 1) decode_kernel(const __grid_constant__ 
             fill_begin(bars + fetch_stage, W::BYTES, lane);
             fill_copy(ring + fetch_stage * W::BYTES,
                       a.weights + (tile * a.segments + fetch_segment) * W::BYTES, W::BYTES,
-                      bars + fetch_stage, lane, 0);
+                      bars + fetch_stage, lane, 0, true);
             fill_end(bars + fetch_stage);
         }
         fetch += warps;

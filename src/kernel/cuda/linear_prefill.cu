@@ -40,7 +40,7 @@ static __device__ __forceinline__ void fill_stage(const prefill_args &a, uint8_t
     constexpr uint32_t UNIT = wtile<TYPE>::BYTES;
     uint32_t token_tiles = (a.tokens + 7) / 8;
     fill_begin(full, S::STAGE_BYTES, lane);
-#if FP_BULK
+#if FP_CUDA_BULK
     /* one lane per copy; tiles past the end repeat the last one, and their results are dropped */
     if (lane < S::ROW_TILES) {
         uint32_t tile = min(tile0 + lane, a.tiles - 1);
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
             barrier_init(full + s, FILL_ARRIVALS);
             barrier_init(empty + s, WM * WN * WARP_ARRIVALS);
         }
-    barrier_init_done();
+    barrier_init_fence();
     __syncthreads();
     wait_previous();
     if (warp == 0)

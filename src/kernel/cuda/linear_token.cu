@@ -262,7 +262,7 @@ static __device__ __forceinline__ void init_barriers(const token_args &a, shared
         barrier_init(&s.summed[k], WORKERS * WARP_ARRIVALS);
         barrier_init(&s.added[k], WARP_ARRIVALS);
     }
-    barrier_init_done();
+    barrier_init_fence();
 }
 
 /* How far the fetcher is. */

@@ -189,8 +189,9 @@ extern "C" cudaError_t fp__cuda_hash_groups(const fp__cuda_hash_geometry *g, con
         prefix.words[i] = (uint32_t)bytes[4 * i] << 24 | (uint32_t)bytes[4 * i + 1] << 16 |
                           (uint32_t)bytes[4 * i + 2] << 8 | bytes[4 * i + 3];
     uint32_t total = n * slabs;
-    /* the driver's split of L1 cache and shared memory: with the steps' own (CARVEOUT) they wait longer */
-    FP_CUDA_TRY(launch_split(101, slab_leaves_kernel, dim3((total + 31) / 32), dim3(32), 0, stream, groups,
+    /* all shared, as attention's kernels want a multiprocessor's memory: it is not split anew while a hash
+     * runs, and whoever wants another split waits for its end */
+    FP_CUDA_TRY(launch_split(100, slab_leaves_kernel, dim3((total + 31) / 32), dim3(32), 0, stream, groups,
                              slabs, total, (uint32_t)g->kv_heads, slab_bytes, prefix, leaves));
     if (!roots)
         return cudaSuccess;
