@@ -24,6 +24,20 @@ struct Target {
     bool on[2];
 };
 
+/* `state`: of the unit's first row. */
+static __device__ __forceinline__ Target find_target(uint32_t warp, uint32_t lane, uint32_t rows,
+                                                     size_t state)
+{
+    Target to;
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++) {
+        uint32_t row = warp * 16 + lane / 4 + 8 * r;
+        to.on[r] = row < rows;
+        to.row[r] = state + row;
+    }
+    return to;
+}
+
 /* A span to a state of its own. `begins`: it begins a chunk, is merged into an empty one (-0 becomes +0). */
 template <int D>
 static __device__ __forceinline__ void write_span(const Params &p, const Target &to, const float4 &heads,
@@ -177,13 +191,40 @@ template <int D> struct Group {
     }
 };
 
+/* A page of which the product with Q (hi, lo) is under way, into its span. rehearsed: as if all were seen. */
+template <int D>
+static __device__ __forceinline__ void take_page(const prefill::Consumer<D, 1> &k, const uint32_t *item,
+                                                 const prefill::Tile &t, uint32_t stage, uint32_t before,
+                                                 uint32_t fill, bool rehearsed, int (&hi)[32], int (&lo)[32],
+                                                 prefill::Span<D> &span)
+{
+    using namespace prefill;
+    uint32_t c = k.lane % 4 * 4;
+    bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
+    const Scales *s = at_shared<const Scales>(stage + Stage<D>::SCALES);
+    Scores scores;
+    prefill::Weights weights;
+    wgmma_wait<0>();
+    wgmma_results(hi);
+    wgmma_results(lo);
+    find_scores(k.mine.scale(), s, c, hi, lo, scores);
+    if (whole || rehearsed) {
+        const int all[2] = {0, 0};
+        make_weights<false>(s, before, all, c, scores, weights);
+    } else {
+        const int limits[2] = {k.limit_of(item, LIMIT, 0), k.limit_of(item, LIMIT, 1)};
+        make_weights<true>(s, before, limits, c, scores, weights);
+    }
+    k.values(weights, stage, span);
+}
+
 template <int D> static __device__ __forceinline__ void stack_unit(Group<D> &group, uint32_t unit)
 {
     using namespace prefill;
     const Params &p = group.p;
     const uint32_t *item = p.plan + group.h.stack_at + unit / p.kv_heads * ITEM_WORDS;
-    uint32_t words = __ldg(item + group.lane), kv_head = unit % p.kv_heads, c = group.lane % 4 * 4,
-             pages = word(words, PAGES), first_page = word(words, FIRST_PAGE), rows = word(words, ROWS);
+    uint32_t words = __ldg(item + group.lane), kv_head = unit % p.kv_heads, pages = word(words, PAGES),
+             first_page = word(words, FIRST_PAGE), rows = word(words, ROWS);
     Shared none = {};
     Consumer<D, 1> k = {p,          group.h, none,
                         {0, 0},     0,       group.part,
@@ -195,13 +236,8 @@ template <int D> static __device__ __forceinline__ void stack_unit(Group<D> &gro
     for (uint32_t page = 0; page < STACK_STAGES - 1; page++)
         group.start_page(words, kv_head, page, pages);
     Tile t = {group.q, 0, 0};
-    Target to;
-#pragma unroll
-    for (uint32_t r = 0; r < 2; r++) {
-        uint32_t row = k.warp * 16 + k.lane / 4 + 8 * r;
-        to.on[r] = row < rows;
-        to.row[r] = word(words, STATE) + (size_t)kv_head * word(words, STATE_STRIDE) + row;
-    }
+    Target to =
+        find_target(k.warp, k.lane, rows, word(words, STATE) + (size_t)kv_head * word(words, STATE_STRIDE));
     Span<D> span;
     float4 chunk = no_heads();
     span.clear();
@@ -225,26 +261,11 @@ template <int D> static __device__ __forceinline__ void stack_unit(Group<D> &gro
             break;
         uint32_t before = (first_page + number) * PAGE, stage = group.stage(number),
                  fill = page_fill(words, number);
-        bool whole = fill ? fill == PAGE : t.least >= (int)(before + PAGE);
         int hi[32], lo[32];
         multiply_keys<D>(t, stage, hi, lo);
         if (ready)
             group.start_page(words, kv_head, number + STACK_STAGES - 1, pages);
-        const Scales *s = at_shared<const Scales>(stage + Stage<D>::SCALES);
-        Scores scores;
-        prefill::Weights weights;
-        wgmma_wait<0>();
-        wgmma_results(hi);
-        wgmma_results(lo);
-        find_scores(k.mine.scale(), s, c, hi, lo, scores);
-        if (whole || !ready) {
-            const int all[2] = {0, 0};
-            make_weights<false>(s, before, all, c, scores, weights);
-        } else {
-            const int limits[2] = {k.limit_of(item, LIMIT, 0), k.limit_of(item, LIMIT, 1)};
-            make_weights<true>(s, before, limits, c, scores, weights);
-        }
-        k.values(weights, stage, span);
+        take_page<D>(k, item, t, stage, before, fill, !ready, hi, lo, span);
         if (!ready) { /* that was a rehearsal */
             group.wait();
             load_tile<D>(p, item, kv_head, 0, group.BARRIER, k.warp, k.lane, k.mine.scale(), t);
