@@ -263,8 +263,7 @@ fp_status fp_cuda_attention_run(fp_cuda_attention *plan, const fp_cuda_attention
     p.early_stages = min_of(tuned_or(FP__TUNE_EARLY, 1 + MAX_STAGES) - 1, p.decode_stages);
     p.early_pace = tuned_or(FP__TUNE_PACE, EARLY_PACE);
     p.ahead_halves =
-        tuned_or(FP__TUNE_AHEAD, 1 + (plan->cut && p.decode_stages > 1 ? AHEAD_OF_MANY : AHEAD_HALVES)) -
-        1;
+        tuned_or(FP__TUNE_AHEAD, 1 + (plan->cut && p.decode_stages > 1 ? AHEAD_OF_MANY : AHEAD_HALVES)) - 1;
     p.high = 256;
     p.prefill_scratch = plan->prefill_scratch;
     cudaStream_t s = (cudaStream_t)stream;
