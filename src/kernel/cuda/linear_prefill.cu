@@ -1,11 +1,16 @@
 /* §4 for many tokens: int8 matrix instructions, one per block of 32 inputs of 16 rows × 8 tokens, and then
- * three binary32 operations per output (integer to float, the product of the scales, fma); those bound the
- * speed, not the matrix unit.
+ * three binary32 operations per output (integer to float, the product of the scales, fma). On Hopper what
+ * bounds the speed is not the matrix unit but how many registers can be read: two a cycle and scheduler
+ * (measured), so the instructions with three sources cost 1.5 cycles, and a matrix instruction that adds to
+ * registers two more than one that starts at 0. Hence sums that start at 0 and are converted, and few loads
+ * and little unpacking.
  *
- * A block of WM × WN warps computes 32·WM rows × 32·WN tokens (128 × 64; two blocks a multiprocessor). Per
- * segment a stage of shared memory receives the row tiles' units (still packed: a warp unpacks its fragments
- * in registers) and the tokens' activation tiles, all of them contiguous copies. A stage is refilled one
- * segment later than it was used, when all warps are likely past it. */
+ * A block of 8 warps computes 128 rows × 64 tokens (two blocks a multiprocessor). Per segment a stage of
+ * shared memory receives the row tiles' units (still packed: a warp unpacks its fragments in registers) and
+ * the tokens' activation tiles, all of them contiguous copies. A stage is refilled by one of the warps, in
+ * turn, in the middle of the next segment, when all are likely past it. (One block a place, which takes one
+ * tile after the other and copies ahead of the next, was slower: blocks that are launched as others end
+ * spread better.) */
 #include "kernel/cuda/canon.cuh"
 #include "kernel/cuda/launch.cuh"
 #include "kernel/cuda/wtile.cuh"
@@ -21,105 +26,86 @@ struct prefill_args {
     uint32_t rows, tiles, segments, tokens, gated;
 };
 
-template <int TYPE, int WM, int WN> struct prefill_shape {
-    static constexpr int ROW_TILES = 2 * WM, TOKEN_TILES = 4 * WN, THREADS = 32 * WM * WN;
-    static constexpr int A_BYTES = ROW_TILES * wtile<TYPE>::BYTES,
-                         B_BYTES = TOKEN_TILES * FP__DEVICE_ACT_BYTES;
-    static constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
-    static constexpr int STAGES =
-        112 * 1024 / STAGE_BYTES > 4 ? 4 : 112 * 1024 / STAGE_BYTES; /* two blocks fit */
+template <int TYPE> struct prefill_shape {
+    using W = wtile<TYPE>;
+    /* A warp's part: 2 row tiles × 4 token tiles, or 1 × 8 where scales are dear to unpack. */
+    static constexpr bool WIDE = W::MINIMUM || W::HALVES;
+    static constexpr int MT = WIDE ? 1 : 2, NT = WIDE ? 8 : 4, ROW_TILES = 8, TOKEN_TILES = 8, WARPS = 8,
+                         ROW_WARPS = ROW_TILES / MT;
+    static constexpr int ACT_BYTES = W::MINIMUM ? FP__DEVICE_ACT_BYTES : FP__DEVICE_ACT_DS;
+    static constexpr int A_BYTES = ROW_TILES * W::BYTES, STAGE_BYTES = A_BYTES + TOKEN_TILES * ACT_BYTES;
+    static constexpr int BLOCKS = 2, FIT = (228 / BLOCKS - 1) * 1024 / STAGE_BYTES,
+                         STAGES = FIT > 4 ? 4 : FIT; /* two blocks fit */
     static_assert(STAGES >= 2, "no room for two stages");
 };
 
-template <int TYPE, int WM, int WN>
+/* Tiles past the end repeat the last one, and their results are dropped. */
+template <int TYPE>
 static __device__ __forceinline__ void fill_stage(const prefill_args &a, uint8_t *stage, uint64_t *full,
-                                                  uint32_t tile0, uint32_t token_tile0, uint32_t segment,
-                                                  int lane)
+                                                  uint32_t segment, int lane)
 {
-    using S = prefill_shape<TYPE, WM, WN>;
+    using S = prefill_shape<TYPE>;
     constexpr uint32_t UNIT = wtile<TYPE>::BYTES;
-    uint32_t token_tiles = (a.tokens + 7) / 8;
+    constexpr int UNROLL = FP_CUDA_BULK ? 8 : 1;
+    uint32_t tile = blockIdx.y * S::ROW_TILES, token_tile = blockIdx.x * S::TOKEN_TILES,
+             token_tiles = (a.tokens + 7) / 8;
+    const uint8_t *units = a.weights + ((size_t)tile * a.segments + segment) * UNIT,
+                  *acts = a.act + ((size_t)token_tile * a.segments + segment) * FP__DEVICE_ACT_BYTES;
     fill_begin(full, S::STAGE_BYTES, lane);
-#if FP_CUDA_BULK
-    /* one lane per copy; tiles past the end repeat the last one, and their results are dropped */
-    if (lane < S::ROW_TILES) {
-        uint32_t tile = min(tile0 + lane, a.tiles - 1);
-        fill_copy(stage + lane * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full,
-                  lane, lane);
-    } else if (lane < S::ROW_TILES + S::TOKEN_TILES) {
-        int i = lane - S::ROW_TILES;
-        uint32_t tile = min(token_tile0 + i, token_tiles - 1);
-        fill_copy(stage + S::A_BYTES + i * FP__DEVICE_ACT_BYTES,
-                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES,
-                  full, lane, lane);
+    if (fill_lane()) {
+#pragma unroll UNROLL
+        for (int i = 0; i < S::ROW_TILES; i++) {
+            fill_copy(stage + i * UNIT, units, UNIT, full, lane, lane);
+            units += tile + i + 1 < a.tiles ? a.segments * UNIT : 0;
+        }
+#pragma unroll UNROLL
+        for (int i = 0; i < S::TOKEN_TILES; i++) {
+            fill_copy(stage + S::A_BYTES + i * S::ACT_BYTES, acts, S::ACT_BYTES, full, lane, lane);
+            acts += token_tile + i + 1 < token_tiles ? a.segments * FP__DEVICE_ACT_BYTES : 0;
+        }
     }
-    static_assert(S::ROW_TILES + S::TOKEN_TILES <= 32, "a lane per copy");
-#else
-    for (int i = 0; i < S::ROW_TILES; i++) {
-        uint32_t tile = min(tile0 + i, a.tiles - 1);
-        fill_copy(stage + i * UNIT, a.weights + ((size_t)tile * a.segments + segment) * UNIT, UNIT, full,
-                  lane, 0);
-    }
-    for (int i = 0; i < S::TOKEN_TILES; i++) {
-        uint32_t tile = min(token_tile0 + i, token_tiles - 1);
-        fill_copy(stage + S::A_BYTES + i * FP__DEVICE_ACT_BYTES,
-                  a.act + ((size_t)tile * a.segments + segment) * FP__DEVICE_ACT_BYTES, FP__DEVICE_ACT_BYTES,
-                  full, lane, 0);
-    }
-#endif
     fill_end(full);
 }
 
-/* One segment of a warp's 2 row tiles × 4 token tiles. */
-template <int TYPE>
-static __device__ __forceinline__ void segment_sums(const uint8_t *units, const uint8_t *acts, int lane,
-                                                    float (&seg)[2][4][4])
+/* Two blocks of inputs of a warp's part. The compiler puts the instructions in another order, with matrix
+ * instructions ahead, whatever the order here. */
+template <int TYPE, int MT, int NT>
+static __device__ __forceinline__ void pair_sums(const uint8_t *units, const uint8_t *acts, int p, int lane,
+                                                 float (&seg)[MT][NT][4])
 {
     using W = wtile<TYPE>;
+    typename W::pair w[MT];
 #pragma unroll
-    for (int i = 0; i < 32; i++)
-        seg[i / 16][i / 4 % 4][i % 4] = 0.0f;
-#pragma unroll 1
-    for (int p = 0; p < 4; p++) {
-        typename W::pair w[2];
-        load_pair<TYPE>(units, p, lane, w[0]);
-        load_pair<TYPE>(units + W::BYTES, p, lane, w[1]);
-        const uint8_t *quants = acts + p * 512 + lane * 16,
-                      *scales = acts + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8;
-        /* steps of two matrix instructions: token tile k / 2, block k % 2, both row tiles; those of step k +
-         * 1 are under way while the results of step k are added */
-        block_sums<TYPE> t[2][2];
-        uint4 x = *(const uint4 *)quants;
-        block_mma<TYPE>(t[0][0], w[0].a[0], make_uint2(x.x, x.y));
-        block_mma<TYPE>(t[0][1], w[1].a[0], make_uint2(x.x, x.y));
+    for (int m = 0; m < MT; m++) {
+        load_pair<TYPE>(units + m * W::BYTES, p, lane, w[m]);
+        scales_down<TYPE>(w[m]);
+    }
 #pragma unroll
-        for (int k = 0; k < 8; k++) {
-            const float *d = (const float *)(scales + k / 2 * FP__DEVICE_ACT_BYTES + k % 2 * 32);
-            float2 dx = *(const float2 *)d, ds = make_float2(0.0f, 0.0f);
+    for (int n = 0; n < NT; n++) {
+        const uint8_t *act = acts + n * prefill_shape<TYPE>::ACT_BYTES;
+        uint4 x = *(const uint4 *)(act + p * 512 + lane * 16);
+        const float *d = (const float *)(act + FP__DEVICE_ACT_D + p * 64 + lane % 4 * 8);
+#pragma unroll
+        for (int b = 0; b < 2; b++) {
+            float2 dx = *(const float2 *)(d + 8 * b), ds = make_float2(0.0f, 0.0f);
             if constexpr (W::MINIMUM)
-                ds = *(const float2 *)(d + 64);
-            if (k < 7) {
-                uint2 next = k % 2 ? make_uint2(0, 0) : make_uint2(x.z, x.w);
-                if (k % 2) {
-                    x = *(const uint4 *)(quants + (k + 1) / 2 * FP__DEVICE_ACT_BYTES);
-                    next = make_uint2(x.x, x.y);
-                }
-                block_mma<TYPE>(t[(k + 1) % 2][0], w[0].a[(k + 1) % 2], next);
-                block_mma<TYPE>(t[(k + 1) % 2][1], w[1].a[(k + 1) % 2], next);
-            }
-            block_add<TYPE>(seg[0][k / 2], t[k % 2][0], w[0], k % 2, dx, ds);
-            block_add<TYPE>(seg[1][k / 2], t[k % 2][1], w[1], k % 2, dx, ds);
+                ds = *(const float2 *)(d + 8 * b + 64);
+#pragma unroll
+            for (int m = 0; m < MT; m++)
+                block_fma<TYPE, 0>(seg[m][n], w[m], b, b ? make_uint2(x.z, x.w) : make_uint2(x.x, x.y), dx,
+                                   ds);
         }
     }
 }
 
-static __device__ __forceinline__ void store_outputs(const prefill_args &a, const float (&y)[2][4][4],
+template <int MT, int NT>
+static __device__ __forceinline__ void store_outputs(const prefill_args &a, const float (&y)[MT][NT][4],
                                                      uint32_t tile0, uint32_t token0, int lane)
 {
 #pragma unroll
-    for (int m = 0; m < 2; m++)
+    for (int m = 0; m < MT; m++)
 #pragma unroll
-        for (int n = 0; n < 4; n++)
+        for (int n = 0; n < NT; n++)
 #pragma unroll
             for (int j = 0; j < 2; j++) {
                 size_t t = token0 + 8 * n + 2 * (lane % 4) + j;
@@ -146,67 +132,74 @@ static __device__ __forceinline__ void store_outputs(const prefill_args &a, cons
             }
 }
 
-template <int TYPE, int WM, int WN>
-__global__ void __launch_bounds__(32 * WM * WN, 16 / (WM * WN))
+template <int TYPE>
+__global__ void __launch_bounds__(32 * prefill_shape<TYPE>::WARPS, prefill_shape<TYPE>::BLOCKS)
     prefill_kernel(const __grid_constant__ prefill_args a)
 {
-    using S = prefill_shape<TYPE, WM, WN>;
+    using S = prefill_shape<TYPE>;
+    constexpr int MT = S::MT, NT = S::NT;
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ uint64_t full[S::STAGES], empty[S::STAGES];
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, wm = warp % WM, wn = warp / WM;
-    uint32_t tile0 = blockIdx.y * S::ROW_TILES, token_tile0 = blockIdx.x * S::TOKEN_TILES;
+    int lane = threadIdx.x % 32,
+        warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), /* so the compiler sees that it is uniform */
+        wm = warp % S::ROW_WARPS, wn = warp / S::ROW_WARPS;
+    auto fill = [&](uint32_t segment) {
+        uint32_t stage = segment % S::STAGES;
+        fill_stage<TYPE>(a, shared + stage * S::STAGE_BYTES, full + stage, segment, lane);
+    };
 
     launch_next();
     if (threadIdx.x == 0)
         for (int s = 0; s < S::STAGES; s++) {
             barrier_init(full + s, FILL_ARRIVALS);
-            barrier_init(empty + s, WM * WN * WARP_ARRIVALS);
+            barrier_init(empty + s, S::WARPS * WARP_ARRIVALS);
         }
     barrier_init_fence();
     __syncthreads();
     wait_previous();
     if (warp == 0)
         for (uint32_t s = 0; s < S::STAGES && s < a.segments; s++)
-            fill_stage<TYPE, WM, WN>(a, shared + s * S::STAGE_BYTES, full + s, tile0, token_tile0, s, lane);
+            fill(s);
 
-    float y[2][4][4];
+    float y[MT][NT][4];
 #pragma unroll
-    for (int i = 0; i < 32; i++)
-        y[i / 16][i / 4 % 4][i % 4] = 0.0f;
-    uint32_t stage = 0, parity = 0, last_stage = 0, last_parity = 0;
+    for (int i = 0; i < MT * NT * 4; i++)
+        y[i / 4 / NT][i / 4 % NT][i % 4] = 0.0f;
     for (uint32_t s = 0; s < a.segments; s++) {
-        if (warp == 0 && s > 0 && s - 1 + S::STAGES < a.segments) {
-            barrier_wait(empty + last_stage, last_parity);
-            fill_stage<TYPE, WM, WN>(a, shared + last_stage * S::STAGE_BYTES, full + last_stage, tile0,
-                                     token_tile0, s - 1 + S::STAGES, lane);
-        }
-        barrier_wait(full + stage, parity);
-        const uint8_t *base = shared + stage * S::STAGE_BYTES;
-        float seg[2][4][4];
-        segment_sums<TYPE>(base + 2 * wm * wtile<TYPE>::BYTES,
-                           base + S::A_BYTES + 4 * wn * FP__DEVICE_ACT_BYTES, lane, seg);
-        arrive_warp(empty + stage);
+        uint32_t last = s - 1, at = s % S::STAGES;
+        bool refill = s > 0 && last + S::STAGES < a.segments && (uint32_t)warp == s % S::WARPS;
+        const uint8_t *stage = shared + at * S::STAGE_BYTES, *units = stage + MT * wm * wtile<TYPE>::BYTES,
+                      *acts = stage + S::A_BYTES + NT * wn * S::ACT_BYTES;
+        float seg[MT][NT][4];
 #pragma unroll
-        for (int i = 0; i < 32; i++)
-            y[i / 16][i / 4 % 4][i % 4] =
-                __fadd_rn(y[i / 16][i / 4 % 4][i % 4], seg[i / 16][i / 4 % 4][i % 4]);
-        last_stage = stage;
-        last_parity = parity;
-        if (++stage == S::STAGES) {
-            stage = 0;
-            parity ^= 1;
+        for (int i = 0; i < MT * NT * 4; i++)
+            seg[i / 4 / NT][i / 4 % NT][i % 4] = 0.0f;
+        barrier_wait(full + at, s / S::STAGES % 2);
+#pragma unroll 1
+        for (int p = 0; p < 4; p++) {
+            if (p == 2 && refill) {
+                barrier_wait(empty + last % S::STAGES, last / S::STAGES % 2);
+                fill(last + S::STAGES);
+            }
+            pair_sums<TYPE>(units, acts, p, lane, seg);
         }
+        arrive_warp(empty + at);
+#pragma unroll
+        for (int i = 0; i < MT * NT * 4; i++)
+            y[i / 4 / NT][i / 4 % NT][i % 4] =
+                __fadd_rn(y[i / 4 / NT][i / 4 % NT][i % 4], seg[i / 4 / NT][i / 4 % NT][i % 4]);
     }
-    store_outputs(a, y, tile0 + 2 * wm, (token_tile0 + 4 * wn) * 8, lane);
+    store_outputs(a, y, blockIdx.y * S::ROW_TILES + MT * wm, (blockIdx.x * S::TOKEN_TILES + NT * wn) * 8,
+                  lane);
 }
 
-template <int TYPE, int WM, int WN> static cudaError_t run_prefill(const prefill_args &a, cudaStream_t stream)
+template <int TYPE> static cudaError_t run_prefill(const prefill_args &a, cudaStream_t stream)
 {
-    using S = prefill_shape<TYPE, WM, WN>;
+    using S = prefill_shape<TYPE>;
     dim3 grid((a.tokens + 8 * S::TOKEN_TILES - 1) / (8 * S::TOKEN_TILES),
               (a.tiles + S::ROW_TILES - 1) / S::ROW_TILES);
     /* all shared memory: two blocks a multiprocessor */
-    return launch_split(100, prefill_kernel<TYPE, WM, WN>, grid, dim3(S::THREADS),
+    return launch_split(100, prefill_kernel<TYPE>, grid, dim3(32 * S::WARPS),
                         (size_t)S::STAGES * S::STAGE_BYTES, stream, a);
 }
 
@@ -218,7 +211,7 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
     switch (w->type) {
 #define CASE(type)                                                                                           \
     case type:                                                                                               \
-        return run_prefill<type, 4, 2>(a, stream);
+        return run_prefill<type>(a, stream);
         FP_EACH_TYPE(CASE)
 #undef CASE
     default:
@@ -229,9 +222,8 @@ cudaError_t linear_prefill(const fp__cuda_weight *w, const uint8_t *act, uint32_
 cudaError_t linear_prefill_init()
 {
 #define RAISE(type)                                                                                          \
-    FP_CUDA_TRY(                                                                                             \
-        cudaFuncSetAttribute(prefill_kernel<type, 4, 2>, cudaFuncAttributeMaxDynamicSharedMemorySize,        \
-                             prefill_shape<type, 4, 2>::STAGES *prefill_shape<type, 4, 2>::STAGE_BYTES));
+    FP_CUDA_TRY(cudaFuncSetAttribute(prefill_kernel<type>, cudaFuncAttributeMaxDynamicSharedMemorySize,      \
+                                     prefill_shape<type>::STAGES *prefill_shape<type>::STAGE_BYTES));
     FP_EACH_TYPE(RAISE)
 #undef RAISE
     return cudaSuccess;

@@ -66,6 +66,16 @@ static __device__ __forceinline__ void fill_begin(uint64_t *bar, uint32_t bytes,
     __syncwarp();
 #endif
 }
+/* Of a warp whose lanes all call it: true for one lane where the hardware has bulk copies, and the compiler
+ * knows that, which makes the copies it issues (fill_copy with its own lane) much cheaper; else for all. */
+static __device__ __forceinline__ bool fill_lane()
+{
+    uint32_t elected = 1;
+#if FP_CUDA_BULK
+    asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(elected));
+#endif
+    return elected;
+}
 /* Lane `by` of the warp issues the copy where the hardware has bulk copies. bytes: a multiple of 16, both
  * ends aligned. once: as bulk_copy_once. */
 static __device__ __forceinline__ void fill_copy(void *to, const void *from, uint32_t bytes, uint64_t *bar,

@@ -5,7 +5,8 @@
  * unpacking that keeps the sign. The power of two is taken back exactly and at no cost by the int → float
  * conversion: the accumulator starts at the bits of a binary32 whose unit in the last place is 2^-k, so that
  * t·2^k added to those bits is the number 1.5·2^(23-k) + t; subtracting the constant leaves (float)t. |t·2^k|
- * ≤ 520,192 < 2^22 for all types. */
+ * ≤ 520,192 < 2^22 for all types. Or the accumulator starts at 0, the sum is converted by an instruction of
+ * its own and the scale takes the power of two back (scales_down). */
 #ifndef FP_KERNEL_CUDA_WTILE_CUH
 #define FP_KERNEL_CUDA_WTILE_CUH
 #include "kernel/device_weight.h"
@@ -218,42 +219,56 @@ static __host__ __device__ __forceinline__ void load_pair(const uint8_t *unit, i
     load_scales<TYPE>(unit, p, lane, o);
 }
 
-/* c = magic + A·B: a0 = (row g, inputs 4c..), b0 = (token g, inputs 4c..), c0, c1 = (row g, tokens 2c, 2c +
+/* For sums that start at 0: 2^-k goes into the scales. That is exact: a row's scale is an f16 times an
+ * integer, an input's is 0 or at least 2^-71 (§3), so no product of them is near the smallest numbers. */
+template <int TYPE> static __device__ __forceinline__ void scales_down(typename wtile<TYPE>::pair &w)
+{
+    using W = wtile<TYPE>;
+    if constexpr (W::SHIFT > 0) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int h = 0; h < (W::HALVES ? 2 : 1); h++)
+                w.dw[i / 2][i % 2][h] = __fmul_rn(w.dw[i / 2][i % 2][h], 1.0f / (float)(1 << W::SHIFT));
+    }
+}
+
+/* c = START + A·B: a0 = (row g, inputs 4c..), b0 = (token g, inputs 4c..), c0, c1 = (row g, tokens 2c, 2c +
  * 1). */
-template <int MAGIC_BITS>
+template <int START>
 static __device__ __forceinline__ void mma_k32(int (&t)[4], const uint32_t (&a)[4], uint2 b)
 {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%10,%10,%10,%10};"
         : "=r"(t[0]), "=r"(t[1]), "=r"(t[2]), "=r"(t[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(MAGIC_BITS));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y), "r"(START));
 }
-template <int MAGIC_BITS>
+template <int START>
 static __device__ __forceinline__ void mma_k16(int (&t)[4], uint32_t a0, uint32_t a1, uint32_t b)
 {
     asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%7,%7,%7,%7};"
         : "=r"(t[0]), "=r"(t[1]), "=r"(t[2]), "=r"(t[3])
-        : "r"(a0), "r"(a1), "r"(b), "r"(MAGIC_BITS));
+        : "r"(a0), "r"(a1), "r"(b), "r"(START));
 }
 
 /* The integer sums of one block of 16 rows × 8 tokens, and what they add to a segment: seg[0], seg[1] row g,
  * seg[2], seg[3] row g + 8; tokens 2c, 2c + 1. In two steps, so that a caller can have the next sums under
- * way. */
+ * way. START: MAGIC_BITS, or 0 with scales that went through scales_down. */
 template <int TYPE> struct block_sums {
     int t[wtile<TYPE>::HALVES ? 2 : 1][4];
 };
-template <int TYPE>
+template <int TYPE, int START = wtile<TYPE>::MAGIC_BITS>
 static __device__ __forceinline__ void block_mma(block_sums<TYPE> &s, const uint32_t (&a)[4], uint2 x)
 {
     using W = wtile<TYPE>;
     if constexpr (W::HALVES) {
-        mma_k16<W::MAGIC_BITS>(s.t[0], a[0], a[1], x.x);
-        mma_k16<W::MAGIC_BITS>(s.t[1], a[2], a[3], x.y);
+        mma_k16<START>(s.t[0], a[0], a[1], x.x);
+        mma_k16<START>(s.t[1], a[2], a[3], x.y);
     } else {
-        mma_k32<W::MAGIC_BITS>(s.t[0], a, x);
+        mma_k32<START>(s.t[0], a, x);
     }
 }
-template <int TYPE>
+template <int TYPE, int START = wtile<TYPE>::MAGIC_BITS>
 static __device__ __forceinline__ void block_add(float (&seg)[4], const block_sums<TYPE> &s,
                                                  const typename wtile<TYPE>::pair &w, int b, float2 dx,
                                                  float2 ds)
@@ -262,22 +277,23 @@ static __device__ __forceinline__ void block_add(float (&seg)[4], const block_su
 #pragma unroll
     for (int h = 0; h < (W::HALVES ? 2 : 1); h++)
 #pragma unroll
-        for (int i = 0; i < 4; i++)
-            seg[i] = __fmaf_rn(__fsub_rn(__int_as_float(s.t[h][i]), W::MAGIC),
-                               __fmul_rn(w.dw[b][i / 2][h], i % 2 ? dx.y : dx.x), seg[i]);
+        for (int i = 0; i < 4; i++) {
+            float t = START ? __fsub_rn(__int_as_float(s.t[h][i]), W::MAGIC) : __int2float_rn(s.t[h][i]);
+            seg[i] = __fmaf_rn(t, __fmul_rn(w.dw[b][i / 2][h], i % 2 ? dx.y : dx.x), seg[i]);
+        }
     if constexpr (W::MINIMUM) {
 #pragma unroll
         for (int i = 0; i < 4; i++)
             seg[i] = __fmaf_rn(w.mw[b][i / 2], i % 2 ? ds.y : ds.x, seg[i]);
     }
 }
-template <int TYPE>
+template <int TYPE, int START = wtile<TYPE>::MAGIC_BITS>
 static __device__ __forceinline__ void block_fma(float (&seg)[4], const typename wtile<TYPE>::pair &w, int b,
                                                  uint2 x, float2 dx, float2 ds)
 {
     block_sums<TYPE> s;
-    block_mma<TYPE>(s, w.a[b], x);
-    block_add<TYPE>(seg, s, w, b, dx, ds);
+    block_mma<TYPE, START>(s, w.a[b], x);
+    block_add<TYPE, START>(seg, s, w, b, dx, ds);
 }
 
 } // namespace fp
