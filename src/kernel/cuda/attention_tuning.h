@@ -25,7 +25,7 @@ enum {
     FP__TUNE_SOLO_WINDOW, /* half slabs of a quad under way at once there, before the kernels ahead have ended
                            */
     FP__TUNE_PACE,        /* of these, filled at once */
-    FP__TUNE_LARGE,  /* 1: no large stacks beside decode, 2: always */
+    FP__TUNE_LARGE,       /* 1: no large stacks beside decode, 2: always */
     FP__TUNE_COUNT
 };
 extern uint32_t fp__cuda_attention_tuning[FP__TUNE_COUNT];
