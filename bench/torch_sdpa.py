@@ -1,4 +1,4 @@
-"""Times PyTorch's scaled_dot_product_attention (bf16) on the shapes of tests/cuda_attention.c: the peers of our
+"""Times PyTorch's scaled_dot_product_attention (bf16) on the shapes of tests/attention_bench.c: the peers of our
 kernel, on the same machine in the same call. Prints one JSON object a line.
 
 Each time is that of one layer: a CUDA graph of several layers with K/V of their own, so that no cache helps; median of

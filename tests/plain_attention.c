@@ -1,6 +1,7 @@
 /* Attention against its definition, bit for bit: every function of every table this machine can run, and the
  * driver with every division of the work, against a scalar driver made of fp__exact_attend and fp__exact_mix.
  * Inputs are painted (extremes, zero scales, ties, gaps that underflow) besides random ones. */
+#include "attention_paint.h"
 #include "core/arena.h"
 #include "core/team.h"
 #include "kernel/attention.h"
@@ -19,23 +20,6 @@ static int failures;
         }                                                                                                    \
     } while (0)
 
-static uint64_t random_state = 1;
-static uint64_t random_bits(void) /* splitmix64 (Steele, Lea, Flood 2014) */
-{
-    uint64_t z = random_state += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-static size_t random_below(size_t n)
-{
-    return (size_t)(random_bits() % n);
-}
-static float random_float(float range)
-{
-    return ((float)random_below(2000001) / 1000000.0f - 1.0f) * range;
-}
-
 static void *allocate(size_t bytes)
 {
     void *p = fp__mem_alloc(bytes);
@@ -48,72 +32,11 @@ static size_t stride_of(size_t d)
     return (d + 31) / 32 * 32;
 }
 
-/* ---- painted pages and queries --------------------------------------------------------------------------
- */
-
-enum { RANDOM, EXTREME, ZERO_SCALES, SOME_ZERO_SCALES, TINY, HUGE_SCALES, TIES, SIGNED_ZEROS, GAPS, PAINTS };
-
-static void put_scale(uint8_t *at, float x)
-{
-    uint32_t bits = fp__float_bits(x);
-    at[0] = (uint8_t)(bits >> 16);
-    at[1] = (uint8_t)(bits >> 24);
-}
-
-static float paint_scale(int paint, size_t t, bool value)
-{
-    switch (paint) {
-    case ZERO_SCALES:
-        return 0.0f;
-    case SOME_ZERO_SCALES:
-        return t % 3 == 0 ? 0.0f : 0x1p-7f;
-    case TINY:
-        return t % 5 == 0 ? 0x1p-71f : 0x1.8p-70f;
-    case HUGE_SCALES:
-        return t % 7 == 0 ? 0x1.fep41f : 0x1p-60f;
-    case TIES:
-        return 0x1p-9f;
-    case SIGNED_ZEROS:
-        return value ? 0x1p-5f : 0.0f;
-    case GAPS:
-        return value ? 0x1p-5f : 0x1p0f * (float)(1 + t % 4);
-    default:
-        return 0x1p-9f + (float)random_below(255) * 0x1p-15f;
-    }
-}
-
-static void paint_slab(int paint, size_t d, uint8_t *slab)
-{
-    int8_t *k = (int8_t *)slab, *v = k + 64 * d;
-    for (size_t i = 0; i < 64 * d; i++) {
-        k[i] = (int8_t)random_bits();
-        v[i] = (int8_t)random_bits();
-        if (paint == EXTREME) {
-            k[i] = random_below(2) ? 127 : -128;
-            v[i] = i / 64 % 3 == 0 ? 127 : i / 64 % 3 == 1 ? -128 : k[i];
-        }
-        if (paint == TIES)
-            k[i] = (int8_t)(i % d % 5);
-    }
-    for (size_t t = 0; t < 64; t++) {
-        put_scale(slab + 128 * d + 2 * t, paint_scale(paint, t, false));
-        put_scale(slab + 128 * d + 128 + 2 * t, paint_scale(paint, t, true));
-    }
-}
-
 static void paint_queries(int paint, size_t rows, size_t d, int16_t *q16, float *s_q)
 {
     memset(q16, 0, rows * stride_of(d) * sizeof *q16);
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t j = 0; j < d; j++)
-            q16[r * stride_of(d) + j] = (int16_t)((int)random_below(65025) - 32512);
-        if (paint == EXTREME || paint == GAPS)
-            for (size_t j = 0; j < d; j++)
-                q16[r * stride_of(d) + j] = random_below(2) ? 32512 : -32512;
-        if (paint == SIGNED_ZEROS && r % 2)
-            memset(q16 + r * stride_of(d), 0, d * sizeof *q16);
-        s_q[r] = paint == HUGE_SCALES ? 0x1p-40f : paint == TINY ? 0x1p33f : 0x1p-14f * (float)(1 + r % 3);
-    }
+    for (size_t r = 0; r < rows; r++)
+        paint_query(paint, r, d, q16 + r * stride_of(d), &s_q[r]);
 }
 
 /* ---- spans ------------------------------------------------------------------------------------------------

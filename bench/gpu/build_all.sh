@@ -26,10 +26,12 @@ link() { # NAME OBJECT...
     strip "$out/$name"
 }
 compile bench/gpu/no_curl.c
-for name in cuda_attention cuda_forward cuda_store; do
+for name in cuda_attention attention_bench cuda_forward cuda_store; do
     compile "tests/$name.c"
-    link "$name" "$objects/$name.c.o"
 done
+link cuda_attention "$objects/cuda_attention.c.o" "$objects/attention_bench.c.o"
+link cuda_forward "$objects/cuda_forward.c.o"
+link cuda_store "$objects/cuda_store.c.o"
 compile bench/gpu/check_ops_gpu.c
 compile bench/gpu/bench_ops_gpu.c
 nvcc -std=c++17 -O3 -fmad=false -prec-div=true -prec-sqrt=true -ftz=false -Isrc -Iinclude -gencode arch=compute_90a,code=sm_90a \
