@@ -4,7 +4,7 @@
  *   --check [cases]          painted and random inputs; every output word compared (exit 1 if one differs)
  *   --check-prefill [cases]  prefills only
  *   --brief                  few small cases, for compute-sanitizer
- *   --bench [cases]          JSON: times of decode, shared anchors and prefill beside the device's copy rate */
+ *   --bench [cases]          JSON: times of decode, shared anchors, prefill; the device's copy rate */
 #include "attention_bench.h"
 #include "attention_lab.h"
 #include "kernel/cuda/attention_tuning.h"
