@@ -252,7 +252,9 @@ static void bench_shape(const struct shape *c, uint32_t decodes, double copy, cu
 enum { ROUNDS = 15 };
 
 /* Two shapes in turn, a graph of one, then one of the other, queued without a pause: what one costs over the
- * other, the median of the ratios of all neighbours, does not see how the clock drifts from case to case. */
+ * other, the median of the ratios of all neighbours, does not see how the clock drifts from case to case.
+ * Both use the same pool. Not for steps of one short sequence, whose kernel only one of the two plans would
+ * have. */
 static void bench_pair(const struct shape *c, const struct shape *over, cudaStream_t stream)
 {
     struct prepared p[2];

@@ -15,7 +15,7 @@ gpu=${ACCEPT_OTHER:-cuda}
 unset FIELDPRINT_DEVICE
 export FIELDPRINT_MODEL=$model FIELDPRINT_WORKSPACE=$folder/workspace
 rm -rf workspace ./*.json ./*.fps ./*.fpkv ./*.f64
-parts=" ${ACCEPT_PARTS:-variants validate receipts scores sessions damage speed} "
+parts=" ${ACCEPT_PARTS:-variants forms validate receipts scores sessions damage speed} "
 part() { [[ $parts == *" $1 "* ]]; }
 checks=0 failures=0
 start=$(date +%s.%N)
@@ -65,14 +65,19 @@ if [ "$gpu" = cuda ] && "$program" doctor | grep -q '^GPU  *none'; then
     exit 77
 fi
 
+# new_anchor FILE NAME: its id goes to $anchor.
+new_anchor() {
+    "$program" anchor create "$1" --name "$2" --mode floor --gamma 0.1 --json >created.json 2>error || pass 1 "anchor create $2"
+    anchor=$(get created id)
+    for step in sign register promote; do
+        "$program" anchor "$step" "$anchor" >/dev/null 2>error || pass 1 "anchor $step $2"
+    done
+}
+tokens_of() { "$program" tokenize -f "$1" --json | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["ids"]))'; }
+
 # ---- an anchor, compiled on both ----
 "$program" init >/dev/null 2>error || pass 1 init
-"$program" anchor create "$source/examples/harbour-library.txt" --name library --mode floor --gamma 0.1 --json >created.json 2>error ||
-    pass 1 "anchor create"
-anchor=$(get created id)
-for step in sign register promote; do
-    "$program" anchor "$step" "$anchor" >/dev/null 2>error || pass 1 "anchor $step"
-done
+new_anchor "$source/examples/harbour-library.txt" library
 run compile-gpu anchor compile "$anchor" --device "$gpu" && cp workspace/artifacts/*.fpkv gpu.fpkv
 run compile-cpu anchor compile "$anchor" --device cpu && cp workspace/artifacts/*.fpkv cpu.fpkv
 cmp gpu.fpkv cpu.fpkv >error 2>&1
@@ -81,7 +86,7 @@ pass $? "artifact compiled on the GPU = on the CPU ($(get compile-gpu tokens) to
 # ---- 512 tokens of prompt, 256 tokens of answer ----
 bytes=400
 while head -c "$bytes" "$source/docs/concepts.md" | LC_ALL=C tr -cd '\12\40-\176' >prompt.txt &&
-    n=$("$program" tokenize -f prompt.txt --json | python3 -c 'import json,sys; print(len(json.load(sys.stdin)["ids"]))') && [ "$n" -lt 500 ]; do
+    n=$(tokens_of prompt.txt) && [ "$n" -lt 500 ]; do
     bytes=$((bytes + (500 - n) + 16))
 done
 nonce=$(printf '%064d' 7)
@@ -101,6 +106,30 @@ if part variants; then
     same "other chunks, hashing in the loop: GPU = GPU" d-gpu b-gpu
     run e-gpu "${answer[@]}" -a library --device "$gpu" --batch 5
     same "in a batch with 4 others: GPU = GPU alone" e-gpu b-gpu
+fi
+
+# ---- steps of other forms within one answer ----
+# One sequence alone, a few, and many that share a long anchor are attended by different kernels (fp_cuda_attention_form).
+# Here others join while the answer is decoded: one, which ends long before it does (with the default model), then so many
+# that their rows over the anchor become large stacks. The anchor is as long as a first policy allows, nearly.
+if part forms; then
+    bytes=7200
+    while head -c "$bytes" "$source/docs/concepts.md" | LC_ALL=C tr -cd '\12\40-\176' >manual.txt &&
+        n=$(tokens_of manual.txt) && [ "$n" -gt 1900 ]; do
+        bytes=$((bytes * 1880 / n))
+    done
+    new_anchor manual.txt manual
+    run manual-cpu anchor compile "$anchor" --device cpu
+    run manual-gpu anchor compile "$anchor" --device "$gpu" && [ "$(get manual-gpu kv_head)" = "$(get manual-cpu kv_head)" ]
+    pass $? "K/V of a long anchor: GPU = CPU ($(get manual-gpu tokens) tokens)"
+    story=(run -p "Write a long story about a lighthouse keeper and the sea." -a manual -n 128 --ctx 4096 --nonce "$nonce")
+    run f-cpu "${story[@]}" --device cpu
+    run f-gpu "${story[@]}" --device "$gpu"
+    same "an answer over it: GPU = CPU ($(get f-gpu tokens.output) tokens)" f-gpu f-cpu
+    run f-2 "${story[@]}" --device "$gpu" --batch 2 --chunk 16
+    same "another joins and leaves while it is decoded: the same" f-2 f-cpu
+    run f-96 "${story[@]}" --device "$gpu" --batch 96 --chunk 64
+    same "95 others over the same anchor join while it is decoded: the same" f-96 f-cpu
 fi
 
 # ---- checks of what the GPU computed, while it computes ----
