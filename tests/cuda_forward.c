@@ -10,32 +10,14 @@
  * Compared with memcmp: logits of the prompt's last token and of each decoded one, K/V bytes of all pages,
  * greedy tokens, the anchor's mass. The GPU takes other chunks than the CPU, and batches of other sizes. */
 #include "cache/leaf.h"
+#include "cuda_lab.h"
 #include "gguf_writer.h"
 #include "kernel/cuda/attention_tuning.h"
 #include "merkle/sha256.h"
 #include "model/cuda/forward_cuda.h"
 #include "model/forward.h"
-#include <cuda_runtime_api.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
-
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        cudaError_t cuda_error = (call);                                                                     \
-        if (cuda_error != cudaSuccess) {                                                                     \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(cuda_error));                       \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) != FP_OK) {                                                                               \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, fp_error_detail());                                    \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 
 static int failures;
 
@@ -44,15 +26,6 @@ static double now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static void *allocate(size_t bytes)
-{
-    void *p = aligned_alloc(128, (bytes + 255) / 128 * 128);
-    if (!p)
-        exit(3);
-    memset(p, 0, bytes);
-    return p;
 }
 
 /* ---- one scenario on either side ----------------------------------------------------------------------- */

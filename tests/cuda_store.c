@@ -11,29 +11,12 @@
 #include "cache/cuda/store_cuda.h"
 #include "core/bytes.h"
 #include "core/file.h"
+#include "cuda_lab.h"
 #include "kernel/cuda/pages.h"
-#include <cuda_runtime_api.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
-#define CUDA(call)                                                                                           \
-    do {                                                                                                     \
-        cudaError_t cuda_error = (call);                                                                     \
-        if (cuda_error != cudaSuccess) {                                                                     \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(cuda_error));                       \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) != FP_OK) {                                                                               \
-            printf("%s:%d: %s\n", __FILE__, __LINE__, fp_error_detail());                                    \
-            exit(3);                                                                                         \
-        }                                                                                                    \
-    } while (0)
 #define EXPECT(cond)                                                                                         \
     do {                                                                                                     \
         if (!(cond)) {                                                                                       \
